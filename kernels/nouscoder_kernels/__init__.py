@@ -1,0 +1,1 @@
+"""GPU kernels in Pallas, each beside a plain-jnp reference of the same signature. Imports only jax."""

@@ -1,0 +1,47 @@
+"""What every engine can do, whether it is JAX in this process or a fleet of SGLang servers.
+
+In: a Prompt and a Sampling, or a folder of exported weights. Out: a Completion with the ids that were sampled and
+their logprobs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from nouscoder_jax.types import Completion, Prompt, Sampling
+
+
+class Engine(Protocol):
+    """Generates completions with the weights it was last given."""
+
+    name: str
+    """For people: what generates, e.g. `embedded (JAX, 64 slots)`."""
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that the next token is sampled with."""
+        ...
+
+    @property
+    def tokens_generated(self) -> int:
+        """Completion tokens sampled since the engine was made."""
+        ...
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        """Returns one completion. Many calls run at once; the engine batches them and refills finished slots.
+
+        Cancelling the awaiting task frees the slot. Raises EngineError when the engine cannot answer.
+        """
+        ...
+
+    async def reload(self, export_dir: Path, *, policy_version: int) -> None:
+        """Takes the weights of a Hugging Face directory; returns once the next token comes from them.
+
+        Raises EngineError, and keeps the old weights, where the directory is incomplete or of another shape.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stops generating and frees everything; pending calls raise EngineError."""
+        ...

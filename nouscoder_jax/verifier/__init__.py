@@ -1,0 +1,4 @@
+"""From a program to a verdict, by running it.
+
+In: Problem, program text. Out: Verdict, or JudgeError when the judge itself failed. Must not import jax.
+"""
