@@ -1,0 +1,142 @@
+"""NousCoder-14B with DAPO (arXiv:2503.14476): Qwen3-14B on competitive programming, 48 GPUs.
+
+    python scripts/train.py --config configs/dapo.py --run-dir /runs/dapo \
+        --mesh.coordinator-address HOST:PORT --rollout.urls http://HOST:30000 ...
+
+Cost: the published run took 48 B200 for 4 days. Result: not run yet. (Published, LiveCodeBench v6 at 81,920 tokens:
+60.79 before, 67.87 after.) data/rlvr_coding_problems.jsonl and data/held_out.jsonl are for you to prepare.
+
+Sources: [N] NousResearch's blog, model card and released environment (NousResearch/atropos,
+environments/code_execution_server/coding_server.py at 296a0bc5); [D] DeepCoder's released training scripts
+(agentica-org/rllm at 874daa4); [P] the paper above and verl's recipe for it; [O] our own choice: not published.
+"""
+
+from nouscoder_jax.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExperienceConfig,
+    LoggingConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    TrainConfig,
+    VerifierConfig,
+)
+
+# [N] coding_server.py lines 26-62, word for word: these texts are a data format, the model was trained on them.
+SYSTEM_PROMPT = (
+    "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
+    "correct Python program that matches the specification and passes all tests."
+)
+STDIN_PROMPT = (
+    "Question: {statement}\n\n"
+    "Read the inputs from stdin, solve the problem, and write the answer to stdout (do not directly test on the sample "
+    "inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs it reads the "
+    "inputs runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
+    "### Answer: (use the provided format with backticks)\n\n"
+)
+# The middle paragraph is left out for a problem without starter code (nouscoder_jax/data/prompts.py).
+FUNCTION_PROMPT = (
+    "Question: {statement}\n\n"
+    "You will use the following starter code to write the solution to the problem and enclose your code within "
+    "delimiters.\n```python\n{starter_code}\n```\n\n"
+    "### Answer: (use the provided format with backticks)\n\n"
+)
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        name="dapo",
+        run_dir="",
+        num_steps=600,  # [N] a cap; how many were run is not published
+        seed=0,
+        min_gpus=48,
+        fallback_config="configs/tiny.py",
+        model=ModelConfig(
+            path="Qwen/Qwen3-14B",
+            compute_dtype="bfloat16",
+            attention="reference",
+            remat="layer",
+            logprob_chunk_tokens=1024,  # [O]
+        ),
+        # 5120, 17408 and 151936 do not divide by 3, so the 3 of 48 = 3 x 16 is on data. 6 processes: 8 GPUs a machine.
+        mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address="localhost:8476"),
+        data=DataConfig(
+            problems="data/rlvr_coding_problems.jsonl",
+            held_out="data/held_out.jsonl",
+            system_prompt=SYSTEM_PROMPT,
+            stdin_prompt=STDIN_PROMPT,
+            function_prompt=FUNCTION_PROMPT,
+            enable_thinking=True,  # [N] Qwen3's own template, thinking on
+            max_prompt_tokens=2048,  # [D]
+        ),
+        rollout=RolloutConfig(
+            engine="sglang",
+            urls=("http://127.0.0.1:30000",),  # [O] a server a machine, on the machine's own address
+            groups_per_step=96,  # [O] near DeepCoder's 128, a multiple of 6 processes
+            group_size=8,  # [N]
+            max_completion_tokens=30720,  # [N] 32,768 of prompt and completion together, less max_prompt_tokens
+            temperature=1.0,  # [N]
+            top_p=1.0,  # [N]
+            top_k=0,  # [N] not sent
+            max_staleness=2,  # [N] max_batches_offpolicy
+            num_slots=128,  # [O]
+            decode_chunk_tokens=16,  # used by the embedded engine only
+            request_timeout_s=2400.0,  # [N]
+        ),
+        verifier=VerifierConfig(
+            backend="docker",
+            image="nouscoder-verifier",
+            runtime="",
+            num_workers=100,  # [N] a semaphore of 100
+            rollouts_per_container=1,  # [N] one container a rollout
+            default_time_limit_s=15.0,  # [N]
+            wall_factor=3.0,  # [O]
+            memory_limit_mib=4096,  # [N]
+            output_limit_mib=8,  # [O]
+            max_processes=64,  # [O]
+            max_retries=3,  # [N]
+        ),
+        experience=ExperienceConfig(
+            reward_accepted=1.0,  # [N]
+            reward_rejected=-1.0,  # [N]
+            advantage="group_mean_std",  # [N]
+            std_ddof=0,  # [O] as Atropos' example trainer; verl takes 1, which scales all advantages by sqrt(7/8)
+            overlong="zero_advantage",  # [N]
+            drop_equal_groups=True,  # [N]
+            max_draws_per_batch=10,  # [P] max_num_gen_batches
+            row_tokens=32768,  # one row holds the longest sequence
+            rows_per_micro_batch=48,  # one row a GPU
+            updates_per_batch=2,  # [D] 128 prompts in mini-batches of 64
+        ),
+        loss=LossConfig(
+            name="dapo",
+            clip_low=0.2,  # [P]
+            clip_high=0.28,  # [P]
+            dual_clip=0.0,  # [P] not in the paper; verl's recipe uses 10
+            old_logprobs="recomputed",  # [O]
+            max_importance_weight=2.0,  # [O] the usual bound of truncated importance sampling
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-6,  # [P] [D]
+            warmup_updates=10,  # [P]
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-8,
+            weight_decay=0.1,  # [P]
+            max_grad_norm=1.0,  # [D]
+        ),
+        evaluation=EvaluationConfig(
+            every_steps=10,  # [N]
+            samples_per_problem=16,  # [N]
+            temperature=0.6,  # [N]
+            top_p=0.95,  # [N]
+            top_k=0,  # [N] not sent
+            max_completion_tokens=38912,  # [N] 40,960 in all, less max_prompt_tokens
+        ),
+        checkpoint=CheckpointConfig(every_steps=10, keep=3, export_dtype="bfloat16"),
+        logging=LoggingConfig(tensorboard=True),
+    )

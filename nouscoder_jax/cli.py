@@ -1,0 +1,288 @@
+"""The command line of every script: a config file, overrides of its fields, and one clear line for every mistake.
+
+In: argv, a config file with `get_config()`. Out: a validated TrainConfig with usable paths; exit codes.
+Standard library and tyro only; importing this never imports jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import io
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+
+from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.types import EngineError, JudgeError
+
+PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
+"""Fields that a config file may give relative to its own folder."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def make_parser(description: str, *, default_config: str) -> argparse.ArgumentParser:
+    """A parser with --config and --help, to which a script adds options of its own before `load`."""
+    parser = _Parser(description=description, allow_abbrev=False, add_help=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--config", default=default_config, metavar="FILE", help=f"config file (default: {default_config})"
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+    return parser
+
+
+def load(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[TrainConfig, argparse.Namespace]:
+    """The config that argv asks for, and the script's own options.
+
+    A script option `--resume RUN_DIR`, where the parser has one and argv gives it, takes RUN_DIR/config.json in place
+    of the config file; overrides count on top of it. `--help` prints and exits with 0. Raises UserError.
+    """
+    options, overrides = parser.parse_known_args(list(argv))
+    resume = getattr(options, "resume", None)
+    if resume:
+        if any(argument == "--config" or argument.startswith("--config=") for argument in argv):
+            raise UserError(
+                f"got --config and --resume {resume}; a resumed run keeps its own config, leave --config out"
+            )
+        base = _stored_config(Path(resume))
+    else:
+        base = load_config_file(Path(options.config))
+    if options.help:
+        print(parser.format_help())
+        print("Every field of the config can be overridden; defaults below are those of the chosen config.\n")
+        apply_overrides(base, ["--help"])
+    return apply_overrides(base, overrides), options
+
+
+def load_config(argv: Sequence[str], *, default_config: str) -> TrainConfig:
+    """The config that `--config FILE` and overrides in argv describe. Raises UserError."""
+    config, _ = load(make_parser("", default_config=default_config), argv)
+    return config
+
+
+def load_config_file(path: Path) -> TrainConfig:
+    """What `get_config()` of the file returns, its relative paths resolved against the file's folder where they exist.
+
+    Raises UserError when the file is missing, fails, lacks `get_config` or contradicts itself.
+    """
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = f"; there are {', '.join(beside)}" if beside else ""
+        raise UserError(f"config file {path} does not exist{hint}")
+    spec = importlib.util.spec_from_file_location(f"nouscoder_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {path} is not a Python file; use one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(f"config file {path} has no get_config(); define get_config() -> TrainConfig in it")
+        config = module.get_config()
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"config file {path} contradicts itself: {_one_line(error)}") from error
+    except Exception as error:  # the file is a program of the user's; whatever it raises is theirs to mend
+        raise UserError(f"config file {path} fails with {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"get_config() of {path} returned {type(config).__name__}; it must return a TrainConfig")
+    return resolve_paths(config, folder=path.resolve().parent)
+
+
+def resolve_paths(config: TrainConfig, *, folder: Path) -> TrainConfig:
+    """The config with PATH_FIELDS made absolute where they name something in `folder`; others are left as they are."""
+    for section_name, field in PATH_FIELDS:
+        section = getattr(config, section_name)
+        value = getattr(section, field)
+        if value and (folder / value).exists():
+            section = dataclasses.replace(section, **{field: str((folder / value).resolve())})
+            config = dataclasses.replace(config, **{section_name: section})
+    return config
+
+
+def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
+    """The config with fields replaced by `--section.field VALUE` arguments (dashes or underscores).
+
+    Raises UserError that names the field: unknown (with the nearest one), of another type, or contradicting others.
+    """
+    hints = _field_types(TrainConfig)
+    plain = _plain_class(TrainConfig, "TrainConfig")
+    arguments = [_without_underscores(argument) for argument in arguments]
+    default = _to_plain(config, plain)
+    if "--help" in arguments:
+        tyro.cli(plain, default=default, args=["--help"], description="", prog=Path(sys.argv[0]).name)
+    grouped = _group(arguments, hints)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            values = tyro.cli(plain, default=default, args=arguments)
+    except SystemExit:
+        raise UserError(_wrong_value(grouped, hints, plain, default)) from None
+    try:
+        return _from_plain(TrainConfig, values)
+    except ValueError as error:
+        raise UserError(_one_line(error)) from error
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and exits: 0 or what it returns; 2 after a UserError, 1 after a judge or engine failure, 130 after Ctrl-C."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        code = 2
+    except (JudgeError, EngineError) as error:
+        kind = "the judge failed" if isinstance(error, JudgeError) else "the engine failed"
+        print(f"error: {kind}: {_one_line(error)}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _stored_config(run_dir: Path) -> TrainConfig:
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run_dir} holds no run (no config.json); give --resume the folder that a run has written")
+    config = TrainConfig.from_json(path.read_text(encoding="utf-8"))
+    return dataclasses.replace(config, run_dir=str(run_dir))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _without_underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _field_types(cls: type) -> dict[str, Any]:
+    """`section.field-name` -> its type, for every leaf."""
+    types: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        option = name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            types |= {
+                f"{option}.{inner}": inner_hint for inner, inner_hint in _field_types(typing.cast(type, hint)).items()
+            }
+        else:
+            types[option] = hint
+    return types
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """Field name -> the string that stands below it in the source."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for statement, below in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            docs[statement.target.id] = inspect.cleandoc(str(below.value.value)).replace("\n", " ")  # type: ignore[union-attr]
+    return docs
+
+
+def _plain_class(cls: type, name: str) -> type:
+    """A dataclass with the fields of `cls` and none of its checks, so that all values are read before any is judged."""
+    docs = _field_docs(cls)
+    fields = []
+    for field, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            hint = _plain_class(typing.cast(type, hint), field)
+        fields.append((field, Annotated[hint, tyro.conf.arg(help=docs.get(field, ""))]))
+    plain = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
+    plain.__doc__ = cls.__doc__
+    return plain
+
+
+def _to_plain(value: Any, plain: type) -> Any:
+    hints = typing.get_type_hints(plain)
+    values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return plain(**{k: _to_plain(v, hints[k]) if dataclasses.is_dataclass(v) else v for k, v in values.items()})
+
+
+def _from_plain(cls: type, plain: Any) -> Any:
+    hints = typing.get_type_hints(cls)
+    values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    return cls(**{k: _from_plain(hints[k], v) if dataclasses.is_dataclass(v) else v for k, v in values.items()})
+
+
+def _group(arguments: Sequence[str], hints: dict[str, Any]) -> list[list[str]]:
+    """Arguments as [option, value, ...] lists; raises UserError for a field that does not exist or a stray value."""
+    grouped: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0]
+            if _field_of(name, hints) is None:
+                raise UserError(f"unknown option --{name}{_nearest(name, hints)}")
+            grouped.append([argument])
+        elif grouped:
+            grouped[-1].append(argument)
+        else:
+            raise UserError(f"got {argument!r} where an option was expected; fields are set as --section.field VALUE")
+    return grouped
+
+
+def _field_of(name: str, hints: dict[str, Any]) -> str | None:
+    """The field that option `name` sets; `section.no-flag` sets the field `section.flag`."""
+    positive = ".".join(part.removeprefix("no-") for part in name.split("."))
+    if name in hints:
+        return name
+    return positive if hints.get(positive) is bool else None
+
+
+def _nearest(name: str, hints: dict[str, Any]) -> str:
+    last = name.rpartition(".")[2]
+    same_field = [field for field in hints if field.rpartition(".")[2] == last]
+    near = same_field or difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
+    if not near:
+        by_field = {field.rpartition(".")[2]: field for field in hints}
+        near = [by_field[found] for found in difflib.get_close_matches(last, by_field, n=1, cutoff=0.5)]
+    return f"; did you mean {' or '.join('--' + field for field in near)}?" if near else "; --help lists all fields"
+
+
+def _takes(hint: Any, field: str) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "any number of values separated by blanks"
+    if hint is bool:
+        section, dot, last = field.rpartition(".")
+        return f"no value: --{field} turns it on, --{section}{dot}no-{last} turns it off"
+    return {int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
+
+
+def _wrong_value(grouped: list[list[str]], hints: dict[str, Any], plain: type, default: Any) -> str:
+    """One line on the first option that cannot be read on its own."""
+    for group in grouped:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                tyro.cli(plain, default=default, args=group)
+        except SystemExit:
+            name, _, attached = group[0][2:].partition("=")
+            field = _field_of(name, hints) or name
+            got = " ".join(([attached] if attached else []) + group[1:])
+            return f"--{name} got {repr(got) if got else 'no value'}; it takes {_takes(hints[field], field)}"
+    return f"cannot read {' '.join(' '.join(group) for group in grouped)!r}; see --help"
