@@ -4,7 +4,8 @@
         --mesh.coordinator-address HOST:PORT --rollout.urls http://HOST:30000 ...
 
 Cost: the published run took 48 B200 for 4 days. Result: not run yet. (Published, LiveCodeBench v6 at 81,920 tokens:
-60.79 before, 67.87 after DAPO; GRPO was not published.) data/rlvr_coding_problems.jsonl and data/held_out.jsonl are for you to prepare.
+60.79 before, 67.87 after DAPO; GRPO was not published.) data/rlvr_coding_problems.jsonl and data/held_out.jsonl are
+for you to prepare.
 
 Sources: [N] NousResearch's blog, model card and released environment (NousResearch/atropos,
 environments/code_execution_server/coding_server.py at 296a0bc5); [D] DeepCoder's released training scripts

@@ -14,6 +14,7 @@ import difflib
 import importlib.util
 import inspect
 import io
+import itertools
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -57,9 +58,7 @@ def load(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[TrainCon
     resume = getattr(options, "resume", None)
     if resume:
         if any(argument == "--config" or argument.startswith("--config=") for argument in argv):
-            raise UserError(
-                f"got --config and --resume {resume}; a resumed run keeps its own config, leave --config out"
-            )
+            raise UserError(f"got --config and --resume {resume}; a resumed run keeps its own config: drop --config")
         base = _stored_config(Path(resume))
     else:
         base = load_config_file(Path(options.config))
@@ -141,7 +140,10 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Runs `main` and exits: 0 or what it returns; 2 after a UserError, 1 after a judge or engine failure, 130 after Ctrl-C."""
+    """Runs `main` and exits with what it returns (None: 0).
+
+    A UserError exits with 2, a judge or engine failure with 1, each after one line on stderr; Ctrl-C with 130.
+    """
     try:
         code = main() or 0
     except UserError as error:
@@ -192,15 +194,12 @@ def _field_types(cls: type) -> dict[str, Any]:
 
 def _field_docs(cls: type) -> dict[str, str]:
     """Field name -> the string that stands below it in the source."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(definition, ast.ClassDef)
     docs = {}
-    for statement, below in zip(body, body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            docs[statement.target.id] = inspect.cleandoc(str(below.value.value)).replace("\n", " ")  # type: ignore[union-attr]
+    for field, below in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            docs[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
     return docs
 
 
