@@ -18,7 +18,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from nouscoder_jax.types import ExecutionStatus
+from nouscoder_jax.types import ExecutionStatus, JudgeError
+
+
+class RunnerLostError(JudgeError):
+    """The sandbox died or fell silent while the program ran. It may be the program's doing: tried once more, then it
+    counts against the program. Every other JudgeError happened before or after the program and never does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class Session(Protocol):
     """One program in one sandbox."""
 
     async def run(self, stdin: str) -> Execution:
-        """Runs the program once on this input, in a process of its own. Raises JudgeError."""
+        """Runs the program once on this input, in a process of its own. Raises JudgeError, RunnerLostError."""
         ...
 
 
@@ -76,5 +81,3 @@ class Sandbox(Protocol):
     async def close(self) -> None:
         """Ends everything that is left: processes, containers, temporary folders."""
         ...
-
-

@@ -1,0 +1,227 @@
+"""Problems and labelled programs, read from JSONL files.
+
+In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and Solution. The fields:
+
+    id                  text, unique in the file
+    source, license     text; where it comes from
+    statement           text, or null where there is none
+    io                  "stdin" or "function"
+    fn_name             null, or "f" or "Solution.method" for a function problem
+    starter_code        text, optional; what the solver is given
+    prelude             text, optional; goes before every program
+    tests               list of {"input": text, "output": text}; a function's input is a JSON list of positional
+                        arguments and its output a JSON value
+    time_limit_s        CPU seconds a test, or null
+    memory_limit_mb     MiB, or null
+    checker             "exact", "tokens" or "float:EPS" (absolute and relative)
+    checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
+    needs_case_insensitive   optional; true: letters compare without case
+    family              text, optional; kind of problem, for tables
+    solutions           optional list of {"label": text, "code": text}
+
+Other fields are left alone. A separate file of solutions has lines {"problem_id": text, "code": text[, "label": text]}.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
+
+_Parsed = TypeVar("_Parsed")
+
+
+class _Record(dict[str, Any]):
+    """A line's object, whose fields are asked for by name and type."""
+
+    def want(self, name: str, *types: type) -> Any:
+        if name not in self:
+            raise ValueError(f"the field {name!r} is missing")
+        return self.maybe(name, *types)
+
+    def maybe(self, name: str, *types: type) -> Any:
+        value = self.get(name)
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
+            names = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {names}")
+        return value
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """All problems of a file, in its order. Raises UserError: no such file, a broken line (named), an id twice."""
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for number, problem in _parse_lines(path, _problem):
+        if problem.problem_id in seen:
+            raise UserError(
+                f"{path}, line {number}: the id {problem.problem_id!r} is also on line {seen[problem.problem_id]}; "
+                "ids must be unique"
+            )
+        seen[problem.problem_id] = number
+        problems.append(problem)
+    if not problems:
+        raise UserError(f"{path} holds no problems; expected one JSON object a line")
+    return problems
+
+
+def read_solutions(path: str | Path) -> list[Solution]:
+    """All solutions of a file: of a problem file the labelled ones, else one a line. Raises UserError as above."""
+    lines = list(_parse_lines(path, _solutions))
+    counts: dict[str, int] = {}
+    solutions = []
+    for _, group in lines:
+        for problem_id, label, code in group:
+            index = counts.get(problem_id, 0)
+            counts[problem_id] = index + 1
+            solutions.append(Solution(problem_id=problem_id, solution_index=index, label=label, code=code))
+    if not solutions:
+        raise UserError(f"{path} holds no solutions; expected a field 'solutions', or lines of problem_id and code")
+    return solutions
+
+
+def write_problems(path: str | Path, problems: Iterable[Problem], *, solutions: Iterable[Solution], license: str) -> None:
+    """Writes a file that `read_problems` and `read_solutions` read back to the same values."""
+    by_problem: dict[str, list[Solution]] = {}
+    for solution in solutions:
+        by_problem.setdefault(solution.problem_id, []).append(solution)
+    opener = gzip.open if str(path).endswith(".gz") else open
+    with opener(path, "wt", encoding="utf-8", newline="\n") as file:
+        for problem in problems:
+            record = _to_record(problem, by_problem.get(problem.problem_id, []), license)
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dict[str, Any]:
+    comparison = problem.comparison
+    checker = f"float:{comparison.abs_tolerance:g}" if comparison.kind == "float" else comparison.kind
+    record: dict[str, Any] = {
+        "id": problem.problem_id,
+        "source": problem.source,
+        "license": license,
+        "statement": problem.statement,
+        "io": "function" if problem.fn_name else "stdin",
+        "fn_name": problem.fn_name,
+        "starter_code": problem.starter_code,
+        "prelude": problem.prelude,
+        "family": problem.family,
+        "time_limit_s": problem.time_limit_s,
+        "memory_limit_mb": problem.memory_limit_mib,
+        "checker": checker,
+        "needs_case_insensitive": comparison.ignore_case,
+    }
+    if comparison.kind == "float":
+        record["checker_detail"] = {"abs": comparison.abs_tolerance, "rel": comparison.rel_tolerance}
+    record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
+    record["solutions"] = [{"language": "python3", "label": item.label, "code": item.code} for item in solutions]
+    return record
+
+
+def _parse_lines(path: str | Path, parse: Callable[[_Record], _Parsed]) -> Iterator[tuple[int, _Parsed]]:
+    opener = gzip.open if str(path).endswith(".gz") else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, parse(_object(line))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; expected a .jsonl or .jsonl.gz file of problems") from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is no complete gzip file ({error}) after line {number}; copy it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number + 1}: not UTF-8 ({error.reason}); expected JSON in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: {error}; mend or remove the line") from error
+
+
+def _object(line: str) -> _Record:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}, expected an object")
+    return _Record(value)
+
+
+def _problem(record: _Record) -> Problem:
+    io, fn_name = record.want("io", str), record.maybe("fn_name", str)
+    if io not in ("stdin", "function"):
+        raise ValueError(f"the field 'io' is {io!r}, expected 'stdin' or 'function'")
+    if (io == "function") != bool(fn_name):
+        raise ValueError(f"the field 'fn_name' is {fn_name!r} with io {io!r}; a function problem and only it has a name")
+    tests = tuple(_test(test) for test in record.want("tests", list))
+    if not tests:
+        raise ValueError("the field 'tests' is empty, expected one test or more")
+    for name in ("time_limit_s", "memory_limit_mb"):
+        value = record.maybe(name, int, float)
+        if value is not None and not value > 0:
+            raise ValueError(f"the field {name!r} is {value}, expected more than 0")
+    memory = record.maybe("memory_limit_mb", int, float)
+    time_limit = record.maybe("time_limit_s", int, float)
+    return Problem(
+        problem_id=record.want("id", str),
+        statement=record.maybe("statement", str) or "",
+        tests=tests,
+        fn_name=fn_name or None,
+        starter_code=record.maybe("starter_code", str) or "",
+        prelude=record.maybe("prelude", str) or "",
+        time_limit_s=None if time_limit is None else float(time_limit),
+        memory_limit_mib=None if memory is None else max(1, int(memory)),
+        comparison=_comparison(record),
+        source=record.maybe("source", str) or "",
+        family=record.maybe("family", str) or "",
+    )
+
+
+def _test(test: Any) -> TestCase:
+    if not isinstance(test, dict):
+        raise ValueError(f"a test is a {type(test).__name__}, expected an object with input and output")
+    record = _Record(test)
+    values = record.want("input", str), record.want("output", str)
+    if None in values:
+        raise ValueError("a test's input or output is null, expected text")
+    return TestCase(input=values[0], expected=values[1])
+
+
+def _comparison(record: _Record) -> Comparison:
+    checker = record.want("checker", str)
+    kind, colon, tolerance = checker.partition(":")
+    ignore_case = bool(record.maybe("needs_case_insensitive", bool))
+    if checker in ("exact", "tokens"):
+        return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case)
+    detail = _Record(record.maybe("checker_detail", dict) or {})
+    try:
+        both = float(tolerance)
+        if kind != "float" or not 0 <= both < 1:
+            raise ValueError
+    except ValueError as error:
+        raise ValueError(
+            f"the field 'checker' is {checker!r}, expected exact, tokens or float:EPS; problems with several right "
+            "answers are not judged by equality"
+        ) from error
+    split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))
+    absolute, relative = (float(detail.get(name) or 0.0) for name in ("abs", "rel")) if split else (both, both)
+    return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case)
+
+
+def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
+    if "problem_id" in record:
+        items, problem_id = [record], record.want("problem_id", str)
+    else:
+        problem_id = record.want("id", str)
+        items = [_Record(item) for item in record.maybe("solutions", list) or [] if isinstance(item, dict)]
+    found = []
+    for item in items:
+        code = item.want("code", str)
+        if code is None:
+            raise ValueError("the field 'code' is null, expected the text of a program")
+        found.append((problem_id, item.maybe("label", str), code))
+    return found

@@ -1,0 +1,88 @@
+"""The host's end of the line to a runner: open a program, run it on an input, read the answer.
+
+In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/runner.py). Out: Execution, JudgeError or
+RunnerLostError. What comes back is bounded in size and time and is only ever data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from nouscoder_jax.types import ExecutionStatus, JudgeError
+from nouscoder_jax.verifier import protocol
+from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError
+
+START_S = 60.0
+"""Seconds that a runner may take to answer before a program runs; long, because machines are loaded."""
+SLACK_S = 30.0
+"""Seconds beyond the wall limit after which a runner that has not answered is given up."""
+_MIB = 1 << 20
+
+
+class Line:
+    """One runner, from the host."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.limits: Limits | None = None
+        self.clean = True
+
+    async def setup(self, **fields: object) -> dict[str, str]:
+        """Has the place made. Returns what the runner says about it. Raises JudgeError."""
+        return await self._before_program({"op": "setup", **fields}, b"")
+
+    async def open(self, program: str, *, fn_name: str | None, limits: Limits) -> None:
+        """Hands the program over. Raises JudgeError."""
+        self.limits = limits
+        fields = {
+            "op": "open", "fn_name": fn_name or "", "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
+            "memory_mib": limits.memory_mib, "output_mib": limits.output_mib, "max_processes": limits.max_processes,
+        }  # fmt: skip
+        await self._before_program(fields, program.encode("utf-8", "surrogatepass"))
+
+    async def run(self, stdin: str) -> Execution:
+        """Runs the program on one input. Raises JudgeError, RunnerLostError."""
+        limits = self.limits
+        assert limits is not None, "open comes before run"
+        if not self.clean:
+            raise JudgeError("the sandbox could not be cleaned after the last test")
+        try:
+            answer, output = await asyncio.wait_for(
+                self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), limits.wall_s + SLACK_S
+            )
+        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            raise RunnerLostError(f"the sandbox fell silent during a test: {error!r}") from error
+        if "judge_error" in answer:
+            raise JudgeError(answer["judge_error"])
+        try:
+            self.clean = answer["clean"] == "1"
+            return Execution(
+                status=ExecutionStatus(answer["status"]),
+                stdout=output,
+                cpu_s=float(answer["cpu_s"]),
+                wall_s=float(answer["wall_s"]),
+                peak_memory_mib=float(answer["peak_mib"]),
+                detail=answer.get("detail", ""),
+            )
+        except (KeyError, ValueError) as error:
+            raise RunnerLostError(f"the sandbox gave a broken answer: {error!r}") from error
+
+    async def _before_program(self, fields: dict[str, object], body: bytes) -> dict[str, str]:
+        try:
+            answer, _ = await asyncio.wait_for(self._ask(fields, body), START_S)
+        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            raise JudgeError(f"the sandbox did not start ({fields['op']}): {error!r}") from error
+        if "judge_error" in answer:
+            raise JudgeError(f"the sandbox did not start: {answer['judge_error']}")
+        return answer
+
+    async def _ask(self, fields: dict[str, object], body: bytes) -> tuple[dict[str, str], bytes]:
+        self.writer.write(protocol.pack(fields, body))
+        await self.writer.drain()
+        fields_size, body_size = protocol.HEAD.unpack(await self.reader.readexactly(protocol.HEAD.size))
+        most = (self.limits.output_mib if self.limits else 0) * _MIB + 1
+        if fields_size > protocol.MAX_FIELDS_BYTES or body_size > most:
+            raise ValueError(f"an answer of {fields_size} + {body_size} bytes")
+        answer = protocol.unpack_fields(await self.reader.readexactly(fields_size))
+        return answer, await self.reader.readexactly(body_size)

@@ -1,0 +1,135 @@
+"""A sandbox without Docker: a fresh Python process for each program, in Linux namespaces where the system permits them.
+
+In: programs and inputs. Out: Executions. The process is started from a bare interpreter by its real path (a version
+manager's shim costs ten times as much) and without preexec_fn, so that a large parent is not copied (vfork).
+
+Three strengths, found out once by trying and shown in `name`; all have rlimits, a seccomp filter and no capabilities:
+
+    root     namespaces and an unprivileged user id of its own; host files and processes are out of sight; no network
+    user     the same in a user namespace; nothing but polling limits the number of processes
+    nothing  no namespaces permitted: host files that this user can read are in sight
+
+Weaker than a container in all: no cgroup, so memory is polled every 20 ms, and the kernel's other limits are shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.types import JudgeError
+from nouscoder_jax.verifier import bundle, protocol
+from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier.sandbox import Limits
+
+_FIRST_UID, _NUM_UIDS = 200_000, 50_000
+_STREAM_BYTES = 1 << 20
+_LEAVE_S = 2.0
+# Deep recursion needs a large main stack, and the kernel lays memory out for it when a program starts.
+_SHELL = 'ulimit -s unlimited 2>/dev/null || ulimit -s "$(ulimit -H -s)"; exec "$@"'
+_NAMES = {
+    "root": "local (weaker than docker): fresh namespaces, user id of its own, no network, seccomp, rlimits",
+    "user": "local (weaker than docker): fresh namespaces of an ordinary user, no network, seccomp, rlimits",
+    "nothing": "local, WEAK: this system permits no namespaces; seccomp and rlimits only, host files are in sight",
+}
+
+
+class LocalSandbox:
+    """Makes sessions on this machine. Raises UserError where not even a plain process works."""
+
+    def __init__(self) -> None:
+        self._python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        self._bundle = bundle.bundle(compiled=True)
+        self._command = ["/bin/sh", "-c", _SHELL, "sh", *bundle.command(self._python, len(self._bundle))]
+        self._numbers = itertools.count(os.getpid() * 97)
+        self._running: set[asyncio.subprocess.Process] = set()
+        self._enter = "namespaces"
+        self.isolation = self._probe()
+        self.name = _NAMES[self.isolation]
+
+    @contextlib.asynccontextmanager
+    async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
+        """A fresh process with this program. Raises JudgeError."""
+        folder = "/tmp" if self._enter == "namespaces" else tempfile.mkdtemp(prefix="nouscoder-judge-")
+        process = await self._start()
+        self._running.add(process)
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(self._bundle)
+            line = Line(process.stdout, process.stdin)
+            await line.setup(**self._fields(folder))
+            await line.open(program, fn_name=fn_name, limits=limits)
+            yield line
+        finally:
+            self._running.discard(process)
+            await asyncio.shield(self._end(process, folder))
+
+    async def close(self) -> None:
+        """Kills what is still running."""
+        for process in list(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=bundle.ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+                limit=_STREAM_BYTES,
+            )
+        except OSError as error:
+            raise JudgeError(f"no process for a sandbox: {error}") from error
+
+    async def _end(self, process: asyncio.subprocess.Process, folder: str) -> None:
+        """Closes the line, at which the runner ends everything; kills it where it does not."""
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _LEAVE_S)
+        except asyncio.TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if self._enter != "namespaces":
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _fields(self, folder: str) -> dict[str, object]:
+        uid = _FIRST_UID + next(self._numbers) % _NUM_UIDS
+        if self._enter != "namespaces" and os.geteuid() != 0:
+            uid = 0  # an ordinary user can become nobody else
+        return {"enter": self._enter, "uid": uid, "folder": folder}
+
+    def _probe(self) -> str:
+        """What a runner can get here: `root`, `user` or `nothing`."""
+        problem = ""
+        for enter in ("namespaces", "nothing"):
+            self._enter = enter
+            with tempfile.TemporaryDirectory() as folder:
+                fields = self._fields("/tmp" if enter == "namespaces" else folder)
+                frame = protocol.pack({"op": "setup", **fields}, b"")
+                try:
+                    done = subprocess.run(
+                        self._command, input=self._bundle + frame, capture_output=True, env=bundle.ENVIRONMENT, cwd="/",
+                        timeout=60, check=False, start_new_session=True,
+                    )  # fmt: skip
+                except (OSError, subprocess.TimeoutExpired) as error:
+                    raise UserError(f"no local sandbox: {self._python} does not run ({error})") from error
+            answer = protocol.unpack_fields(done.stdout[protocol.HEAD.size :])
+            if "isolation" in answer:
+                return answer["isolation"]
+            problem = answer.get("judge_error") or done.stderr.decode("utf-8", "replace").strip()[-300:]
+        raise UserError(f"no local sandbox: the runner does not start ({problem}); use --verifier.backend docker")

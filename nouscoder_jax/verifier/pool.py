@@ -1,0 +1,95 @@
+"""The judge of a run: one sandbox backend, a bounded number of programs at a time.
+
+In: VerifierConfig; problems and programs. Out: Verdicts, JudgeErrors, counters. `make_sandbox` chooses the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from nouscoder_jax.config import UserError, VerifierConfig
+from nouscoder_jax.types import JudgeError, Problem, Verdict
+from nouscoder_jax.verifier.local import LocalSandbox
+from nouscoder_jax.verifier.sandbox import Sandbox
+from nouscoder_jax.verifier.verify import verify
+
+
+def _docker(config: VerifierConfig) -> Sandbox:
+    from nouscoder_jax.verifier.docker import DockerSandbox  # the SDK takes 0.2 s to import
+
+    return DockerSandbox(config)
+
+
+def _local(config: VerifierConfig) -> Sandbox:
+    return LocalSandbox()
+
+
+def _auto(config: VerifierConfig) -> Sandbox:
+    try:
+        return _docker(config)
+    except UserError as error:
+        sandbox = _local(config)
+        sandbox.name += f" (docker: {error})"
+        return sandbox
+
+
+BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {"docker": _docker, "local": _local, "auto": _auto}
+
+
+def make_sandbox(config: VerifierConfig) -> Sandbox:
+    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why.
+
+    Raises UserError where the chosen one cannot work here.
+    """
+    return BACKENDS[config.backend](config)
+
+
+class Judge:
+    """Judges programs, `config.num_workers` at a time; who asks first is served first.
+
+    Example:
+        judge = Judge(make_sandbox(config), config, stop_at_first_failure=True)
+        verdict = await judge.judge(problem, program)
+    """
+
+    def __init__(self, sandbox: Sandbox, config: VerifierConfig, *, stop_at_first_failure: bool) -> None:
+        self.sandbox = sandbox
+        self.config = config
+        self.outcomes: Counter[str] = Counter()
+        """Verdicts so far, by outcome; `judge_error` counts programs that could not be judged."""
+        self.busy_s = 0.0
+        """Seconds spent judging, summed over workers."""
+        self._stop_at_first_failure = stop_at_first_failure
+        self._workers = asyncio.Semaphore(config.num_workers)
+
+    @property
+    def name(self) -> str:
+        """For people: what isolates programs, and how strongly."""
+        return self.sandbox.name
+
+    async def judge(self, problem: Problem, program: str | None) -> Verdict:
+        """The verdict on one program. Raises JudgeError, which never says anything about the program."""
+        async with self._workers:
+            started = time.monotonic()
+            try:
+                verdict = await verify(
+                    problem,
+                    program,
+                    sandbox=self.sandbox,
+                    config=self.config,
+                    stop_at_first_failure=self._stop_at_first_failure,
+                )
+            except JudgeError:
+                self.outcomes["judge_error"] += 1
+                raise
+            finally:
+                self.busy_s += time.monotonic() - started
+        self.outcomes[verdict.outcome.value] += 1
+        return verdict
+
+    async def close(self) -> None:
+        """Ends every sandbox."""
+        await self.sandbox.close()

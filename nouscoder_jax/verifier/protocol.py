@@ -1,0 +1,34 @@
+"""Frames between the host and the runner inside a sandbox.
+
+In: fields and a body. Out: bytes, `>II` (lengths of fields and body), then `key=value` lines, then the body. Standard
+library only and no json: this file also runs inside, where every import costs time.
+
+    host -> runner   op=setup   limits of the place, once; answered by `isolation=...`
+                     op=open    body is the program; answered by `ok=1`
+                     op=run     body is one input; answered by status=... and the output as body
+    runner -> host   judge_error=... instead of an answer: the sandbox failed, not the program
+"""
+
+from __future__ import annotations
+
+import struct
+
+HEAD = struct.Struct(">II")
+MAX_FIELDS_BYTES = 1 << 16
+
+
+def pack(fields: dict[str, object], body: bytes) -> bytes:
+    """One frame. Values become text; line breaks in them become blanks."""
+    text = "\n".join(f"{key}={_one_line(value)}" for key, value in fields.items())
+    data = text.encode("utf-8", "backslashreplace")[:MAX_FIELDS_BYTES]
+    return HEAD.pack(len(data), len(body)) + data + body
+
+
+def unpack_fields(data: bytes) -> dict[str, str]:
+    """The fields of a frame. Lines without `=` are dropped."""
+    lines = data.decode("utf-8", "replace").split("\n")
+    return {key: value for key, mark, value in (line.partition("=") for line in lines) if mark}
+
+
+def _one_line(value: object) -> str:
+    return str(value).replace("\n", " ").replace("\r", " ")

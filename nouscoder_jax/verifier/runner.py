@@ -1,0 +1,433 @@
+"""The first process of a sandbox: receives a program once and one input at a time, and forks a process for each test.
+
+In: frames (nouscoder_jax/verifier/protocol.py) on stdin. Out: frames on stdout. It runs as pid 1 of a container or of
+fresh namespaces, from text sent to a bare `python`, so standard library only, and it never learns an expected output.
+pid 1 cannot be killed or stopped from inside, and a process that is not dumpable cannot be looked into.
+
+After each test it kills and reaps whatever the program left, and wipes the writable folders; if that fails the answer
+says `clean=0` and the host throws the sandbox away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import re
+import select
+import signal
+import sys
+import time
+
+from nouscoder_jax.verifier import candidate, namespaces, protocol, seccomp
+
+_MIB = 1 << 20
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
+_FIRST_POLL_MS, _LAST_POLL_MS = 5, 20
+_SWEEP_S = 5.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+# Imported before the fork when the program's text names them: importing is slower than forking.
+_PRELOAD = frozenset(
+    "array bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json "
+    "math operator queue random re statistics string time traceback typing types".split()
+)
+_IMPORTED = re.compile(rb"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w, \t]*)", re.MULTILINE)
+
+
+class Gone(Exception):
+    """The host closed the line."""
+
+
+class Runner:
+    """Serves one host over one pair of file descriptors until the line closes."""
+
+    def __init__(self, control_in: int, control_out: int) -> None:
+        self.control_in = control_in
+        self.control_out = control_out
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.task = candidate.Task()
+        self.wall_s = 0.0
+        self.alone = os.getpid() == 1
+        self.folders: list[str] = []
+        self.empty_inodes: dict[str, int] = {}
+        self.fresh_inodes: dict[str, int] = {}
+        self.limit_processes = False
+        self.max_processes = 0
+
+    # -- the line ------------------------------------------------------------------------------------------------
+
+    def read(self, size: int) -> bytes:
+        chunks = []
+        while size:
+            chunk = os.read(self.control_in, min(size, _MIB))
+            if not chunk:
+                raise Gone
+            chunks.append(chunk)
+            size -= len(chunk)
+        return b"".join(chunks)
+
+    def write(self, fields: dict[str, object], body: bytes) -> None:
+        data = memoryview(protocol.pack(fields, body))
+        while data:
+            data = data[os.write(self.control_out, data) :]
+
+    def serve(self) -> None:
+        while True:
+            fields_size, body_size = protocol.HEAD.unpack(self.read(protocol.HEAD.size))
+            fields = protocol.unpack_fields(self.read(fields_size))
+            body = self.read(body_size)
+            try:
+                if fields["op"] == "setup":
+                    answer, output = self.setup(fields), b""
+                elif fields["op"] == "open":
+                    answer, output = self.open(fields, body), b""
+                else:
+                    answer, output = self.run(body)
+            except OSError as error:
+                answer, output = {"judge_error": f"{fields['op']}: {error}"}, b""
+            self.write(answer, output)
+
+    # -- once ----------------------------------------------------------------------------------------------------
+
+    def setup(self, fields: dict[str, str]) -> dict[str, object]:
+        """Makes the place: namespaces where asked for, then a runner that nobody can look into."""
+        task = self.task
+        task.uid = int(fields["uid"])
+        task.folder = fields["folder"]
+        isolation = "container"
+        if fields["enter"] == "namespaces":
+            isolation = namespaces.enter(self.libc, task.uid, (self.control_in, self.control_out))
+            self.alone = os.getpid() == 1
+            task.uid = task.uid if isolation == "root" else 0
+        elif fields["enter"] == "nothing":
+            isolation = "nothing"
+        task.libc = self.libc
+        task.filter = seccomp.build(alone=self.alone, has_network_namespace=isolation != "nothing")
+        task.max_processes = 0
+        self.limit_processes = isolation == "root"
+        self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if isolation != "nothing"]
+        self.empty_inodes = {folder: _inodes(folder) for folder in self.folders}
+        self.fresh_inodes = dict(self.empty_inodes)
+        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for number in range(3):
+            os.dup2(nothing, number)
+        os.close(nothing)
+        _set_thread_stack(self.libc, 16 * _MIB)
+        os.environ.clear()
+        os.environ.update(
+            PATH="/usr/local/bin:/usr/bin:/bin", HOME=task.folder, LANG="C.UTF-8", LC_ALL="C.UTF-8",
+            PYTHONINTMAXSTRDIGITS="0", PYTHONDONTWRITEBYTECODE="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1",
+        )
+        sys.path[:] = [entry for entry in sys.path if entry]
+        gc.disable()
+        return {"isolation": isolation, "filter": int(bool(task.filter)), "python": sys.version.split()[0]}
+
+    def open(self, fields: dict[str, str], program: bytes) -> dict[str, object]:
+        """Takes a program and its limits."""
+        task = self.task
+        task.program = program
+        task.fn_name = fields["fn_name"]
+        task.cpu_s = float(fields["cpu_s"])
+        task.memory_mib = int(fields["memory_mib"])
+        task.output_mib = int(fields["output_mib"])
+        task.max_processes = int(fields["max_processes"]) if self.limit_processes else 0
+        self.wall_s = float(fields["wall_s"])
+        self.max_processes = int(fields["max_processes"])
+        named = {word.strip() for names in _IMPORTED.findall(program) for word in names.decode().split(",")}
+        for name in sorted({word.split()[0] for word in named if word} & _PRELOAD):
+            importlib.import_module(name)
+        if task.fn_name:
+            importlib.import_module("json")
+        self.write_program()
+        gc.collect()
+        gc.freeze()
+        return {"ok": 1}
+
+    def write_program(self) -> None:
+        """The program as a file, for programs that start themselves again or read their own text."""
+        path = os.path.join(self.task.folder, candidate.PROGRAM_PATH)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        with open(descriptor, "wb") as file:
+            file.write(self.task.program)
+        self.fresh_inodes[self.task.folder] = _inodes(self.task.folder)
+
+    # -- a test --------------------------------------------------------------------------------------------------
+
+    def run(self, stdin: bytes) -> tuple[dict[str, object], bytes]:
+        """Runs the program on one input and leaves nothing of it behind."""
+        task = self.task
+        opened = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+        task.stdin_fd, task.stdout_fd, task.stderr_fd = opened
+        task.result_fd = -1
+        if task.fn_name:
+            task.result_fd = os.memfd_create("result")
+            opened.append(task.result_fd)
+        ready, task.ready_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        opened += [ready, task.ready_fd]
+        try:
+            _write_all(task.stdin_fd, stdin)
+            os.lseek(task.stdin_fd, 0, os.SEEK_SET)
+            ooms = _oom_kills()
+            started = time.monotonic()
+            pid = os.fork()
+            if pid == 0:
+                candidate.become(task)
+            watch = Watch(self, pid, started)
+            watch.until_end()
+            sizes = [os.fstat(fd).st_size for fd in (task.stdout_fd, task.stderr_fd, max(task.result_fd, 0))]
+            clean = self.sweep(watch)
+            said = _read_some(ready, 400)
+            if not said.startswith(b"R"):
+                reason = said[1:].decode("utf-8", "replace") or "it ended before the program's first line"
+                return {"judge_error": f"the process of a test could not be prepared: {reason}"}, b""
+            return self.answer(watch, sizes, clean, _oom_kills() > ooms)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def answer(self, watch: Watch, sizes: list[int], clean: bool, oom: bool) -> tuple[dict[str, object], bytes]:
+        """One status, by the order in nouscoder_jax/verifier/sandbox.py."""
+        task, code = self.task, watch.code
+        cap = task.output_mib * _MIB
+        detail = ""
+        if watch.ended_for == "output_limit" or max(sizes[:2] + [sizes[2] if task.fn_name else 0]) > cap:
+            status, detail = "output_limit", f"more than {task.output_mib} MiB printed"
+        elif oom or watch.ended_for == "memory_limit" or code == candidate.EXIT_MEMORY:
+            status, detail = "memory_limit", f"more than {task.memory_mib} MiB"
+        elif watch.cpu_s > task.cpu_s or watch.ended_for == "time_limit":
+            status = "time_limit"
+            by_cpu = watch.cpu_s > task.cpu_s
+            detail = f"{watch.cpu_s:.2f} CPU seconds" if by_cpu else f"{self.wall_s:g} seconds on the clock"
+        elif code < 0:
+            status, detail = "signalled", watch.ended_for or f"signal {-code}"
+        elif code == candidate.EXIT_EXCEPTION:
+            status, detail = "exception", _last_line(task.stderr_fd, sizes[1])
+        else:
+            status = "exited"
+        fields = {
+            "status": status, "detail": detail, "cpu_s": f"{watch.cpu_s:.6f}", "wall_s": f"{watch.wall_s:.6f}",
+            "peak_mib": f"{watch.peak_mib:.2f}", "clean": int(clean),
+        }  # fmt: skip
+        if status != "exited":
+            return fields, b""
+        descriptor, size = (task.result_fd, sizes[2]) if task.fn_name else (task.stdout_fd, sizes[0])
+        return fields, os.pread(descriptor, size, 0)
+
+    def sweep(self, watch: Watch) -> bool:
+        """Kills what the program left running, empties the folders. False: not everything is gone."""
+        deadline = time.monotonic() + _SWEEP_S
+        while watch.reap():
+            self.kill_all()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        for folder in self.folders:
+            if _inodes(folder) != self.fresh_inodes[folder]:
+                _empty(folder)
+                if _inodes(folder) != self.empty_inodes[folder]:
+                    return False
+                if folder == self.task.folder:
+                    self.write_program()
+        return True
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process but this one, or to every descendant where other processes are in sight."""
+        if self.alone:
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            return
+        for pid in self.others():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def others(self) -> list[int]:
+        """Every process of the program."""
+        own = os.getpid()
+        if self.alone:
+            return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
+        found, queue = [], [own]
+        while queue:
+            pid = queue.pop()
+            try:
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                        children = [int(word) for word in file.read().split()]
+                    found += children
+                    queue += children
+            except OSError:
+                continue
+        return found
+
+
+class Watch:
+    """One running test: ends it when a limit is reached, adds up what it used."""
+
+    def __init__(self, runner: Runner, pid: int, started: float) -> None:
+        self.runner = runner
+        self.pid = pid
+        self.started = started
+        self.code: int | None = None
+        self.ended_for = ""
+        self.cpu_s = 0.0
+        self.wall_s = 0.0
+        self.peak_mib = 0.0
+
+    def until_end(self) -> None:
+        """Waits for the main process; what it left running is not waited for."""
+        poller = select.poll()
+        poller.register(self.runner.control_in, 0)  # errors and hang-up only
+        try:
+            descriptor = os.pidfd_open(self.pid)
+            poller.register(descriptor, select.POLLIN)
+        except OSError:  # gVisor has no pidfd_open
+            descriptor = -1
+        wait_ms = _FIRST_POLL_MS
+        try:
+            while True:
+                events = poller.poll(wait_ms)
+                self.wall_s = time.monotonic() - self.started
+                if any(fd == self.runner.control_in for fd, _ in events):
+                    raise Gone
+                self.reap()
+                if self.code is not None:
+                    return
+                if not self.ended_for:
+                    self.ended_for = self.limit_reached()
+                if self.ended_for:
+                    self.runner.kill_all()
+                wait_ms = min(wait_ms * 2, _LAST_POLL_MS)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def reap(self) -> bool:
+        """Takes in every process that ended. False: none is left."""
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self.cpu_s += used.ru_utime + used.ru_stime
+            self.peak_mib = max(self.peak_mib, used.ru_maxrss / 1024)
+            if pid == self.pid:
+                self.code = os.waitstatus_to_exitcode(status)
+
+    def limit_reached(self) -> str:
+        """The limit that the running processes are over, or an empty text."""
+        task = self.runner.task
+        ticks = pages = count = 0
+        for pid in self.runner.others():
+            try:
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    words = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            ticks += sum(map(int, words[11:15]))
+            pages += int(words[21])
+            count += int(words[17])
+        memory_mib = pages * _PAGE / _MIB
+        self.peak_mib = max(self.peak_mib, memory_mib)
+        if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
+            return "output_limit"
+        if memory_mib > task.memory_mib:
+            return "memory_limit"
+        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s:
+            return "time_limit"
+        if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
+            return f"more than {self.runner.max_processes} processes"
+        return ""
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read_some(descriptor: int, size: int) -> bytes:
+    try:
+        return os.read(descriptor, size)
+    except BlockingIOError:
+        return b""
+
+
+def _last_line(descriptor: int, size: int) -> str:
+    tail = os.pread(descriptor, 1000, max(0, size - 1000)).decode("utf-8", "replace").rstrip()
+    return tail.rpartition("\n")[2][:300]
+
+
+def _inodes(folder: str) -> int:
+    """Inodes in use on the folder's own small file system; entries of the folder where it has none."""
+    if not os.path.isdir(folder):
+        return 0
+    if os.path.ismount(folder):
+        numbers = os.statvfs(folder)
+        return numbers.f_files - numbers.f_ffree
+    return len(os.listdir(folder))
+
+
+def _empty(folder: str) -> None:
+    """Removes everything in the folder, however it was left; what cannot be removed stays and is found by counting."""
+    import shutil
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20000)
+    for entry in os.scandir(folder):
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        except (OSError, RecursionError):
+            continue
+    sys.setrecursionlimit(limit)
+
+
+def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
+    """Stack of threads that ask for none: glibc gives 2 MiB where the main stack is unlimited, 8 MiB elsewhere."""
+    attributes = ctypes.create_string_buffer(256)
+    if hasattr(libc, "pthread_setattr_default_np") and libc.pthread_attr_init(attributes) == 0:
+        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+        libc.pthread_setattr_default_np(attributes)
+
+
+_OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+
+def _oom_kills() -> int:
+    """Times the kernel killed for memory in this container; 0 where it does not say."""
+    for path in _OOM_FILES:
+        try:
+            with open(path, "rb") as file:
+                words = file.read().split()
+        except OSError:
+            continue
+        return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
+    return 0
+
+
+def main() -> None:
+    """Moves the line away from stdin and stdout, then serves until the host is gone."""
+    control_in, control_out = 250, 251
+    os.dup2(0, control_in, inheritable=False)
+    os.dup2(1, control_out, inheritable=False)
+    runner = Runner(control_in, control_out)
+    try:
+        runner.serve()
+    except (Gone, BrokenPipeError):
+        pass
+    finally:
+        if runner.alone:
+            os._exit(0)  # the kernel ends the rest of the namespace
+        runner.kill_all()
+        os._exit(0)

@@ -1,0 +1,119 @@
+"""From one problem and one program to one verdict.
+
+In: Problem, program text (or None), a Sandbox. Out: Verdict, or JudgeError when the judge failed as often as it may.
+Inputs go into the sandbox, outputs come out, and the comparison happens here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nouscoder_jax.config import VerifierConfig
+from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
+from nouscoder_jax.verifier import checker
+from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, Sandbox
+
+_FAILURES = {
+    ExecutionStatus.EXCEPTION: Outcome.RUNTIME_ERROR,
+    ExecutionStatus.SIGNALLED: Outcome.RUNTIME_ERROR,
+    ExecutionStatus.TIME_LIMIT: Outcome.TIME_LIMIT,
+    ExecutionStatus.MEMORY_LIMIT: Outcome.MEMORY_LIMIT,
+    ExecutionStatus.OUTPUT_LIMIT: Outcome.OUTPUT_LIMIT,
+}
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+_MAX_LOST = 1
+
+
+async def verify(
+    problem: Problem,
+    program: str | None,
+    *,
+    sandbox: Sandbox,
+    config: VerifierConfig,
+    stop_at_first_failure: bool,
+) -> Verdict:
+    """Judges one program, its hardest tests (longest input) first.
+
+    A JudgeError is tried again in a new sandbox up to `config.max_retries` times and then raised. A sandbox that dies
+    while the program runs is tried once more and then counts against the program.
+    """
+    if program is None:
+        return _verdict(problem, Outcome.NO_PROGRAM, [], 0, "no program in the completion")
+    lost = failures = 0
+    while True:
+        try:
+            return await _judge(problem, program, sandbox, config, stop_at_first_failure)
+        except RunnerLostError as error:
+            lost += 1
+            if lost > _MAX_LOST:
+                return _verdict(problem, Outcome.RUNTIME_ERROR, [], 0, f"ended its sandbox {lost} times: {error}")
+        except JudgeError:
+            failures += 1
+            if failures > config.max_retries:
+                raise
+
+
+async def _judge(
+    problem: Problem, program: str, sandbox: Sandbox, config: VerifierConfig, stop_at_first_failure: bool
+) -> Verdict:
+    executions: list[Execution] = []
+    passed, outcome, detail = 0, Outcome.ACCEPTED, ""
+    source = with_prelude(problem.prelude, program)
+    async with sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config)) as session:
+        for number, test in hardest_first(problem.tests):
+            execution = await session.run(test.input)
+            executions.append(execution)
+            result, reason = conclude(problem, test, execution)
+            if result is Outcome.ACCEPTED:
+                passed += 1
+                continue
+            if outcome is Outcome.ACCEPTED:
+                outcome, detail = result, f"test {number}: {reason}"
+            if stop_at_first_failure:
+                break
+    return _verdict(problem, outcome, executions, passed, detail)
+
+
+def conclude(problem: Problem, test: TestCase, execution: Execution) -> tuple[Outcome, str]:
+    """What one execution means, and why."""
+    if execution.status is not ExecutionStatus.EXITED:
+        return _FAILURES[execution.status], execution.detail
+    compare = checker.value_mismatch if problem.fn_name else checker.mismatch
+    difference = compare(test.expected, execution.stdout, problem.comparison)
+    return (Outcome.ACCEPTED, "") if difference is None else (Outcome.WRONG_ANSWER, difference)
+
+
+def hardest_first(tests: tuple[TestCase, ...]) -> list[tuple[int, TestCase]]:
+    """Tests with their numbers in the problem (from 1), longest input first, equal lengths in the problem's order."""
+    return sorted(enumerate(tests, start=1), key=lambda numbered: -len(numbered[1].input))
+
+
+def limits_of(problem: Problem, config: VerifierConfig) -> Limits:
+    """The problem's own limits; where it has none, or more memory than there is, the verifier's."""
+    cpu_s = problem.time_limit_s or config.default_time_limit_s
+    return Limits(
+        cpu_s=cpu_s,
+        wall_s=cpu_s * config.wall_factor,
+        memory_mib=min(problem.memory_limit_mib or config.memory_limit_mib, config.memory_limit_mib),
+        output_mib=config.output_limit_mib,
+        max_processes=config.max_processes,
+    )
+
+
+def with_prelude(prelude: str, program: str) -> str:
+    """The program under its platform's imports; its `from __future__` lines move above them, where Python wants them."""
+    if not prelude:
+        return program
+    future = _FUTURE.findall(program)
+    return "\n".join([*future, prelude, _FUTURE.sub("pass", program) if future else program])
+
+
+def _verdict(problem: Problem, outcome: Outcome, executions: list[Execution], passed: int, detail: str) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        tests_passed=passed,
+        tests_total=len(problem.tests),
+        cpu_s=max((execution.cpu_s for execution in executions), default=0.0),
+        peak_memory_mib=max((execution.peak_memory_mib for execution in executions), default=0.0),
+        detail=detail,
+    )
