@@ -7,11 +7,12 @@ their logprobs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.types import Completion, Prompt, Sampling
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Generates completions with the weights it was last given."""
 

@@ -1,0 +1,124 @@
+"""From problems to the token ids that an engine continues, and from sampled ids back to text.
+
+In: Problem, a tokenizer with a chat template, the data section of the config. Out: Prompt; texts of completions.
+
+How a template becomes a user message, in one pass (braces inside a statement stay as they are):
+
+    {statement} {fn_name} {starter_code}   replaced by the problem's own
+    a paragraph with {starter_code}        left out where the problem has no starter code
+
+A paragraph is text between blank lines of the template. The second rule is the published NousCoder format
+(NousResearch/atropos coding_server.py lines 26-62), whose starter-code passage stands only where there is such code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nouscoder_jax.config import DataConfig, UserError
+from nouscoder_jax.types import Problem, Prompt
+
+_PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code)\}")
+
+
+def user_message(problem: Problem, *, stdin_prompt: str, function_prompt: str) -> str:
+    """The problem's user message by the rules above."""
+    template = stdin_prompt if problem.fn_name is None else function_prompt
+    if not problem.starter_code:
+        template = "\n\n".join(part for part in template.split("\n\n") if "{starter_code}" not in part)
+    values = {
+        "statement": problem.statement,
+        "fn_name": problem.fn_name or "",
+        "starter_code": problem.starter_code,
+    }
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+class PromptMaker:
+    """Prompts and texts with one tokenizer."""
+
+    eos_token_ids: tuple[int, ...]
+    """Ids that end a completion: those of generation_config.json, else the tokenizer's own."""
+    pad_token_id: int
+    """Id of padding; the first end token where the tokenizer has none."""
+
+    def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
+        """Raises UserError where there is no tokenizer, no chat template or no end token. A folder needs no network."""
+        from transformers import AutoTokenizer  # here, not above: importing it takes seconds
+
+        local = Path(tokenizer_dir).is_dir()
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=local)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"no tokenizer in model.path {tokenizer_dir!r} ({reason}); give a tokenizer folder or a hub id"
+            ) from error
+        if self._tokenizer.chat_template is None:
+            raise UserError(
+                f"the tokenizer of {tokenizer_dir} has no chat template; add chat_template.jinja, "
+                "or chat_template to tokenizer_config.json"
+            )
+        self._data = data
+        self.eos_token_ids = _eos_token_ids(Path(tokenizer_dir), self._tokenizer.eos_token_id)
+        if not self.eos_token_ids:
+            raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
+        pad = self._tokenizer.pad_token_id
+        self.pad_token_id = self.eos_token_ids[0] if pad is None else int(pad)
+
+    def text(self, problem: Problem) -> str:
+        """The whole prompt as text, special tokens included: system and user message in the chat template."""
+        data = self._data
+        user = user_message(problem, stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+        messages = [{"role": "user", "content": user}]
+        if data.system_prompt:
+            messages.insert(0, {"role": "system", "content": data.system_prompt})
+        return self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=data.enable_thinking
+        )
+
+    def make(self, problem: Problem) -> Prompt:
+        """The problem's prompt, whatever its length."""
+        ids = self._tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
+        return Prompt(problem_id=problem.problem_id, token_ids=tuple(int(i) for i in ids))
+
+    def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
+        """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.
+
+        Raises UserError when no prompt is left.
+        """
+        longest = self._data.max_prompt_tokens
+        prompts: dict[str, Prompt] = {}
+        left_out: dict[str, int] = {}
+        for problem in problems:
+            prompt = self.make(problem)
+            if len(prompt.token_ids) <= longest:
+                prompts[problem.problem_id] = prompt
+            else:
+                left_out[problem.problem_id] = len(prompt.token_ids)
+        if not prompts and not left_out:
+            raise UserError("got no problems; a problem file holds at least one")
+        if not prompts:
+            counts = left_out.values()
+            raise UserError(
+                f"no prompt fits data.max_prompt_tokens={longest}: the {len(left_out)} prompts have {min(counts)} to "
+                f"{max(counts)} tokens; raise it to {min(counts)} or more"
+            )
+        return prompts, left_out
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of sampled ids, special tokens left out, blanks as they were sampled."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _eos_token_ids(folder: Path, fallback: int | None) -> tuple[int, ...]:
+    path = folder / "generation_config.json"
+    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if named is None:
+        named = fallback
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list) else (int(named),)

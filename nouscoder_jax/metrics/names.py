@@ -1,0 +1,107 @@
+"""Every metric of a run: its name and what it means.
+
+In: nothing. Out: constants, and METRICS, name -> meaning with its unit. Sinks refuse a name that is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+STEP = "step"
+POLICY_VERSION = "policy_version"
+
+REWARD_MEAN = "reward/mean"
+SOLVED_SHARE = "solved_share"
+TRUNCATED_SHARE = "truncated_share"
+COMPLETION_TOKENS_MEAN = "completion_tokens/mean"
+COMPLETION_TOKENS_MAX = "completion_tokens/max"
+
+GROUPS_USED = "groups/used"
+GROUPS_DROPPED = "groups/dropped"
+GROUPS_ALL_SOLVED = "groups/all_solved"
+GROUPS_NONE_SOLVED = "groups/none_solved"
+
+ROLLOUTS_DRAWN = "rollouts/drawn"
+ROLLOUTS_TRAINED = "rollouts/trained"
+ROLLOUTS_FILTERED = "rollouts/filtered"
+ROLLOUTS_QUARANTINED = "rollouts/quarantined"
+ROLLOUTS_IN_FLIGHT = "rollouts/in_flight"
+
+STALENESS_MEAN = "staleness/mean"
+STALENESS_MAX = "staleness/max"
+
+TOKENS_PER_S = "throughput/tokens_per_s"
+VERIFICATIONS_PER_S = "throughput/verifications_per_s"
+
+LOSS = "update/loss"
+GRAD_NORM = "update/grad_norm"
+LEARNING_RATE = "update/learning_rate"
+ENTROPY = "update/entropy"
+RATIO_MEAN = "update/ratio_mean"
+RATIO_MAX = "update/ratio_max"
+CLIP_LOW_SHARE = "update/clip_low_share"
+CLIP_HIGH_SHARE = "update/clip_high_share"
+KL = "update/kl"
+DRIFT_MEAN = "update/drift_mean"
+DRIFT_MAX = "update/drift_max"
+TRAINED_TOKENS = "update/trained_tokens"
+PADDING_SHARE = "update/padding_share"
+NUM_UPDATES = "update/num_updates"
+
+HELD_OUT_PASS_AT_1 = "held_out/pass_at_1"
+HELD_OUT_TRUNCATED_SHARE = "held_out/truncated_share"
+HELD_OUT_COMPLETION_TOKENS_MEAN = "held_out/completion_tokens_mean"
+HELD_OUT_JUDGE_FAILURES = "held_out/judge_failures"
+
+SECONDS_PREFIX = "seconds/"
+SECONDS_TOTAL = "seconds/total"
+STAGES = ("generate", "verify", "pack", "update", "export", "reload", "evaluate", "checkpoint")
+"""Stages that a StageTimer measures; generate and verify overlap, so the sum may exceed seconds/total."""
+
+METRICS: dict[str, str] = {
+    STEP: "turn of the outer loop, from 1; 0 is the evaluation before training",
+    POLICY_VERSION: "version of the weights after the step",
+    REWARD_MEAN: "mean reward of all judged rollouts drawn in the step, dropped groups included",
+    SOLVED_SHARE: "share of judged rollouts whose program was accepted, dropped groups included",
+    TRUNCATED_SHARE: "share of completions cut at the length limit",
+    COMPLETION_TOKENS_MEAN: "mean length of a completion, tokens",
+    COMPLETION_TOKENS_MAX: "longest completion, tokens",
+    GROUPS_USED: "groups that entered the batch",
+    GROUPS_DROPPED: "groups dropped because all their rewards were equal",
+    GROUPS_ALL_SOLVED: "groups in which every program was accepted",
+    GROUPS_NONE_SOLVED: "groups in which no program was accepted",
+    ROLLOUTS_DRAWN: "rollouts started so far in the run",
+    ROLLOUTS_TRAINED: "rollouts that entered an update so far",
+    ROLLOUTS_FILTERED: "rollouts dropped so far: equal groups, overlong, stale",
+    ROLLOUTS_QUARANTINED: "rollouts set aside so far because the judge or the engine failed",
+    ROLLOUTS_IN_FLIGHT: "rollouts started and not yet trained, filtered or quarantined",
+    STALENESS_MEAN: "mean of policy version now minus policy version of the completion, over the batch",
+    STALENESS_MAX: "largest of the same",
+    TOKENS_PER_S: "completion tokens sampled per second of the step",
+    VERIFICATIONS_PER_S: "verdicts per second of the step",
+    LOSS: "value of the objective, mean over the step's updates",
+    GRAD_NORM: "global gradient norm before clipping, mean over updates",
+    LEARNING_RATE: "learning rate of the last update",
+    ENTROPY: "mean entropy of the policy over trained tokens, nats",
+    RATIO_MEAN: "mean importance ratio over trained tokens",
+    RATIO_MAX: "largest importance ratio",
+    CLIP_LOW_SHARE: "share of trained tokens whose ratio was clipped from below",
+    CLIP_HIGH_SHARE: "share of trained tokens whose ratio was clipped from above",
+    KL: "estimate (k3) of KL between the policy and old_logprobs, nats a token",
+    DRIFT_MEAN: "mean |trainer logprob - engine logprob| over trained tokens, nats",
+    DRIFT_MAX: "largest of the same",
+    TRAINED_TOKENS: "completion tokens that entered the loss",
+    PADDING_SHARE: "share of the packed rows that is padding",
+    NUM_UPDATES: "optimizer updates so far in the run",
+    HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
+    HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",
+    HELD_OUT_COMPLETION_TOKENS_MEAN: "mean length of a held-out completion, tokens",
+    HELD_OUT_JUDGE_FAILURES: "held-out samples left out because the judge failed",
+    SECONDS_TOTAL: "wall seconds of the step",
+    **{f"{SECONDS_PREFIX}{stage}": f"wall seconds of the step in which {stage} was going on" for stage in STAGES},
+}
+
+
+def unknown(names: Iterable[str]) -> list[str]:
+    """Those of the names that METRICS does not list, sorted."""
+    return sorted(set(names) - METRICS.keys())

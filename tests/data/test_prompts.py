@@ -1,0 +1,171 @@
+"""A problem becomes the prompt that its format says, token for token."""
+
+import dataclasses
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from nouscoder_jax.cli import load_config_file
+from nouscoder_jax.config import UserError
+from nouscoder_jax.data.prompts import PromptMaker, user_message
+from nouscoder_jax.types import Comparison, Problem
+
+ROOT = Path(__file__).parents[2]
+QWEN = ROOT.parent / "shared/tokenizer"
+COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False)
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% if not enable_thinking %}!{% endif %}{% endif %}"
+)
+
+
+def problem(statement="Add.", *, problem_id="p", fn_name=None, starter_code=""):
+    return Problem(
+        problem_id=problem_id,
+        statement=statement,
+        tests=(),
+        fn_name=fn_name,
+        starter_code=starter_code,
+        prelude="",
+        time_limit_s=None,
+        memory_limit_mib=None,
+        comparison=COMPARISON,
+        source="test",
+        family="",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A tokenizer of one token a byte, with <s> = 0 and </s> = 1."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": TEMPLATE}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_config_file(ROOT / "configs/dapo.py").data
+
+
+def short(data, **changes):
+    plain = {"system_prompt": "", "stdin_prompt": "{statement}", "function_prompt": "{fn_name}: {statement}"}
+    return dataclasses.replace(data, **(plain | changes))
+
+
+def test_a_prompt_is_the_chat_template_of_the_messages(folder, data):
+    maker = PromptMaker(str(folder), short(data, system_prompt="Be brief."))
+    assert maker.text(problem()) == "<s>system:Be brief.</s><s>user:Add.</s><s>assistant:"
+
+
+def test_without_a_system_prompt_there_is_no_system_message(folder, data):
+    assert PromptMaker(str(folder), short(data)).text(problem()) == "<s>user:Add.</s><s>assistant:"
+
+
+def test_thinking_is_handed_to_the_template(folder, data):
+    maker = PromptMaker(str(folder), short(data, enable_thinking=False))
+    assert maker.text(problem()).endswith("<s>assistant:!")
+
+
+def test_a_prompt_and_its_text_are_the_same_thing(folder, data):
+    maker = PromptMaker(str(folder), short(data))
+    prompt = maker.make(problem("é {x}\n"))
+    assert prompt.problem_id == "p"
+    assert maker.decode(prompt.token_ids) == "user:é {x}\nassistant:"
+
+
+def test_special_tokens_are_left_out_of_a_text_and_blanks_are_kept(folder, data):
+    maker = PromptMaker(str(folder), short(data))
+    ids = maker._tokenizer("  a ,  b \n</s>")["input_ids"]
+    assert maker.decode(ids) == "  a ,  b \n"
+
+
+def test_placeholders_in_a_statement_stay_as_they_are():
+    text = user_message(problem("{starter_code} {statement}"), stdin_prompt="Q: {statement}", function_prompt="")
+    assert text == "Q: {starter_code} {statement}"
+
+
+def test_the_published_stdin_prompt_word_for_word(data):
+    text = user_message(problem("S"), stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+    assert text == (
+        "Question: S\n\nRead the inputs from stdin, solve the problem, and write the answer to stdout (do not directly "
+        "test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when the python "
+        "program runs it reads the inputs runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n"
+        "```\n\n### Answer: (use the provided format with backticks)\n\n"
+    )
+
+
+def test_the_published_function_prompt_with_starter_code(data):
+    code = "def f(x):\n\n    pass"
+    text = user_message(
+        problem("S", fn_name="f", starter_code=code),
+        stdin_prompt=data.stdin_prompt,
+        function_prompt=data.function_prompt,
+    )
+    assert text == (
+        "Question: S\n\nYou will use the following starter code to write the solution to the problem and enclose your "
+        f"code within delimiters.\n```python\n{code}\n```\n\n### Answer: (use the provided format with backticks)\n\n"
+    )
+
+
+def test_the_published_function_prompt_without_starter_code(data):
+    text = user_message(problem("S", fn_name="f"), stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+    assert text == "Question: S\n\n### Answer: (use the provided format with backticks)\n\n"
+
+
+def test_prompts_that_are_too_long_are_left_out_and_counted(folder, data):
+    maker = PromptMaker(str(folder), short(data, max_prompt_tokens=30))
+    prompts, left_out = maker.make_all([problem("ab", problem_id="a"), problem("x" * 50, problem_id="b")])
+    assert list(prompts) == ["a"] and left_out == {"b": len(maker.make(problem("x" * 50)).token_ids)}
+
+
+def test_a_limit_that_no_prompt_fits_is_a_user_error_with_the_fix(folder, data):
+    maker = PromptMaker(str(folder), short(data, max_prompt_tokens=1))
+    longest, shortest = (len(maker.make(problem("x" * n)).token_ids) for n in (9, 2))
+    with pytest.raises(UserError, match=f"have {shortest} to {longest} tokens; raise it to {shortest}"):
+        maker.make_all([problem("x" * 9, problem_id="a"), problem("xx", problem_id="b")])
+
+
+def test_end_tokens_come_from_the_generation_config_where_there_is_one(folder, data):
+    assert PromptMaker(str(folder), short(data)).eos_token_ids == (1,)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1]}')
+    assert PromptMaker(str(folder), short(data)).eos_token_ids == (7, 1)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 9}')
+    assert PromptMaker(str(folder), short(data)).eos_token_ids == (9,)
+
+
+def test_a_folder_without_a_tokenizer_is_a_user_error(tmp_path, data):
+    with pytest.raises(UserError, match="no tokenizer"):
+        PromptMaker(str(tmp_path), short(data))
+
+
+def test_a_tokenizer_without_a_chat_template_is_a_user_error(folder, data):
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}')
+    with pytest.raises(UserError, match="no chat template"):
+        PromptMaker(str(folder), short(data))
+
+
+@pytest.mark.skipif(not QWEN.is_dir(), reason="the Qwen3 tokenizer is not beside this checkout (../shared/tokenizer)")
+def test_qwen3_gives_its_own_special_tokens(tmp_path, data):
+    with gzip.open(QWEN / "tokenizer.json.gz") as packed, (tmp_path / "tokenizer.json").open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked)
+    shutil.copy(QWEN / "tokenizer_config.json", tmp_path)
+    maker = PromptMaker(str(tmp_path), data)
+    ids = maker.make(problem("Add two numbers.")).token_ids
+    assert ids[:3] == (151644, 8948, 198)  # <|im_start|>system\n
+    assert ids[-3:] == (151644, 77091, 198)  # <|im_start|>assistant\n
+    assert maker.eos_token_ids == (151645,) and ids.count(151645) == 2
+    assert "<think>" not in maker.text(problem())
+    silent = PromptMaker(str(tmp_path), dataclasses.replace(data, enable_thinking=False))
+    assert silent.text(problem()).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
