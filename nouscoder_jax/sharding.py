@@ -1,0 +1,111 @@
+"""The mesh, and the strict table that says how every parameter lies on it.
+
+In: `MeshConfig`, devices, parameter names and shapes. Out: a mesh with axes `data`, `fsdp`, `tensor`, and a
+PartitionSpec for each parameter, which its gradient and optimizer moments share. The model names no mesh axis; one
+device is a mesh like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
+
+from nouscoder_jax.config import MeshConfig, UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: tuple[tuple[str, P], ...] = (
+    # A layer's matrices: the width over fsdp, heads or the MLP's inner dimension over tensor; dimension 0 is the layer.
+    (r"layers/attention/[qkv]_proj", P(None, "fsdp", "tensor", None)),
+    (r"layers/attention/o_proj", P(None, "tensor", None, "fsdp")),
+    (r"layers/mlp/(gate|up)_proj", P(None, "fsdp", "tensor")),
+    (r"layers/mlp/down_proj", P(None, "tensor", "fsdp")),
+    # Vocabulary matrices: fsdp takes the vocabulary with the tensor axis, so that logits need no sum over fsdp.
+    (r"embed_tokens|lm_head", P("tensor", "fsdp")),
+    # Vectors are small: whole on every device.
+    (r"layers/attention/[qkvo]_bias", P()),
+    (r"layers/attention/[qk]_norm", P()),
+    (r"layers/(attention|mlp)_norm", P()),
+    (r"norm", P()),
+)
+"""Ordered (pattern of the whole parameter name, spec); the first match counts."""
+
+BATCH_SPEC = P(("data", "fsdp"))
+"""Rows of a batch: every replica and every weight shard sees rows of its own."""
+
+MICRO_BATCHES_SPEC = P(None, ("data", "fsdp"))
+"""Arrays of "micro_batches rows time": each micro-batch is spread over all row shards."""
+
+
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh data x fsdp x tensor over the first devices. Raises UserError where there are too few.
+
+    Axes are Auto: the compiler places what the table leaves open (jax's default is Explicit, under which embedding
+    look-ups must state their own sharding).
+    """
+    if len(devices) < config.num_devices:
+        raise UserError(
+            f"the mesh data {config.data} x fsdp {config.fsdp} x tensor {config.tensor} needs {config.num_devices} "
+            f"devices, found {len(devices)}; lower --mesh.data, --mesh.fsdp or --mesh.tensor"
+        )
+    return jax.make_mesh(
+        (config.data, config.fsdp, config.tensor),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=devices[: config.num_devices],
+    )
+
+
+def partition_spec(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> P:
+    """The spec of a parameter by the table.
+
+    Raises:
+        UserError: no rule for the name, or a dimension that its mesh axis does not divide.
+    """
+    spec = next((spec for pattern, spec in RULES if re.fullmatch(pattern, name)), None)
+    if spec is None:
+        raise UserError(f"parameter {name} has no rule in nouscoder_jax/sharding.py; add one to RULES")
+    if len(spec) > len(shape):
+        raise UserError(f"parameter {name} has {len(shape)} dimensions, its rule {spec} in RULES has {len(spec)}")
+    for dim, axis in enumerate(spec):
+        if axis is not None and shape[dim] % mesh.shape[axis]:
+            raise UserError(
+                f"parameter {name}: dimension {dim} is {shape[dim]}, which mesh axis {axis} = {mesh.shape[axis]} does "
+                f"not divide; set --mesh.{axis} to a divisor of {shape[dim]}"
+            )
+    return spec
+
+
+def state_sharding(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> NamedSharding:
+    """The sharding of any leaf of a training state, whose name may have a prefix, such as `opt_state/1/0/mu/`.
+
+    A scalar is whole everywhere; everything else must end in the name of a parameter, as model and moments do.
+    """
+    if shape == ():
+        return NamedSharding(mesh, P())
+    return NamedSharding(mesh, partition_spec(_without_prefix(name), shape, mesh=mesh))
+
+
+def _without_prefix(name: str) -> str:
+    """The parameter's own name: what follows the container that a training state puts it in."""
+    parts = name.split("/")
+    for container in ("model", "mu", "nu"):
+        if container in parts:
+            return "/".join(parts[parts.index(container) + 1 :])
+    return name
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def put_micro_batches(arrays: Any, *, mesh: Mesh) -> Any:
+    """Host arrays "micro_batches rows time" as global arrays; with several processes each gives its own rows."""
+    sharding = NamedSharding(mesh, MICRO_BATCHES_SPEC)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)

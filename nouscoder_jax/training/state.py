@@ -1,0 +1,80 @@
+"""Everything that training carries from update to update.
+
+In: an architecture or a model, the optimizer, a mesh. Out: `TrainState` on that mesh, in three forms of one tree:
+arrays (`init`, `from_model`), shapes with shardings (`abstract`), and names (`named_leaves`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int32, Key
+
+from nouscoder_jax import sharding
+from nouscoder_jax.model import qwen3
+from nouscoder_jax.model.qwen3 import Architecture, Qwen3, param_name
+
+
+class TrainState(NamedTuple):
+    """Weights, moments and the number of updates. A pytree; float32 throughout.
+
+    Example:
+        state = from_model(load_model(path)[1], architecture, optimizer, mesh=mesh)
+    """
+
+    model: Qwen3
+    opt_state: Any
+    """optax's state; its moments mirror the model's tree."""
+    update_count: Int32[Array, ""]
+    """Updates done; also the learning-rate schedule's clock."""
+
+
+def init(
+    architecture: Architecture, optimizer: optax.GradientTransformation, key: Key[Array, ""], *, mesh: Mesh
+) -> TrainState:
+    """A fresh state with random weights, made where it will lie: no device ever holds a whole copy."""
+    make = partial(_init_from_key, architecture, optimizer)
+    return jax.jit(make, out_shardings=shardings(architecture, optimizer, mesh=mesh))(key)
+
+
+def from_model(
+    model: Qwen3, architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh
+) -> TrainState:
+    """A fresh state with the given weights (NumPy or jax arrays), which are copied to the mesh."""
+    layout = shardings(architecture, optimizer, mesh=mesh)
+    placed = jax.tree.map(lambda leaf, where: jax.device_put(leaf, where, may_alias=False), model, layout.model)
+    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(placed)
+    return TrainState(placed, opt_state, jax.device_put(jnp.int32(0), layout.update_count))
+
+
+def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """The state with `jax.ShapeDtypeStruct` leaves that carry their sharding: what a restore aims at."""
+    shapes = jax.eval_shape(partial(_init_from_key, architecture, optimizer), jax.random.key(0))
+
+    def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        layout = sharding.state_sharding(param_name(path), leaf.shape, mesh=mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
+
+    return jax.tree.map_with_path(with_sharding, shapes)
+
+
+def shardings(architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """The state with a NamedSharding in place of each array."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh=mesh))
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Every leaf by its name, such as `opt_state/1/mu/layers/mlp/up_proj`."""
+    return {param_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _init_from_key(
+    architecture: Architecture, optimizer: optax.GradientTransformation, key: Key[Array, ""]
+) -> TrainState:
+    model = qwen3.init(architecture, key)
+    return TrainState(model, optimizer.init(model), jnp.int32(0))

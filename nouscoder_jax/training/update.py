@@ -1,0 +1,244 @@
+"""One optimizer step as one compiled function, and the logprobs that objectives compare with.
+
+In: `TrainState`, a `Batch` of fixed shape, how many of its micro-batches hold anything. Out: the next state, and
+metrics as floats. Gradients of micro-batches are summed in float32 and divided once by the whole batch's count, so that
+the number of micro-batches, a traced number, changes neither the result nor the program: one compilation a row length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32
+
+from nouscoder_jax import losses, sharding
+from nouscoder_jax.config import LossConfig, TrainConfig
+from nouscoder_jax.logprobs import token_logprobs
+from nouscoder_jax.losses import Mean
+from nouscoder_jax.model import qwen3
+from nouscoder_jax.model.qwen3 import Architecture, Qwen3
+from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
+from nouscoder_jax.training.state import TrainState, shardings
+from nouscoder_jax.types import Batch
+
+LOSSES: dict[str, Callable[..., tuple[Mean, dict[str, Mean]]]] = {
+    "grpo": losses.grpo_loss,
+    "dr_grpo": losses.dr_grpo_loss,
+    "dapo": losses.dapo_loss,
+    "gspo": losses.gspo_loss,
+    "gspo_plus": losses.gspo_plus_loss,
+    "cispo": losses.cispo_loss,
+    "supervised": losses.supervised_loss,
+}
+"""Every objective by name; `supervised` is the warm start's and no choice of LossConfig."""
+
+Update = Callable[..., tuple[TrainState, dict[str, float]]]
+"""update(state, batch, num_micro_batches, old_logprobs=None)"""
+
+
+class _Sums(NamedTuple):
+    """What micro-batches add up to."""
+
+    grads: Any
+    loss: Mean
+    metrics: dict[str, Mean]
+    drift_max: Float32[Array, ""]
+
+
+def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, loss_name: str) -> Update:
+    """`update(state, batch, num_micro_batches, old_logprobs=None) -> (state, metrics)`; the given state is used up.
+
+    `batch` is of NumPy arrays with a multiple of `experience.rows_per_micro_batch` rows, of which the first
+    `num_micro_batches` micro-batches count. (With several processes: each one's own rows, its share of every
+    micro-batch.) `old_logprobs` "rows time" comes from `make_token_logprobs` where `loss.old_logprobs` is
+    "recomputed". Metrics: loss, grad_norm, learning_rate, entropy, num_tokens, drift_mean and drift_max (|logprob -
+    behavior logprob| in nats), and the objective's own. The same input gives the same bits on the same machine.
+    """
+    update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
+
+    def update(
+        state: TrainState, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None = None
+    ) -> tuple[TrainState, dict[str, float]]:
+        old_logprobs = _pick_old_logprobs(config.loss, loss_name, batch, old_logprobs)
+        arrays, old = _put((batch, old_logprobs), config, mesh=mesh)
+        state, metrics = update_on_mesh(state, arrays, old, jnp.int32(num_micro_batches))
+        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+    return update
+
+
+def make_update_on_mesh(
+    config: TrainConfig, architecture: Architecture, mesh: Mesh, *, loss_name: str
+) -> jax.stages.Wrapped:
+    """The jitted function inside `update`: (state, batch, old_logprobs, num_micro_batches) -> (state, metrics), arrays
+    of the batch "micro_batches rows time" and all of it on the mesh. For ahead-of-time compilation and tests."""
+    optimizer = make_optimizer(config.optimizer)
+    layout = shardings(architecture, optimizer, mesh=mesh)
+    micro_batch_loss = partial(_micro_batch_loss, config, _bind_loss(config, loss_name))
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    def update_on_mesh(
+        state: TrainState, batch: Batch, old_logprobs: Array, num_micro_batches: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        sums = _accumulate(micro_batch_loss, state.model, batch, old_logprobs, num_micro_batches, layout.model)
+        grads = jax.tree.map(lambda grad: grad / jnp.maximum(sums.loss.count, 1.0), sums.grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        metrics = {name: mean.value() for name, mean in sums.metrics.items()}
+        metrics |= {
+            "loss": sums.loss.value(),
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": make_schedule(config.optimizer)(state.update_count),
+            "num_tokens": sums.metrics["entropy"].count,
+            "drift_max": sums.drift_max,
+        }
+        return TrainState(model, opt_state, state.update_count + 1), metrics
+
+    return update_on_mesh
+
+
+def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Batch], np.ndarray]:
+    """`token_logprobs_of(model, batch) -> "rows time"` float32: the trainer's own logprobs of `batch.targets`.
+
+    Taken before a batch's first update they are `old_logprobs`. One process: rows come back to the host whole.
+    """
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, sharding.MICRO_BATCHES_SPEC))
+    def on_mesh(model: Qwen3, batch: Batch) -> Array:
+        return jax.lax.map(lambda micro_batch: _model_logprobs(config, model, micro_batch)[0], batch)
+
+    def token_logprobs_of(model: Qwen3, batch: Batch) -> np.ndarray:
+        (arrays,) = _put((batch,), config, mesh=mesh)
+        return np.asarray(jax.device_get(on_mesh(model, arrays))).reshape(batch.tokens.shape)
+
+    return token_logprobs_of
+
+
+def _accumulate(
+    micro_batch_loss: Callable[..., tuple[Array, tuple[Mean, dict[str, Mean], Array]]],
+    model: Qwen3,
+    batch: Batch,
+    old_logprobs: Array,
+    num_micro_batches: Array,
+    layout: Qwen3,
+) -> _Sums:
+    """Sums of gradients, losses and metrics over the first micro-batches. The loop's length is a traced number: the
+    gradient is taken inside the body, so nothing has to be differentiated through the loop."""
+
+    def pick(index: Array) -> tuple[Batch, Array]:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
+
+    def one(index: Array) -> _Sums:
+        (_, (loss, metrics, drift)), grads = jax.value_and_grad(micro_batch_loss, has_aux=True)(model, *pick(index))
+        grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
+        # Sums lie as the weights do, so that each micro-batch's gradient is reduced to shards at once.
+        return _Sums(jax.lax.with_sharding_constraint(grads, layout), loss, metrics, drift)
+
+    def step(index: Array, sums: _Sums) -> _Sums:
+        new = one(index)
+        added = jax.tree.map(jnp.add, sums[:3], new[:3])
+        return _Sums(*added, jnp.maximum(sums.drift_max, new.drift_max))
+
+    shapes = jax.eval_shape(one, jnp.int32(0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = zeros._replace(grads=jax.lax.with_sharding_constraint(zeros.grads, layout))
+    return jax.lax.fori_loop(0, num_micro_batches, step, zeros)
+
+
+def _micro_batch_loss(
+    config: TrainConfig,
+    loss: Callable[..., tuple[Mean, dict[str, Mean]]],
+    model: Qwen3,
+    batch: Batch,
+    old_logprobs: Array,
+) -> tuple[Array, tuple[Mean, dict[str, Mean], Array]]:
+    """The loss's sum, which is differentiated; and loss, metrics and the largest drift of one micro-batch."""
+    logprobs, entropy = _model_logprobs(config, model, batch)
+    mean, metrics = loss(logprobs, old_logprobs, batch)
+    where = batch.loss_mask
+    num_tokens = jnp.sum(where, dtype=jnp.float32)
+    drift = jnp.where(where, jnp.abs(jax.lax.stop_gradient(logprobs) - batch.behavior_logprobs), 0.0)
+    metrics = metrics | {
+        "entropy": Mean(jnp.sum(jnp.where(where, entropy, 0.0)), num_tokens),
+        "drift_mean": Mean(jnp.sum(drift), num_tokens),
+    }
+    return mean.total, (mean, jax.lax.stop_gradient(metrics), jnp.max(drift))
+
+
+def _model_logprobs(config: TrainConfig, model: Qwen3, batch: Batch) -> tuple[Array, Array]:
+    """Logprobs of the targets and entropy, at the temperature that completions are sampled with."""
+    hidden = qwen3.forward(
+        model,
+        batch.tokens,
+        batch.positions,
+        batch.segment_ids,
+        compute_dtype=config.model.compute_dtype,
+        attention=config.model.attention,
+        remat=config.model.remat,
+    )
+    return token_logprobs(
+        hidden,
+        qwen3.output_embedding(model),
+        batch.targets,
+        temperature=config.rollout.temperature,
+        chunk_tokens=config.model.logprob_chunk_tokens,
+    )
+
+
+def _bind_loss(config: TrainConfig, loss_name: str) -> Callable[[Array, Array, Batch], tuple[Mean, dict[str, Mean]]]:
+    """The objective with its knobs, as a function of (logprobs, old_logprobs, batch)."""
+    function = LOSSES[loss_name]
+    if loss_name == "supervised":
+        return lambda logprobs, _, batch: function(logprobs, where=batch.loss_mask)
+    knobs: dict[str, float] = {"clip_low": config.loss.clip_low, "clip_high": config.loss.clip_high}
+    if loss_name != "cispo":
+        knobs["dual_clip"] = config.loss.dual_clip
+    if loss_name == "dr_grpo":
+        knobs["normalizer_tokens"] = float(config.rollout.max_completion_tokens)
+
+    def bound(logprobs: Array, old_logprobs: Array, batch: Batch) -> tuple[Mean, dict[str, Mean]]:
+        where = batch.loss_mask
+        weights = None
+        if config.loss.max_importance_weight:
+            weights = losses.truncated_importance_weights(
+                old_logprobs, batch.behavior_logprobs, where=where, max_weight=config.loss.max_importance_weight
+            )
+        return function(
+            logprobs,
+            old_logprobs,
+            batch.advantages,
+            where=where,
+            segment_ids=batch.segment_ids,
+            importance_weights=weights,
+            **knobs,
+        )
+
+    return bound
+
+
+def _pick_old_logprobs(config: LossConfig, loss_name: str, batch: Batch, old_logprobs: np.ndarray | None) -> np.ndarray:
+    """The denominator of the ratio. Raises ValueError where it should have been recomputed and was not."""
+    if config.old_logprobs == "behavior" or loss_name == "supervised":
+        return batch.behavior_logprobs
+    if old_logprobs is None:
+        raise ValueError("loss.old_logprobs is recomputed: give update the logprobs from make_token_logprobs")
+    return old_logprobs
+
+
+def _put(arrays: Any, config: TrainConfig, *, mesh: Mesh) -> Any:
+    """ "rows time" on the host becomes "micro_batches rows time" on the mesh."""
+    rows = config.experience.rows_per_micro_batch // jax.process_count()
+
+    def split(array: np.ndarray) -> np.ndarray:
+        if array.shape[0] % rows:
+            raise ValueError(f"batch has {array.shape[0]} rows; it must be a multiple of rows_per_micro_batch ({rows})")
+        return np.asarray(array).reshape(-1, rows, array.shape[1])
+
+    return sharding.put_micro_batches(jax.tree.map(split, arrays), mesh=mesh)
