@@ -58,7 +58,7 @@ class Display:
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
         if self._stream.isatty():
-            self._progress = Progress(
+            progress = self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<10}"),
                 BarColumn(bar_width=None),
@@ -67,7 +67,7 @@ class Display:
                 console=Console(file=self._stream),
                 transient=True,
             )
-            self._steps = self._progress.add_task("steps", total=num_steps, completed=first_step)
+            self._steps = progress.add_task("steps", total=num_steps, completed=first_step)
 
     def __enter__(self) -> Display:
         if self._progress is not None:

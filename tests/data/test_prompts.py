@@ -99,10 +99,10 @@ def test_placeholders_in_a_statement_stay_as_they_are():
 def test_the_published_stdin_prompt_word_for_word(data):
     text = user_message(problem("S"), stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
     assert text == (
-        "Question: S\n\nRead the inputs from stdin, solve the problem, and write the answer to stdout (do not directly "
-        "test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when the python "
-        "program runs it reads the inputs runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n"
-        "```\n\n### Answer: (use the provided format with backticks)\n\n"
+        "Question: S\n\nRead the inputs from stdin, solve the problem, and write the answer to stdout (do not "
+        "directly test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when the "
+        "python program runs it reads the inputs runs the algorithm and writes output to STDOUT.\n"
+        "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n"
     )
 
 

@@ -1,0 +1,190 @@
+"""How many held-out problems a policy solves, with any engine and any judge.
+
+In: problems with their prompts, an Engine, something that judges. Out: EvaluationResult: pass@1, pass@k, outcomes.
+
+All completions are asked for at once, in order (the engine queues them), and each is judged as soon as it is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.sampler import cancel, sample_group
+from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Whatever turns a program into a verdict, e.g. a pool of sandboxes."""
+
+    async def judge(self, problem: Problem, program: str | None) -> Verdict:
+        """The verdict; outcome no_program for None. Raises JudgeError when the judge itself failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemResult:
+    """What became of one problem's samples.
+
+    Example:
+        ProblemResult(problem_id="tiny/held_out/0003", family="pair_sum", num_judged=16, num_accepted=5)
+    """
+
+    problem_id: str
+    family: str
+    num_judged: int
+    """Samples with a verdict."""
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """One evaluation. Samples whose judge failed are counted in num_judge_failures and in nothing else but lengths.
+
+    Example:
+        EvaluationResult(pass_at_1=0.41, pass_at_k={1: 0.41, 2: 0.52}, solved_by_family={"pair_sum": 0.9}, ...)
+    """
+
+    pass_at_1: float
+    """Mean over problems of accepted / judged; nan where nothing could be judged."""
+    pass_at_k: dict[int, float]
+    """k -> mean over problems of the unbiased estimate, for k = 1, 2, 4, ... up to the samples each problem has."""
+    solved_by_family: dict[str, float]
+    """Family -> mean over its problems of accepted / judged."""
+    outcomes: dict[str, int]
+    """Outcome -> samples."""
+    truncated_share: float
+    """Share of samples cut at the length limit."""
+    completion_tokens_mean: float
+    num_problems: int
+    num_samples: int
+    """Completions drawn, judge failures included."""
+    num_judge_failures: int
+    problems: tuple[ProblemResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def pass_at_k(*, num_samples: int, num_accepted: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is accepted: 1 - C(n-c, k) / C(n, k) (arXiv:2107.03374).
+
+    Raises ValueError for k outside 1..n.
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"got k={k} with {num_samples} samples; k is 1 to {num_samples}")
+    return 1 - math.comb(num_samples - num_accepted, k) / math.comb(num_samples, k)
+
+
+async def evaluate(
+    problems: Sequence[Problem],
+    prompts: Mapping[str, Prompt],
+    *,
+    engine: Engine,
+    judge: Judge,
+    samples_per_problem: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_completion_tokens: int,
+    seed: int,
+    decode: Callable[[Sequence[int]], str],
+    extract: Callable[[str], str | None],
+    on_progress: Callable[[int, int], None],
+) -> EvaluationResult:
+    """Draws and judges samples_per_problem completions of every problem that has a prompt.
+
+    `on_progress(done, total)` is called after every sample. The seed of a sample depends on `seed` and its place in
+    `problems` only. Raises EngineError when the engine fails; however it ends, nothing is left running.
+    """
+    asked = [problem for problem in problems if problem.problem_id in prompts]
+    groups = [
+        sample_group(
+            engine,
+            prompts[problem.problem_id],
+            group_id=index,
+            group_size=samples_per_problem,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_completion_tokens=max_completion_tokens,
+            seed=seed,
+            decode=decode,
+            extract=extract,
+        )
+        for index, problem in enumerate(asked)
+    ]
+    done = 0
+
+    async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None]:
+        nonlocal done
+        rollout = await task
+        try:
+            verdict = await judge.judge(problem, rollout.program)
+        except JudgeError:
+            verdict = None
+        done += 1
+        on_progress(done, len(asked) * samples_per_problem)
+        return rollout, verdict
+
+    sampling = [(problem, task) for problem, group in zip(asked, groups, strict=True) for task in group]
+    judging = [asyncio.create_task(judged(problem, task)) for problem, task in sampling]
+    try:
+        results = await asyncio.gather(*judging)
+    finally:
+        for task in judging:
+            task.cancel()
+        await asyncio.gather(*judging, return_exceptions=True)
+        await cancel([task for _, task in sampling])
+    return summarize(asked, results)
+
+
+def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verdict | None]]) -> EvaluationResult:
+    """The result of judged rollouts; a verdict of None is a judge failure. `problems` may hold more than were drawn."""
+    by_problem: dict[str, list[Verdict]] = {problem.problem_id: [] for problem in problems}
+    for rollout, verdict in results:
+        if verdict is not None:
+            by_problem[rollout.prompt.problem_id].append(verdict)
+    per_problem = tuple(
+        ProblemResult(
+            problem_id=problem.problem_id,
+            family=problem.family,
+            num_judged=len(verdicts := by_problem[problem.problem_id]),
+            num_accepted=sum(verdict.outcome is Outcome.ACCEPTED for verdict in verdicts),
+        )
+        for problem in problems
+    )
+    counted = [result for result in per_problem if result.num_judged > 0]
+    largest_k = min((result.num_judged for result in counted), default=0)
+    ks = [2**power for power in range(largest_k.bit_length())]
+    families = sorted({result.family for result in counted if result.family})
+    completions = [rollout.completion for rollout, _ in results]
+    outcomes = Counter(verdict.outcome.value for _, verdict in results if verdict is not None)
+    return EvaluationResult(
+        pass_at_1=_mean_pass_at(counted, 1),
+        pass_at_k={k: _mean_pass_at(counted, k) for k in ks},
+        solved_by_family={name: _mean_pass_at([r for r in counted if r.family == name], 1) for name in families},
+        outcomes={outcome.value: outcomes[outcome.value] for outcome in Outcome},
+        truncated_share=_mean([completion.finish_reason == "length" for completion in completions]),
+        completion_tokens_mean=_mean([len(completion.token_ids) for completion in completions]),
+        num_problems=len(counted),
+        num_samples=len(results),
+        num_judge_failures=sum(verdict is None for _, verdict in results),
+        problems=per_problem,
+    )
+
+
+def _mean_pass_at(results: Sequence[ProblemResult], k: int) -> float:
+    return _mean([pass_at_k(num_samples=r.num_judged, num_accepted=r.num_accepted, k=k) for r in results])
+
+
+def _mean(values: Sequence[int | float | bool]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

@@ -1,0 +1,169 @@
+"""Pass@k by hand-worked numbers; a judge failure counts as nothing."""
+
+import asyncio
+import math
+
+import pytest
+
+from nouscoder_jax import evaluation
+from nouscoder_jax.types import (
+    Comparison,
+    Completion,
+    EngineError,
+    JudgeError,
+    Outcome,
+    Problem,
+    Prompt,
+    Verdict,
+)
+
+COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False)
+
+
+def problem(problem_id, family=""):
+    return Problem(
+        problem_id=problem_id,
+        statement="",
+        tests=(),
+        fn_name=None,
+        starter_code="",
+        prelude="",
+        time_limit_s=None,
+        memory_limit_mib=None,
+        comparison=COMPARISON,
+        source="test",
+        family=family,
+    )
+
+
+class ScriptedEngine:
+    """Answers the i-th request with the token i; every third is cut at the length limit."""
+
+    name, policy_version, tokens_generated = "scripted", 0, 0
+
+    def __init__(self, fail_at=None):
+        self.requests, self.fail_at = [], fail_at
+
+    async def generate(self, prompt, sampling):
+        index = len(self.requests)
+        self.requests.append((prompt.problem_id, sampling.seed))
+        if index == self.fail_at:
+            raise EngineError("gone")
+        return Completion(
+            token_ids=(index,) * (index + 1),
+            behavior_logprobs=(0.0,) * (index + 1),
+            logprobs=(0.0,) * (index + 1),
+            finish_reason="length" if index % 3 == 2 else "stop",
+            policy_version=0,
+        )
+
+    async def reload(self, export_dir, *, policy_version):
+        raise NotImplementedError
+
+    async def close(self):
+        raise NotImplementedError
+
+
+class ScriptedJudge:
+    """Gives program "i" the i-th letter: a accepted, w wrong answer, n no program, ! judge failure."""
+
+    def __init__(self, letters):
+        self.letters = letters
+
+    async def judge(self, problem, program):
+        letter = self.letters[int(program)]
+        if letter == "!":
+            raise JudgeError("no sandbox")
+        outcome = {"a": Outcome.ACCEPTED, "w": Outcome.WRONG_ANSWER, "n": Outcome.NO_PROGRAM}[letter]
+        return Verdict(outcome=outcome, tests_passed=0, tests_total=1, cpu_s=0.0, peak_memory_mib=0.0, detail="")
+
+
+def run(letters, *, problems, samples, engine=None, progress=lambda done, total: None):
+    prompts = {p.problem_id: Prompt(problem_id=p.problem_id, token_ids=(1,)) for p in problems}
+    return asyncio.run(
+        evaluation.evaluate(
+            problems,
+            prompts,
+            engine=engine or ScriptedEngine(),
+            judge=ScriptedJudge(letters),
+            samples_per_problem=samples,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            max_completion_tokens=8,
+            seed=0,
+            decode=lambda ids: str(ids[0]),
+            extract=lambda text: text,
+            on_progress=progress,
+        )
+    )
+
+
+TWO = [problem("x", "sums"), problem("y", "words")]
+
+
+@pytest.mark.parametrize(
+    ("samples", "accepted", "k", "expected"),
+    [(4, 1, 1, 1 / 4), (4, 1, 2, 1 / 2), (4, 2, 2, 5 / 6), (4, 0, 4, 0.0), (4, 3, 2, 1.0), (1, 1, 1, 1.0)],
+)
+def test_pass_at_k_is_the_unbiased_estimate(samples, accepted, k, expected):
+    assert evaluation.pass_at_k(num_samples=samples, num_accepted=accepted, k=k) == pytest.approx(expected)
+
+
+def test_pass_at_more_than_the_samples_is_refused():
+    with pytest.raises(ValueError, match="got k=5 with 4 samples"):
+        evaluation.pass_at_k(num_samples=4, num_accepted=1, k=5)
+
+
+def test_pass_at_1_is_the_mean_over_problems():
+    result = run("aawwwwww", problems=TWO, samples=4)
+    assert result.pass_at_1 == 0.25
+    assert result.pass_at_k == pytest.approx({1: 0.25, 2: 5 / 12, 4: 0.5})
+    assert result.solved_by_family == {"sums": 0.5, "words": 0.0}
+
+
+def test_outcomes_lengths_and_truncation_are_counted():
+    result = run("awnwww", problems=TWO, samples=3)
+    assert {name: count for name, count in result.outcomes.items() if count} == {
+        "accepted": 1,
+        "wrong_answer": 4,
+        "no_program": 1,
+    }
+    assert result.truncated_share == pytest.approx(2 / 6)
+    assert result.completion_tokens_mean == pytest.approx(3.5)
+
+
+def test_a_judge_failure_counts_as_neither_right_nor_wrong():
+    result = run("a!!w", problems=TWO, samples=2)
+    assert (result.pass_at_1, result.num_judge_failures, result.num_samples) == (0.5, 2, 4)
+    assert [p.num_judged for p in result.problems] == [1, 1]
+    assert result.pass_at_k == {1: 0.5}
+
+
+def test_a_problem_that_could_not_be_judged_at_all_is_left_out_of_the_mean():
+    result = run("aa!!", problems=TWO, samples=2)
+    assert (result.pass_at_1, result.num_problems) == (1.0, 1)
+
+
+def test_nothing_judged_is_not_a_number():
+    assert math.isnan(run("!!!!", problems=TWO, samples=2).pass_at_1)
+
+
+def test_requests_come_in_order_and_seeds_repeat():
+    first, second = ScriptedEngine(), ScriptedEngine()
+    run("aaaa", problems=TWO, samples=2, engine=first)
+    run("wwww", problems=TWO, samples=2, engine=second)
+    assert first.requests == second.requests
+    assert [problem_id for problem_id, _ in first.requests] == ["x", "x", "y", "y"]
+    assert len({seed for _, seed in first.requests}) == 4
+
+
+def test_progress_ends_at_the_total():
+    seen = []
+    run("aaaa", problems=TWO, samples=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_an_engine_failure_ends_the_evaluation():
+    with pytest.raises(EngineError):
+        run("aaaa", problems=TWO, samples=2, engine=ScriptedEngine(fail_at=2))
