@@ -1,0 +1,73 @@
+"""Makers of small carriers."""
+
+import pytest
+
+
+@pytest.fixture
+def make_rollout():
+    from nouscoder_jax.types import Completion, Prompt, Rollout
+
+    def make(prompt=(1, 2, 3), completion=(7, 8), finish_reason="stop", index=0):
+        return Rollout(
+            group_id=0,
+            sample_index=index,
+            prompt=Prompt(problem_id="p", token_ids=tuple(prompt)),
+            completion=Completion(
+                token_ids=tuple(completion),
+                behavior_logprobs=tuple(-0.5 - i for i in range(len(completion))),
+                logprobs=tuple(-0.5 - i for i in range(len(completion))),
+                finish_reason=finish_reason,
+                policy_version=0,
+            ),
+            text="",
+            program=None,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_experience(make_rollout):
+    from nouscoder_jax.types import Experience
+
+    def make(*, advantage=1.0, trainable=True, **rollout):
+        return Experience(
+            rollout=make_rollout(**rollout), verdict=None, reward=None, advantage=advantage, trainable=trainable
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_verdict():
+    from nouscoder_jax.types import Outcome, Verdict
+
+    def make(accepted):
+        return Verdict(
+            outcome=Outcome.ACCEPTED if accepted else Outcome.WRONG_ANSWER,
+            tests_passed=8 if accepted else 1,
+            tests_total=8,
+            cpu_s=0.01,
+            peak_memory_mib=0.0,
+            detail="",
+        )
+
+    return make
+
+
+@pytest.fixture
+def experience_config():
+    from nouscoder_jax.config import ExperienceConfig
+
+    return ExperienceConfig(
+        reward_accepted=1.0,
+        reward_rejected=-1.0,
+        advantage="group_mean_std",
+        std_ddof=0,
+        overlong="zero_advantage",
+        drop_equal_groups=True,
+        max_draws_per_batch=3,
+        row_tokens=64,
+        rows_per_micro_batch=2,
+        updates_per_batch=1,
+    )

@@ -1,0 +1,71 @@
+"""Fates of groups."""
+
+import dataclasses
+
+import pytest
+
+from nouscoder_jax.experience.filters import GroupFate, judge_group
+from nouscoder_jax.experience.rewards import reward
+
+
+@pytest.fixture
+def judge(make_rollout, make_verdict, experience_config):
+    def run(accepted, finish=None, **changes):
+        """`accepted`: one letter a completion: A accepted, R rejected, x judge failure."""
+        finish = finish or ["stop"] * len(accepted)
+        rollouts = [make_rollout(index=i, finish_reason=f) for i, f in enumerate(finish)]
+        verdicts = [None if letter == "x" else make_verdict(letter == "A") for letter in accepted]
+        return judge_group(rollouts, verdicts, config=dataclasses.replace(experience_config, **changes))
+
+    return run
+
+
+def test_reward_is_one_number_for_accepted_another_for_the_rest_and_none_for_a_judge_failure(
+    make_verdict, experience_config
+):
+    verdicts = [make_verdict(True), make_verdict(False), None]
+    assert [reward(v, config=experience_config) for v in verdicts] == [1.0, -1.0, None]
+
+
+def test_a_mixed_group_is_used_whole(judge):
+    experiences, fate = judge("ARRA")
+    assert fate is GroupFate.USED
+    assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, -1.0, 1.0]
+    assert all(e.trainable for e in experiences)
+
+
+@pytest.mark.parametrize("letters", ["AAAA", "RRRR"])
+def test_a_group_of_equal_rewards_is_dropped(judge, letters):
+    experiences, fate = judge(letters)
+    assert fate is GroupFate.EQUAL and not any(e.trainable for e in experiences)
+
+
+def test_a_group_of_equal_rewards_is_used_where_dynamic_sampling_is_off(judge):
+    experiences, fate = judge("RRRR", drop_equal_groups=False)
+    assert fate is GroupFate.USED and {e.advantage for e in experiences} == {0.0}
+
+
+def test_a_group_equal_but_for_judge_failures_is_dropped_as_equal(judge):
+    assert judge("RxRR")[1] is GroupFate.EQUAL
+
+
+def test_a_group_with_fewer_than_two_verdicts_is_a_judge_failure(judge):
+    assert judge("Axxx")[1] is GroupFate.JUDGE_FAILURE
+
+
+def test_an_aborted_completion_counts_as_never_drawn(judge):
+    experiences, fate = judge("ARR", ["stop", "stop", "abort"])
+    assert fate is GroupFate.USED
+    assert [e.trainable for e in experiences] == [True, True, False]
+    assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, 0.0]
+    assert judge("ARR", ["stop", "abort", "abort"])[1] is GroupFate.ABORTED
+
+
+def test_a_cut_completion_still_decides_whether_rewards_are_equal_as_in_the_original(judge):
+    finish = ["stop", "stop", "length"]
+    assert judge("AAR", finish)[1] is GroupFate.USED
+    assert judge("AAR", finish, overlong="leave_group")[1] is GroupFate.EQUAL
+
+
+def test_a_group_with_nothing_but_cut_completions_is_overlong(judge):
+    assert judge("AR", ["length", "length"])[1] is GroupFate.OVERLONG
