@@ -21,13 +21,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError
-from nouscoder_jax.verifier import bundle, protocol
+from nouscoder_jax.verifier import bundle, interpreter, protocol
 from nouscoder_jax.verifier.line import Line
 from nouscoder_jax.verifier.sandbox import Limits
 
@@ -47,14 +46,14 @@ class LocalSandbox:
     """Makes sessions on this machine. Raises UserError where not even a plain process works."""
 
     def __init__(self) -> None:
-        self._python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-        self._bundle = bundle.bundle(compiled=True)
-        self._command = ["/bin/sh", "-c", _SHELL, "sh", *bundle.command(self._python, len(self._bundle))]
+        self._python = interpreter.choose()
+        self._bundle = bundle.bundle(compiled=self._python.same_bytecode)
+        self._command = ["/bin/sh", "-c", _SHELL, "sh", *bundle.command(self._python.path, len(self._bundle))]
         self._numbers = itertools.count(os.getpid() * 97)
         self._running: set[asyncio.subprocess.Process] = set()
         self._enter = "namespaces"
         self.isolation = self._probe()
-        self.name = _NAMES[self.isolation]
+        self.name = f"{_NAMES[self.isolation]}; Python {self._python.version}"
 
     @contextlib.asynccontextmanager
     async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
@@ -127,7 +126,7 @@ class LocalSandbox:
                         timeout=60, check=False, start_new_session=True,
                     )  # fmt: skip
                 except (OSError, subprocess.TimeoutExpired) as error:
-                    raise UserError(f"no local sandbox: {self._python} does not run ({error})") from error
+                    raise UserError(f"no local sandbox: {self._python.path} does not run ({error})") from error
             answer = protocol.unpack_fields(done.stdout[protocol.HEAD.size :])
             if "isolation" in answer:
                 return answer["isolation"]

@@ -122,7 +122,7 @@ class Runner:
             PATH="/usr/local/bin:/usr/bin:/bin", HOME=task.folder, LANG="C.UTF-8", LC_ALL="C.UTF-8",
             PYTHONINTMAXSTRDIGITS="0", PYTHONDONTWRITEBYTECODE="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1",
         )
-        sys.path[:] = [entry for entry in sys.path if entry]
+        _make_site()
         gc.disable()
         return {"isolation": isolation, "filter": int(bool(task.filter)), "python": sys.version.split()[0]}
 
@@ -391,6 +391,20 @@ def _empty(folder: str) -> None:
         except (OSError, RecursionError):
             continue
     sys.setrecursionlimit(limit)
+
+
+def _make_site() -> None:
+    """What `site` would do: installed packages on the path (their .pth files are not run), exit, quit, help."""
+    import _sitebuiltins
+    import builtins
+
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = [f"{prefix}/lib/{name}" for prefix in (sys.prefix, "/usr/local") for name in (
+        f"{version}/site-packages", f"{version}/dist-packages", "python3/dist-packages")]  # fmt: skip
+    sys.path[:] = [entry for entry in sys.path if entry] + [path for path in packages if os.path.isdir(path)]
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")  # type: ignore[assignment]
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")  # type: ignore[assignment]
+    builtins.help = _sitebuiltins._Helper()  # type: ignore[assignment]
 
 
 def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
