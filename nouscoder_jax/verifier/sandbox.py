@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError
 
@@ -60,6 +60,7 @@ class Execution:
     """For people: the last line of stderr, the signal, the limit."""
 
 
+@runtime_checkable
 class Session(Protocol):
     """One program in one sandbox."""
 
@@ -68,6 +69,7 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
 class Sandbox(Protocol):
     """Makes sessions: a sandbox a rollout."""
 
