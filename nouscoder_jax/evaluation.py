@@ -15,9 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.data.problems import read_problems
+from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.sampler import cancel, sample_group
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
+from nouscoder_jax.verifier import pool as verifier
+from nouscoder_jax.verifier.extract import extract_program
 
 
 @runtime_checkable
@@ -70,8 +75,22 @@ class EvaluationResult:
     problems: tuple[ProblemResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return dataclasses.asdict(self)
+        """The result as JSON values; what is not a number is null."""
+        values = dataclasses.asdict(self)
+        return {name: None if value != value else value for name, value in values.items()}
+
+    def table(self) -> list[str]:
+        """The result as lines for people."""
+        shares = "  ".join(f"pass@{k} {share:.1%}" for k, share in self.pass_at_k.items())
+        outcomes = ", ".join(f"{name} {count}" for name, count in self.outcomes.items() if count)
+        width = max(map(len, self.solved_by_family), default=0)
+        return [
+            f"{self.num_problems} problems, {self.num_samples} completions of {self.completion_tokens_mean:.0f} tokens "
+            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged",
+            f"outcomes: {outcomes or 'none'}",
+            *(f"  {family:<{width}}  {share:6.1%}" for family, share in self.solved_by_family.items()),
+            shares or "nothing was judged",
+        ]
 
 
 def pass_at_k(*, num_samples: int, num_accepted: int, k: int) -> float:
@@ -145,6 +164,66 @@ async def evaluate(
         await asyncio.gather(*judging, return_exceptions=True)
         await cancel([task for _, task in sampling])
     return summarize(asked, results)
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Takes how far a stage is."""
+
+    def __call__(self, stage: str, *, done: int, total: int) -> None:
+        """Shows it."""
+        ...
+
+
+async def evaluate_directory(
+    config: TrainConfig, *, progress: Progress, line: Callable[[str], None]
+) -> EvaluationResult:
+    """Evaluates the Hugging Face directory model.path on data.held_out with the embedded engine, by the config.
+
+    `line` takes lines for people: what judges, what was left out. Raises UserError, EngineError.
+    """
+    from nouscoder_jax.rollout.embedded import EmbeddedEngine  # imports jax, which `evaluate` does without
+
+    settings = config.evaluation
+    problems = read_problems(config.data.held_out)
+    prompt_maker = PromptMaker(config.model.path, config.data)
+    prompts, left_out = prompt_maker.make_all(problems)
+    judge = verifier.Judge(verifier.make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True)
+    try:
+        line(f"judge: {judge.name}")
+        if left_out:
+            line(
+                f"{len(left_out)} problems left out: prompts over data.max_prompt_tokens={config.data.max_prompt_tokens}"
+            )
+        engine = EmbeddedEngine.from_directory(
+            config.model.path,
+            eos_ids=prompt_maker.eos_token_ids,
+            num_slots=config.rollout.num_slots,
+            decode_chunk_tokens=config.rollout.decode_chunk_tokens,
+            max_cache_tokens=config.data.max_prompt_tokens + settings.max_completion_tokens,
+            compute_dtype=config.model.compute_dtype,
+            policy_version=0,
+        )
+        try:
+            return await evaluate(
+                problems,
+                prompts,
+                engine=engine,
+                judge=judge,
+                samples_per_problem=settings.samples_per_problem,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_completion_tokens=settings.max_completion_tokens,
+                seed=config.seed,
+                decode=prompt_maker.decode,
+                extract=extract_program,
+                on_progress=lambda done, total: progress("evaluate", done=done, total=total),
+            )
+        finally:
+            await engine.close()
+    finally:
+        await judge.close()
 
 
 def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verdict | None]]) -> EvaluationResult:

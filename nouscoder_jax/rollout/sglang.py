@@ -34,24 +34,26 @@ class SGLangEngine:
     """Engine over one or more SGLang servers; each request goes to the one with the fewest in flight.
 
     Example:
-        engine = await SGLangEngine.connect(urls, eos_token_ids=(151645,), max_in_flight=128, request_timeout_s=2400.0)
+        engine = SGLangEngine(urls, num_slots=128, request_timeout_s=2400.0, eos_token_ids=(151645,))
     """
 
     def __init__(
-        self,
-        client: httpx.AsyncClient,
-        servers: dict[str, dict[str, Any]],
-        *,
-        eos_token_ids: Sequence[int],
-        max_in_flight: int,
+        self, urls: Sequence[str], *, num_slots: int, request_timeout_s: float, eos_token_ids: Sequence[int]
     ) -> None:
-        """Use `connect`. `servers`: what each url answered on /model_info."""
-        model = next(iter(servers.values()))["model_path"]
+        """Asks every server which model it serves. Raises UserError that names one that does not answer.
+
+        `num_slots`: requests in flight to one server at most.
+        """
+        urls = [url.rstrip("/") for url in urls]
+        with httpx.Client(timeout=CONNECT_TIMEOUT_S) as client:
+            servers = {url: _ask_model_info(client, url) for url in urls}
+        model = str(servers[urls[0]]["model_path"])
         self.name = f"SGLang ({len(servers)} server{'s' * (len(servers) > 1)}, {model})"
-        self._client = client
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(request_timeout_s), limits=limits)
         self._eos_token_ids = list(eos_token_ids)
         self._in_flight = dict.fromkeys(servers, 0)
-        self._slots = {url: asyncio.Semaphore(max_in_flight) for url in servers}
+        self._slots = {url: asyncio.Semaphore(num_slots) for url in servers}
         # What a server starts with is version 0 of the run, whatever it calls it.
         self._versions = {str(info["weight_version"]): 0 for info in servers.values()}
         self._policy_version = 0
@@ -59,24 +61,6 @@ class SGLangEngine:
         self._tokens_generated = 0
         self._aborts: set[asyncio.Task[None]] = set()
         self._closed = False
-
-    @classmethod
-    async def connect(
-        cls, urls: Sequence[str], *, eos_token_ids: Sequence[int], max_in_flight: int, request_timeout_s: float
-    ) -> SGLangEngine:
-        """An engine whose servers all answer. Raises UserError that names one that does not.
-
-        `max_in_flight` is per server.
-        """
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        client = httpx.AsyncClient(timeout=httpx.Timeout(request_timeout_s), limits=limits)
-        try:
-            answers = await asyncio.gather(*(_model_info(client, url.rstrip("/")) for url in urls))
-        except UserError:
-            await client.aclose()
-            raise
-        servers = {url.rstrip("/"): info for url, info in zip(urls, answers, strict=True)}
-        return cls(client, servers, eos_token_ids=eos_token_ids, max_in_flight=max_in_flight)
 
     @property
     def policy_version(self) -> int:
@@ -147,7 +131,7 @@ class SGLangEngine:
             "return_sampling_mask": truncating,
         }
         try:
-            return await self._post(url, "/generate", request)
+            return await self._call(url, "/generate", request)
         except asyncio.CancelledError:
             # The server must hear of it although this task is ending.
             abort = asyncio.create_task(self._abort(url, request["rid"]))
@@ -159,9 +143,9 @@ class SGLangEngine:
         with contextlib.suppress(httpx.HTTPError):  # a server that is gone generates nothing either
             await self._client.post(f"{url}/abort_request", json={"rid": rid}, timeout=CONNECT_TIMEOUT_S)
 
-    async def _post(self, url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, url: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         try:
-            response = await self._client.post(url + path, json=body)
+            response = await self._client.request("GET" if body is None else "POST", url + path, json=body)
         except httpx.TimeoutException as error:
             raise EngineError(f"{url}{path} gave no answer within {self._client.timeout.read} s") from error
         except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: closed while waiting
@@ -175,13 +159,10 @@ class SGLangEngine:
 
     async def _reload(self, url: str, export_dir: Path, name: str) -> None:
         request = {"model_path": str(export_dir.resolve()), "weight_version": name}
-        answer = await self._post(url, "/update_weights_from_disk", request)
+        answer = await self._call(url, "/update_weights_from_disk", request)
         if not answer.get("success"):
             raise EngineError(f"{url} did not load {export_dir}: {answer.get('message')}")
-        try:
-            served = (await _model_info(self._client, url)).get("weight_version")
-        except UserError as error:
-            raise EngineError(str(error)) from error
+        served = (await self._call(url, "/model_info", None)).get("weight_version")
         if str(served) != name:
             raise EngineError(f"{url} loaded {export_dir} as version {name} and now says it serves {served!r}")
 
@@ -215,16 +196,16 @@ class SGLangEngine:
         )
 
 
-async def _model_info(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+def _ask_model_info(client: httpx.Client, url: str) -> dict[str, Any]:
     try:
-        response = await client.get(f"{url}/model_info", timeout=CONNECT_TIMEOUT_S)
+        response = client.get(f"{url}/model_info")
         response.raise_for_status()
         info = response.json()
         if isinstance(info, dict) and {"model_path", "weight_version"} <= info.keys():
             return info
         reason = "its /model_info is not SGLang's"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        reason = f"{type(error).__name__} {error}".split("\n")[0]
+        reason = " ".join(f"{type(error).__name__} {error}".split())
     raise UserError(
         f"no SGLang server answers at {url} ({reason}); start one with `python -m sglang.launch_server --model-path "
         "DIR --port PORT`, name others with --rollout.urls, or use --rollout.engine embedded"

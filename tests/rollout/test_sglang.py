@@ -42,14 +42,14 @@ def free_port() -> int:
 
 
 def connect(url, *, timeout_s=60.0):
-    return SGLangEngine.connect([url], eos_token_ids=(EOS,), max_in_flight=8, request_timeout_s=timeout_s)
+    return SGLangEngine([url], num_slots=8, request_timeout_s=timeout_s, eos_token_ids=(EOS,))
 
 
 def with_engine(url, action):
     """What `await action(engine)` returns."""
 
     async def main():
-        engine = await connect(url)
+        engine = connect(url)
         try:
             return await action(engine)
         finally:
@@ -64,7 +64,7 @@ def with_engine(url, action):
 def test_an_address_where_nothing_answers_is_one_line_with_the_fix():
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError) as error:
-        asyncio.run(connect(url))
+        connect(url)
     assert f"no SGLang server answers at {url}" in str(error.value) and "\n" not in str(error.value)
     assert "--rollout.urls" in str(error.value)
 
@@ -305,7 +305,7 @@ def test_tokens_of_weights_that_this_run_did_not_load_are_refused(server, models
 @needs_server
 def test_a_server_that_hangs_is_an_engine_error_after_the_timeout(server):
     async def hang():
-        engine = await connect(server[0], timeout_s=1.0)
+        engine = connect(server[0], timeout_s=1.0)
         os.killpg(server[1].pid, signal.SIGSTOP)
         try:
             with pytest.raises(EngineError, match="gave no answer within 1.0 s"):
@@ -328,4 +328,4 @@ def test_a_server_that_dies_is_an_engine_error(server):
     outcomes = with_engine(server[0], die)
     assert all(isinstance(outcome, EngineError) for outcome in outcomes if not hasattr(outcome, "token_ids"))
     with pytest.raises(UserError, match="no SGLang server answers"):
-        asyncio.run(connect(server[0]))
+        connect(server[0])
