@@ -1,0 +1,380 @@
+"""The engine that runs in this process: Qwen3 in JAX with a KV cache, slots refilled as they finish.
+
+In: prompts with a sampling each, exported weights. Out: completions. The one file of the host world that imports jax.
+
+One asyncio task schedules: between two chunks of decoding it swaps weights, frees cancelled slots and fills free slots
+from the queue in call order; the chunk itself runs in a worker thread, so that the event loop (and verification) goes
+on. Calls that come in one burst are admitted together, so that the same calls in the same order give the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.model import generate
+from nouscoder_jax.model.qwen3 import Architecture, Qwen3
+from nouscoder_jax.model.weights import load_model
+from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens that one prefill call computes at most (one prompt may be longer)."""
+MAX_PREFILL_PROMPTS = 8
+"""Prompts that one prefill call computes at most."""
+
+IDLE_LENGTH = 2**30
+"""Length of a slot without a request: past every cache, so that it writes nothing over the prefix it may hold."""
+
+
+def bucket(num_tokens: int) -> int:
+    """Returns the least of 64, 96, 128, 192, 256, 384, ... that holds `num_tokens`: few shapes, few compilations."""
+    size = 64
+    while size < num_tokens:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return size
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Request:
+    """A call of `generate` from its arrival to its completion."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    future: asyncio.Future[Completion]
+    policy_version: int = -1
+    ids: list[int] = field(default_factory=list)
+    behavior_logprobs: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def total_tokens(self) -> int:
+        return len(self.prompt) + self.sampling.max_completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Admission:
+    """What the worker thread does before a chunk: prompts to compute into slots, slots to copy from one to another."""
+
+    early_copies: tuple[tuple[int, int], ...]
+    """Source and target slots; sources hold what an earlier chunk left, so this comes before any prefill."""
+    prefills: tuple[tuple[int, tuple[int, ...]], ...]
+    late_copies: tuple[tuple[int, int], ...]
+    """Source and target slots; sources are filled by this admission."""
+    cache_time: int
+
+
+class EmbeddedEngine:
+    """An `Engine` over a model in this process's memory."""
+
+    def __init__(
+        self,
+        model: Qwen3,
+        architecture: Architecture,
+        *,
+        eos_ids: Sequence[int],
+        num_slots: int,
+        decode_chunk_tokens: int,
+        max_cache_tokens: int,
+        compute_dtype: str,
+        policy_version: int,
+    ):
+        """Takes a model (NumPy or jax arrays). `max_cache_tokens` bounds prompt + completion of one request."""
+        self.name = f"embedded (JAX, {num_slots} slots)"
+        self._architecture = architecture
+        self._eos_ids = tuple(eos_ids)
+        self._num_slots = num_slots
+        self._chunk = decode_chunk_tokens
+        self._max_cache_tokens = max_cache_tokens
+        self._compute_dtype = compute_dtype
+        self._prepare = jax.jit(partial(generate.prepare, compute_dtype=compute_dtype))
+        self._prefill = jax.jit(partial(generate.prefill, architecture=architecture), donate_argnums=1)
+        self._copy = jax.jit(generate.copy_prefix, donate_argnums=0)
+        self._resize = jax.jit(generate.resize, static_argnames="time", donate_argnums=0)
+        self._decode = jax.jit(
+            partial(generate.decode, num_steps=self._chunk, eos_ids=self._eos_ids, architecture=architecture),
+            donate_argnums=1,
+        )
+        self._weights = self._prepare(model)
+        self._cache: generate.Cache | None = None
+        self._cache_time = 0
+        self._policy_version = policy_version
+        self._tokens_generated = 0
+        self._queue: deque[_Request] = deque()
+        self._slots: list[_Request | None] = [None] * num_slots
+        self._resident: list[tuple[int, ...] | None] = [None] * num_slots  # prompt whose prefix a slot's cache holds
+        self._new_weights: tuple[generate.Weights, int, asyncio.Future[None]] | None = None
+        self._wake: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failure: EngineError | None = None
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-engine")
+
+    @classmethod
+    def from_directory(
+        cls,
+        path: Path | str,
+        *,
+        eos_ids: Sequence[int],
+        num_slots: int,
+        decode_chunk_tokens: int,
+        max_cache_tokens: int,
+        compute_dtype: str,
+        policy_version: int,
+    ) -> EmbeddedEngine:
+        """Returns an engine over the weights of a Hugging Face directory. Raises UserError where it cannot be read."""
+        architecture, model = load_model(path)
+        return cls(
+            model,
+            architecture,
+            eos_ids=eos_ids,
+            num_slots=num_slots,
+            decode_chunk_tokens=decode_chunk_tokens,
+            max_cache_tokens=max_cache_tokens,
+            compute_dtype=compute_dtype,
+            policy_version=policy_version,
+        )
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that the next token is sampled with."""
+        return self._policy_version
+
+    @property
+    def tokens_generated(self) -> int:
+        """Completion tokens sampled since the engine was made, those of cancelled calls included."""
+        return self._tokens_generated
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        """Returns one completion; see `Engine.generate`. Temperature 0 takes the most probable token."""
+        if self._failure is not None:
+            raise self._failure
+        request = _Request(
+            prompt=prompt.token_ids, sampling=sampling, future=asyncio.get_running_loop().create_future()
+        )
+        if not request.prompt:
+            raise EngineError("the prompt is empty; an engine continues at least one token")
+        if request.total_tokens > self._max_cache_tokens:
+            raise EngineError(
+                f"prompt of {len(request.prompt)} + completion of {sampling.max_completion_tokens} tokens exceed the "
+                f"engine's {self._max_cache_tokens}; shorten one or raise max_cache_tokens"
+            )
+        self._queue.append(request)
+        self._start()
+        return await request.future
+
+    async def reload(self, export_dir: Path, *, policy_version: int) -> None:
+        """Takes the weights of a Hugging Face directory between two chunks; see `Engine.reload`.
+
+        Sequences under way go on with the keys and values that the old weights wrote.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            architecture, model = await asyncio.to_thread(load_model, export_dir)
+        except UserError as error:
+            raise EngineError(f"weights of version {policy_version} not taken: {error}") from error
+        if architecture != self._architecture:
+            raise EngineError(
+                f"weights of version {policy_version} not taken: {export_dir} has another architecture than the engine"
+            )
+        weights = await asyncio.to_thread(self._prepare, model)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._new_weights is not None:
+            await asyncio.wait([self._new_weights[2]])
+        self._new_weights = (weights, policy_version, done)
+        self._start()
+        await done
+
+    async def close(self) -> None:
+        """Stops the scheduler; pending calls raise EngineError."""
+        self._fail(EngineError("the engine was closed"))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self._worker.shutdown)
+        self._cache = None
+
+    def _start(self) -> None:
+        """Wakes the scheduler; makes it in the running event loop when there is none."""
+        if self._task is None or self._task.done():
+            self._wake = asyncio.Event()
+            self._task = asyncio.create_task(self._schedule(self._wake), name="embedded engine")
+        assert self._wake is not None
+        self._wake.set()
+
+    def _fail(self, failure: EngineError) -> None:
+        self._failure = failure
+        futures = [request.future for request in [*self._slots, *self._queue] if request is not None]
+        if self._new_weights is not None:
+            futures.append(self._new_weights[2])
+        for future in futures:
+            if not future.done():
+                future.set_exception(failure)
+        self._queue.clear()
+        self._slots = [None] * self._num_slots
+        self._new_weights = None
+
+    async def _schedule(self, wake: asyncio.Event) -> None:
+        """Runs chunks while there is work. A failure of any kind reaches every pending call as EngineError."""
+        try:
+            while True:
+                if not self._has_work():
+                    wake.clear()
+                    await wake.wait()
+                    await asyncio.sleep(0)  # the rest of a burst of calls gets in before its first is admitted
+                self._swap_weights()
+                admission = self._admit()
+                if any(self._slots):
+                    chunk = partial(self._run_chunk, admission, self._slot_arrays())
+                    sampled = await asyncio.get_running_loop().run_in_executor(self._worker, chunk)
+                    self._collect(sampled)
+        except Exception as error:  # the top of a worker task that nobody awaits; the failure goes to every caller
+            logging.getLogger(__name__).exception("the embedded engine failed")
+            self._fail(EngineError(f"the embedded engine failed: {error!r}"))
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._new_weights is not None or any(self._slots)
+
+    def _swap_weights(self) -> None:
+        if self._new_weights is None:
+            return
+        self._weights, self._policy_version, done = self._new_weights
+        self._new_weights = None
+        self._resident = [None] * self._num_slots  # prefixes of the old weights are no source for new sequences
+        if not done.done():
+            done.set_result(None)
+
+    def _admit(self) -> _Admission:
+        """Frees cancelled slots and fills free ones in call order; a prompt that a slot's cache holds is copied."""
+        for index, request in enumerate(self._slots):
+            if request is not None and request.future.done():
+                self._slots[index] = None
+        was_idle = not any(self._slots)
+        early: list[tuple[int, int]] = []
+        prefills: list[tuple[int, tuple[int, ...]]] = []
+        late: list[tuple[int, int]] = []
+        fresh: set[int] = set()  # slots that hold their prefix only once the prefills have run
+        for index in range(self._num_slots):
+            if self._slots[index] is not None:
+                continue
+            request = self._next_request()
+            if request is None:
+                break
+            self._slots[index] = request
+            prefix = request.prompt[:-1]
+            source = self._resident.index(prefix) if prefix in self._resident else None
+            if source is None and prefix:
+                prefills.append((index, prefix))
+                fresh.add(index)
+            elif source in fresh:
+                late.append((source, index))
+                fresh.add(index)
+            elif source is not None and source != index:
+                early.append((source, index))
+            self._resident[index] = prefix
+        cache_time = bucket(max((r.total_tokens for r in self._slots if r is not None), default=1))
+        if not was_idle:  # shrinking is for the next pause: a change of shape copies the cache and may compile
+            cache_time = max(cache_time, self._cache_time)
+        self._resident = [None if p is None or len(p) > cache_time else p for p in self._resident]
+        return _Admission(
+            early_copies=tuple(early), prefills=tuple(prefills), late_copies=tuple(late), cache_time=cache_time
+        )
+
+    def _next_request(self) -> _Request | None:
+        """Returns the first call of the queue that nobody cancelled."""
+        while self._queue:
+            request = self._queue.popleft()
+            if not request.future.done():
+                request.policy_version = self._policy_version
+                return request
+        return None
+
+    def _slot_arrays(self) -> generate.Slots:
+        """Returns what `decode` wants to know of each slot, as NumPy arrays."""
+
+        def column(dtype: type, idle: float, read) -> np.ndarray:  # noqa: ANN001
+            return np.asarray([idle if request is None else read(request) for request in self._slots], dtype)
+
+        return generate.Slots(
+            tokens=column(np.int32, 0, lambda r: r.ids[-1] if r.ids else r.prompt[-1]),
+            lengths=column(np.int32, IDLE_LENGTH, lambda r: len(r.prompt) + len(r.ids) - 1),
+            counts=column(np.int32, 0, lambda r: len(r.ids)),
+            limits=column(np.int32, 0, lambda r: r.sampling.max_completion_tokens),
+            seeds=column(np.int32, 0, lambda r: r.sampling.seed),
+            temperatures=column(np.float32, 1, lambda r: r.sampling.temperature or 1.0),
+            top_ps=column(np.float32, 1, lambda r: r.sampling.top_p),
+            top_ks=column(np.int32, 0, lambda r: r.sampling.top_k if r.sampling.temperature else 1),
+            active=column(np.bool_, False, lambda r: True),
+        )
+
+    def _run_chunk(self, admission: _Admission, slots: generate.Slots) -> generate.Sampled:
+        """Runs in the worker thread: makes room, fills new slots, decodes one chunk, returns NumPy arrays."""
+        cache = self._cache
+        if cache is None:
+            cache = generate.init_cache(
+                self._architecture, num_slots=self._num_slots, time=admission.cache_time, dtype=self._compute_dtype
+            )
+        elif admission.cache_time != self._cache_time:
+            cache = self._resize(cache, time=admission.cache_time)
+        self._cache = None  # donated from here on
+        self._cache_time = admission.cache_time
+        cache = self._fill(cache, admission)
+        cache, sampled = self._decode(self._weights, cache, slots)
+        self._cache = cache
+        return jax.tree.map(np.asarray, sampled)
+
+    def _fill(self, cache: generate.Cache, admission: _Admission) -> generate.Cache:
+        """Brings the prefixes of new requests into their slots, long ones first, few at a time to bound memory."""
+        cache = self._copy_slots(cache, admission.early_copies)
+        waiting = sorted(admission.prefills, key=lambda prefill: (len(prefill[1]), prefill[0]))
+        while waiting:
+            time = min(bucket(len(waiting[-1][1])), admission.cache_time)
+            num_prompts = max(1, min(MAX_PREFILL_PROMPTS, PREFILL_TOKENS // time))
+            now, waiting = waiting[-num_prompts:], waiting[:-num_prompts]
+            tokens = np.zeros((num_prompts, time), np.int32)
+            slots = np.full(num_prompts, self._num_slots, np.int32)  # outside: writes nothing
+            for row, (slot, prefix) in enumerate(now):
+                tokens[row, : len(prefix)] = prefix
+                slots[row] = slot
+            cache = self._prefill(self._weights, cache, tokens, slots)
+        return self._copy_slots(cache, admission.late_copies)
+
+    def _copy_slots(self, cache: generate.Cache, copies: tuple[tuple[int, int], ...]) -> generate.Cache:
+        if not copies:
+            return cache
+        pairs = np.zeros((2, self._num_slots), np.int32)
+        pairs[:, : len(copies)] = np.asarray(copies, np.int32).T
+        return self._copy(cache, pairs[0], pairs[1], np.int32(len(copies)))
+
+    def _collect(self, sampled: generate.Sampled) -> None:
+        """Appends a chunk's tokens to their requests and completes those that ended."""
+        for index, request in enumerate(self._slots):
+            if request is None:
+                continue
+            count = int(sampled.counts[index])
+            self._tokens_generated += count
+            request.ids += sampled.ids[index, :count].tolist()
+            request.behavior_logprobs += sampled.behavior_logprobs[index, :count].tolist()
+            request.logprobs += sampled.logprobs[index, :count].tolist()
+            if not sampled.active[index]:
+                self._slots[index] = None
+                if not request.future.done():
+                    request.future.set_result(self._completion(request))
+
+    def _completion(self, request: _Request) -> Completion:
+        return Completion(
+            token_ids=tuple(request.ids),
+            behavior_logprobs=tuple(request.behavior_logprobs),
+            logprobs=tuple(request.logprobs),
+            finish_reason="stop" if request.ids[-1] in self._eos_ids else "length",
+            policy_version=request.policy_version,
+        )
