@@ -15,12 +15,12 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 
-_SYSTEM = ("/usr/bin/python3", "/usr/local/bin/python3")
+_SYSTEM = "/usr/bin/python3"
 _OLDEST = (3, 11)
 _QUESTION = (
-    "import importlib.util, json, os, sys, sysconfig;"
+    "import importlib.util, json, os, sys;"
     "print(json.dumps([os.path.realpath(sys.executable), sys.version_info[:3], sys.base_prefix,"
-    "importlib.util.MAGIC_NUMBER.hex(), sysconfig.get_config_var('CONFIG_ARGS') or '']))"
+    "importlib.util.MAGIC_NUMBER.hex()]))"
 )
 
 
@@ -29,7 +29,7 @@ class Interpreter:
     """A Python on this machine.
 
     Example:
-        Interpreter(path="/usr/bin/python3.11", version="3.11.2", prefix="/usr", same_bytecode=True, optimised=True)
+        Interpreter(path="/usr/bin/python3.11", version="3.11.2", prefix="/usr", same_bytecode=True)
     """
 
     path: str
@@ -38,30 +38,27 @@ class Interpreter:
     prefix: str
     same_bytecode: bool
     """It runs what this process compiles."""
-    optimised: bool
-    """Built with profile-guided optimisation, as far as it says."""
 
 
 @functools.cache
 def choose() -> Interpreter:
-    """This process's own base interpreter, or the system's where that is an optimised build and ours is not."""
+    """This process's own base interpreter where it is an optimised build, else the system's, which distributions
+    optimise (they do not say so in a way that can be read), else our own after all."""
     own = Interpreter(
         path=os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
         version=".".join(map(str, sys.version_info[:3])),
         prefix=os.path.realpath(sys.base_prefix),
         same_bytecode=True,
-        optimised=_is_optimised(sysconfig.get_config_var("CONFIG_ARGS") or ""),
     )
-    if own.optimised:
+    if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
         return own
-    others = (_ask(path) for path in _SYSTEM if os.path.exists(path))
-    return next((other for other in others if other is not None and other.optimised), own)
+    return _system() or own
 
 
-def _ask(path: str) -> Interpreter | None:
+def _system() -> Interpreter | None:
     try:
-        done = subprocess.run([path, "-I", "-S", "-c", _QUESTION], capture_output=True, timeout=30, check=True)
-        real, version, prefix, magic, arguments = json.loads(done.stdout)
+        done = subprocess.run([_SYSTEM, "-I", "-S", "-c", _QUESTION], capture_output=True, timeout=30, check=True)
+        real, version, prefix, magic = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     if tuple(version) < _OLDEST:
@@ -71,9 +68,4 @@ def _ask(path: str) -> Interpreter | None:
         version=".".join(map(str, version)),
         prefix=os.path.realpath(prefix),
         same_bytecode=magic == importlib.util.MAGIC_NUMBER.hex(),
-        optimised=_is_optimised(arguments),
     )
-
-
-def _is_optimised(arguments: str) -> bool:
-    return "--enable-optimizations" in arguments

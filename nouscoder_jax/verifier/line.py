@@ -49,7 +49,7 @@ class Line:
             raise JudgeError("the sandbox could not be cleaned after the last test")
         try:
             answer, output = await asyncio.wait_for(
-                self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), limits.wall_s + SLACK_S
+                self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), _deadline_s(limits)
             )
         except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
             raise RunnerLostError(f"the sandbox fell silent during a test: {error!r}") from error
@@ -86,3 +86,7 @@ class Line:
             raise ValueError(f"an answer of {fields_size} + {body_size} bytes")
         answer = protocol.unpack_fields(await self.reader.readexactly(fields_size))
         return answer, await self.reader.readexactly(body_size)
+
+
+def _deadline_s(limits: Limits) -> float:
+    return limits.wall_s * (1 + protocol.MAX_WAIT_FACTOR) + SLACK_S

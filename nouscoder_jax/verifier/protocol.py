@@ -15,6 +15,8 @@ import struct
 
 HEAD = struct.Struct(">II")
 MAX_FIELDS_BYTES = 1 << 16
+MAX_WAIT_FACTOR = 10.0
+"""Waiting for a processor lengthens a test's wall limit by at most this multiple of it."""
 
 
 def pack(fields: dict[str, object], body: bytes) -> bytes:

@@ -341,11 +341,25 @@ class Watch:
             return "output_limit"
         if memory_mib > task.memory_mib:
             return "memory_limit"
-        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s:
+        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
             return "time_limit"
         if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
             return f"more than {self.runner.max_processes} processes"
         return ""
+
+
+    def waited_s(self) -> float:
+        """Seconds that the program was ready to run and got no processor: the machine's doing, not the program's."""
+        if self.wall_s <= self.runner.wall_s:
+            return 0.0
+        longest = 0
+        for pid in self.runner.others():
+            try:
+                with open(f"/proc/{pid}/schedstat", "rb") as file:
+                    longest = max(longest, int(file.read().split()[1]))
+            except (OSError, IndexError):
+                continue
+        return min(longest / 1e9, protocol.MAX_WAIT_FACTOR * self.runner.wall_s)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -1,0 +1,77 @@
+"""A Docker image with a Python and nothing else, made of this machine's own files: nothing is pulled.
+
+In: an Interpreter, a Docker API client. Out: an image on the engine. Users may name any image with a python3 (3.11 or
+newer) instead, for example one with numpy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from nouscoder_jax.verifier.interpreter import Interpreter
+
+BYTECODE_LABEL = "nouscoder.bytecode"
+"""Image label: the byte code that its Python runs. Where it is ours, the runner is sent compiled."""
+BYTECODE = importlib.util.MAGIC_NUMBER.hex()
+_LEFT_OUT = {
+    *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"),
+    *("distutils", "pydoc_data", "venv"),
+}
+_CONFIG = re.compile(r"^config-\d")
+_LIBRARY = re.compile(r"(?:=> )?(/[^ \n]+) \(0x")
+_FOLDERS = ("dev", "etc", "proc", "sys", "tmp")
+
+
+def root_tar(python: Interpreter) -> bytes:
+    """A tar of a root folder: the interpreter, its standard library, the shared libraries that they need."""
+    major_minor = "python" + ".".join(python.version.split(".")[:2])
+    library = Path(python.prefix, "lib", major_minor)
+    files = [path for path in sorted(library.rglob("*")) if path.is_file() and not _is_left_out(path.relative_to(library))]
+    binaries = [python.path] + [str(path) for path in files if path.suffix == ".so"]
+    sources = dict.fromkeys([python.path, *map(str, files), *_shared_libraries(binaries)])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for folder in _FOLDERS:
+            _add_folder(tar, folder)
+        for source in sources:
+            info = tar.gettarinfo(os.path.realpath(source), arcname=source.lstrip("/"))
+            info.uid = info.gid = 0
+            info.mode = 0o755 if info.mode & 0o100 else 0o644
+            info.type, info.linkname = tarfile.REGTYPE, ""
+            info.size = os.path.getsize(source)
+            with open(source, "rb") as file:
+                tar.addfile(info, file)
+        if python.path != "/usr/bin/python3":
+            link = tarfile.TarInfo("usr/bin/python3")
+            link.type, link.linkname = tarfile.SYMTYPE, python.path
+            tar.addfile(link)
+    return buffer.getvalue()
+
+
+def make(api: Any, name: str, python: Interpreter) -> None:
+    """Makes the image `name` on the engine. Raises docker.errors.APIError."""
+    repository, _, tag = name.partition(":")
+    changes = [f"LABEL {BYTECODE_LABEL}={BYTECODE if python.same_bytecode else ''}"]
+    api.import_image_from_data(root_tar(python), repository=repository, tag=tag or "latest", changes=changes)
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(part in _LEFT_OUT or _CONFIG.match(part) for part in path.parts[:-1])
+
+
+def _shared_libraries(binaries: list[str]) -> list[str]:
+    done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)
+    return sorted(set(_LIBRARY.findall(done.stdout)))
+
+
+def _add_folder(tar: tarfile.TarFile, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+    tar.addfile(info)
