@@ -192,9 +192,8 @@ async def evaluate_directory(
     try:
         line(f"judge: {judge.name}")
         if left_out:
-            line(
-                f"{len(left_out)} problems left out: prompts over data.max_prompt_tokens={config.data.max_prompt_tokens}"
-            )
+            longest = config.data.max_prompt_tokens
+            line(f"{len(left_out)} problems left out: their prompts exceed data.max_prompt_tokens={longest}")
         engine = EmbeddedEngine.from_directory(
             config.model.path,
             eos_ids=prompt_maker.eos_token_ids,

@@ -31,7 +31,7 @@ def plot_pass_at_1(
             axes.plot(*zip(*held_out, strict=True), color="#0b6e4f", linewidth=2.2, marker="o", label="held-out pass@1")
         for step, share in (held_out[0], held_out[-1]) if len(held_out) > 1 else held_out:
             axes.annotate(
-                f"{share:.1%}", (step, share), xytext=(0, 9), textcoords="offset points", ha="center", color="#0b6e4f"
+                f"{share:.1%}", (step, share), xytext=(0, -17), textcoords="offset points", ha="center", color="#0b6e4f"
             )
         axes.set(title=title, xlabel="step", ylabel="programs that pass every test", ylim=(0, 1.05))
         axes.margins(x=0.06)

@@ -149,7 +149,7 @@ def server(models, tmp_path_factory):
     environment |= {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 150
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
     try:
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
