@@ -9,7 +9,7 @@ import pytest
 
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.display import Display, step_line
-from nouscoder_jax.metrics.plots import plot_pass_at_1
+from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import JsonlSink, TensorBoardSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
 
