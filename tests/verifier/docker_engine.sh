@@ -1,0 +1,47 @@
+#!/bin/sh
+# Starts or stops a Docker Engine for the tests, as root: `tests/verifier/docker_engine.sh start [FOLDER]`, then the line that it
+# prints. Installs docker.io where there is no dockerd. Nothing is pulled: the judge makes its image from this machine.
+set -eu
+folder=${2:-/tmp/nouscoder-dockerd}
+socket=unix://$folder/docker.sock
+
+running() {
+    # A dead dockerd whose parent does not wait for it stays a zombie and its pid file blocks the next start.
+    test -s "$folder/docker.pid" && ps -o stat= -p "$(cat "$folder/docker.pid")" 2>/dev/null | grep -qv '^Z'
+}
+
+case ${1:-} in
+start)
+    if ! command -v dockerd >/dev/null; then
+        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends docker.io; } >&2
+    fi
+    mkdir -p "$folder"
+    if ! running; then
+        rm -f "$folder/docker.pid"
+        setsid nohup dockerd --data-root "$folder/root" --exec-root "$folder/exec" -H "$socket" \
+            --pidfile "$folder/docker.pid" --iptables=false --ip6tables=false --bridge=none --log-level warn \
+            </dev/null >>"$folder/log" 2>&1 &
+    fi
+    tries=0
+    until DOCKER_HOST=$socket docker version >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ $tries -gt 150 ]; then
+            echo "dockerd does not answer; the end of $folder/log:" >&2
+            tail -5 "$folder/log" >&2
+            exit 1
+        fi
+        sleep 0.2
+    done
+    echo "export DOCKER_HOST=$socket"
+    ;;
+stop)
+    if running; then
+        kill "$(cat "$folder/docker.pid")"
+        while running; do sleep 0.2; done
+    fi
+    ;;
+*)
+    echo "usage: $0 start|stop [FOLDER]" >&2
+    exit 2
+    ;;
+esac
