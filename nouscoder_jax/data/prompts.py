@@ -82,8 +82,7 @@ class PromptMaker:
 
     def make(self, problem: Problem) -> Prompt:
         """The problem's prompt, whatever its length."""
-        ids = self._tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
-        return Prompt(problem_id=problem.problem_id, token_ids=tuple(int(i) for i in ids))
+        return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
 
     def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
         """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.
@@ -108,6 +107,10 @@ class PromptMaker:
                 f"{max(counts)} tokens; raise it to {min(counts)} or more"
             )
         return prompts, left_out
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text, special tokens recognised, none added."""
+        return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled ids, special tokens left out, blanks as they were sampled."""

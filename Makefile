@@ -1,0 +1,42 @@
+# make train: set up and watch a tiny Qwen3 learn.   make test: set up and run the tests.   Both are idempotent.
+SHELL := /bin/bash
+VENV ?= .venv
+# Any Python from 3.11 on; the first that is found.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.PHONY: train test lint tiny clean
+
+train: $(VENV)/.train
+	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
+
+test: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
+
+# Remakes the tiny problems, the tokenizer and the warm-started policy (about 15 minutes on 2 cores).
+tiny: $(VENV)/.train
+	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/make_tiny.py $(ARGS)
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing what training needs (CPU; about a minute)"
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.train
+	@echo "installing what the tests need (about a minute)"
+	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,156 @@
+"""The run folder: what a run writes and what a resumed run finds.
+
+In: a path, JSON values, experiences. Out: config.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.types import Experience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Paths of one run.
+
+    Example:
+        RunFolder(path=Path("runs/tiny-20261123-130000"))
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a step, JSONL."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of rollouts, one file a step, one line a rollout."""
+        return self.path / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Exported weights of the newest versions, for the engine."""
+        return self.path / "weights"
+
+    @property
+    def export(self) -> Path:
+        """The trained policy as a Hugging Face directory."""
+        return self.path / "export"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard files."""
+        return self.path / "tensorboard"
+
+    @property
+    def plot(self) -> Path:
+        """Held-out pass@1 as a picture."""
+        return self.path / "pass_at_1.png"
+
+    @property
+    def summary(self) -> Path:
+        """Result of the run, JSON; written at its end."""
+        return self.path / "summary.json"
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Writes config.json."""
+        _write_atomically(self.config, config.to_json() + "\n")
+
+    def write_rollouts(self, step: int, lines: Iterable[dict[str, Any]]) -> None:
+        """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        _write_atomically(self.rollouts / f"step-{step:06d}.jsonl", text)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
+        _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def create(config: TrainConfig) -> RunFolder:
+    """A new run folder. Raises UserError where it already holds a run or cannot be written."""
+    named = config.run_dir or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = RunFolder(path=Path(named).expanduser().resolve())
+    if folder.config.exists():
+        raise UserError(
+            f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
+        )
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise UserError(f"{folder.path} is not empty and holds no run; give --run-dir a new or empty folder")
+    try:
+        folder.rollouts.mkdir(parents=True, exist_ok=True)
+        folder.write_config(config)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; give another --run-dir") from error
+    return folder
+
+
+def reopen(path: Path) -> RunFolder:
+    """The folder of a run to resume. Raises UserError where it cannot be written."""
+    folder = RunFolder(path=path.expanduser().resolve())
+    try:
+        folder.rollouts.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; mend its permissions") from error
+    if not os.access(folder.path, os.W_OK):
+        raise UserError(f"cannot write the run folder {folder.path}; mend its permissions")
+    return folder
+
+
+def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]:
+    """One rollout as it is kept: enough to judge it again and to say what became of it.
+
+    `fate` is what became of its group: used, or why not.
+    """
+    rollout, verdict = experience.rollout, experience.verdict
+    return {
+        "step": step,
+        "group_id": rollout.group_id,
+        "sample_index": rollout.sample_index,
+        "problem_id": rollout.prompt.problem_id,
+        "policy_version": rollout.completion.policy_version,
+        "finish_reason": rollout.completion.finish_reason,
+        "num_tokens": len(rollout.completion.token_ids),
+        "text": rollout.text,
+        "program": rollout.program,
+        "verdict": None
+        if verdict is None
+        else {
+            "outcome": verdict.outcome.value,
+            "tests_passed": verdict.tests_passed,
+            "tests_total": verdict.tests_total,
+            "cpu_s": round(verdict.cpu_s, 4),
+            "peak_memory_mib": round(verdict.peak_memory_mib, 1),
+            "detail": verdict.detail,
+        },
+        "reward": experience.reward,
+        "advantage": experience.advantage,
+        "group_fate": fate,
+        "trained": experience.trainable,
+    }
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,68 @@
+"""What a user may get wrong, each with one clear line and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def train(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(
+        [sys.executable, "scripts/train.py", *arguments], capture_output=True, text=True, timeout=120, cwd=root, env=variables
+    )
+
+
+def broken_file(folder: Path) -> Path:
+    path = folder / "broken.jsonl"
+    path.write_text('{"id": "a", "statement": "x"\n')
+    return path
+
+
+CASES = [
+    ("an unknown field", lambda tmp: ["--optimizer.learning-rat=1"], "--optimizer.learning-rate"),
+    ("a value of the wrong type", lambda tmp: ["--num-steps=many"], "a whole number"),
+    ("a config that contradicts itself", lambda tmp: ["--experience.row-tokens=100"], "experience.row_tokens is 100"),
+    ("a config file that is not there", lambda tmp: ["--config", "configs/none.py"], "does not exist"),
+    ("48 GPUs that are not there", lambda tmp: ["--config", "configs/dapo.py"], "needs 48 GPUs"),
+    ("a problem file with a broken line", lambda tmp: [f"--data.problems={broken_file(tmp)}"], "line 1"),
+    ("a problem file that is not there", lambda tmp: ["--data.problems=none.jsonl"], "none.jsonl"),
+    ("a model that is not there", lambda tmp: [f"--model.path={tmp}"], "model.path"),
+    ("a resumed folder without a run", lambda tmp: ["--resume", str(tmp)], "holds no run"),
+    ("a run folder below a file", lambda tmp: [f"--run-dir={broken_file(tmp)}/run"], "cannot write the run folder"),
+    ("an SGLang server that is not there", lambda tmp: ["--rollout.engine=sglang", "--rollout.urls", "http://127.0.0.1:9"], "127.0.0.1:9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), CASES, ids=[case[0] for case in CASES])
+def test_bad_input_is_one_clear_line_and_exit_code_2(name, arguments, expected, root: Path, tmp_path: Path):
+    done = train(root, *arguments(tmp_path), f"--run-dir={tmp_path / 'run'}", *([] if "run-dir" in name else []))
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and expected in errors[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_docker_that_was_asked_for_and_does_not_answer_is_named(root: Path, tmp_path: Path):
+    done = train(
+        root, f"--run-dir={tmp_path / 'run'}", "--verifier.backend=docker", DOCKER_HOST=f"unix://{tmp_path}/none.sock"
+    )
+    assert done.returncode == 2 and "none.sock" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_missing_or_truncated_checkpoint_is_named(root: Path, tmp_path: Path, damage: str):
+    from nouscoder_jax import cli
+
+    config = cli.load_config(["--config", str(root / "configs/tiny.py")], default_config="")
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0}) + "\n")
+    if damage == "truncated":
+        (tmp_path / "checkpoints" / "4" / "state").mkdir(parents=True)
+        (tmp_path / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"\x00")
+    done = train(root, "--resume", str(tmp_path))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "checkpoint" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,59 @@
+"""The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace where the machine is alike."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NUM_STEPS = 10
+FIELDS = ("step", "reward/mean", "update/loss", "update/grad_norm", "update/entropy", "rollouts/drawn")
+
+
+def machine() -> dict[str, str]:
+    """What decides the bits: processor, its instruction sets, jax."""
+    import jax
+    import jaxlib
+
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    vectors = " ".join(f for f in ("avx", "avx2", "fma", "avx512f", "amx_tile") if f" {f} " in flags + " ")
+    model = next((line.partition(": ")[2] for line in cpuinfo.splitlines() if line.startswith("model name")), "")
+    return {
+        "processor": f"{platform.machine()} {model} [{vectors}] x {os.cpu_count()}",
+        "jax": f"{jax.__version__} / {jaxlib.__version__}",
+    }
+
+
+def trace(root: Path, folder: Path) -> list[dict[str, str]]:
+    """The run's numbers as hexadecimal floats: equal text is equal bits."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    arguments = [f"--run-dir={folder}", f"--num-steps={NUM_STEPS}", "--evaluation.samples-per-problem=1"]
+    subprocess.run(
+        [sys.executable, "scripts/train.py", "--config", "configs/tiny.py", "--verifier.backend=local", *arguments],
+        check=True,
+        cwd=root,
+        env=environment,
+        timeout=900,
+        stdout=subprocess.DEVNULL,
+    )
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: float(line[name]).hex() for name in FIELDS if name in line} for line in lines if line["step"] > 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_steps_repeat_bit_for_bit_and_equal_the_committed_trace(root: Path, tmp_path: Path):
+    first, second = trace(root, tmp_path / "first"), trace(root, tmp_path / "second")
+    assert first == second
+    path = root / "tests" / "baselines" / "tiny_loss_trace.json"
+    if os.environ.get("UPDATE_BASELINES"):
+        path.write_text(json.dumps({"machine": machine(), "steps": first}, indent=1) + "\n")
+    committed = json.loads(path.read_text())
+    if committed["machine"] != machine():
+        pytest.skip(f"two runs agree; the committed trace is from {committed['machine']}, this is {machine()}")
+    assert first == committed["steps"]

@@ -1,0 +1,141 @@
+"""The command line from `train` to `convert`, on the embedded default made small: real engine, real sandbox, real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SMALL = [
+    "--num-steps=2",
+    "--rollout.groups-per-step=2",
+    "--rollout.group-size=4",
+    "--rollout.num-slots=16",
+    "--rollout.max-completion-tokens=96",
+    "--evaluation.samples-per-problem=1",
+    "--evaluation.max-completion-tokens=96",
+    "--checkpoint.every-steps=1",
+    "--verifier.backend=local",
+]
+
+
+def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.run(
+        [sys.executable, root / "scripts" / script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        cwd=root,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two steps."""
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
+    names = {path.name for path in run_dir.iterdir()}
+    assert {
+        "config.json", "metrics.jsonl", "rollouts", "checkpoints", "export", "summary.json", "pass_at_1.png", "tensorboard",
+    } <= names  # fmt: skip
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert {"pass_at_1_before", "pass_at_1_after", "steps", "seconds", "seed"} <= summary.keys()
+    assert summary["steps"] == 2
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [0, 1, 2]
+    rollouts = [json.loads(x) for f in sorted((run_dir / "rollouts").iterdir()) for x in f.read_text().splitlines()]
+    assert all({"program", "verdict", "reward"} <= line.keys() for line in rollouts)
+    assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_rollout_drawn_is_trained_filtered_or_quarantined(run_dir: Path):
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["rollouts/in_flight"] == 0
+    assert last["rollouts/drawn"] == sum(last[f"rollouts/{x}"] for x in ("trained", "filtered", "quarantined"))
+    lines = sum(len(f.read_text().splitlines()) for f in (run_dir / "rollouts").iterdir())
+    assert lines == last["rollouts/drawn"]
+
+
+def test_a_finished_run_goes_on_with_more_steps(root: Path, run_dir: Path):
+    done = command(root, "train.py", "--resume", str(run_dir), "--num-steps=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed after step 2" in done.stdout
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(root: Path, run_dir: Path):
+    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={run_dir}", *SMALL)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr and "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_converted_checkpoint_gives_transformers_our_logits_and_reads_back_bit_for_bit(
+    root: Path, run_dir: Path, tmp_path: Path
+):
+    torch = pytest.importorskip("torch", reason="parity with transformers needs torch")
+    out = tmp_path / "hf"
+    done = command(root, "convert.py", "--checkpoint", str(run_dir), "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    import jax
+    import transformers
+
+    from nouscoder_jax.model import qwen3
+    from nouscoder_jax.model.weights import load_model
+
+    _, ours = load_model(out)
+    tokens = np.random.default_rng(0).integers(0, ours.architecture.vocab_size, (2, 40)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(40, dtype=np.int32), tokens.shape)
+    hidden = qwen3.forward(
+        ours, tokens, positions, np.ones_like(tokens), compute_dtype="float32", attention="reference", remat="none"
+    )
+    logits = np.asarray(qwen3.logits(hidden, qwen3.output_embedding(ours)))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens.astype(np.int64))).logits.numpy()
+    assert np.abs(logits - expected).max() <= 1e-4
+    _, exported = load_model(run_dir / "export")
+    for left, right in zip(jax.tree.leaves(ours), jax.tree.leaves(exported), strict=True):
+        assert np.array_equal(left, right)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert tokenizer.decode(tokenizer("print(len(w))")["input_ids"]) == "print(len(w))"
+
+
+def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    arguments = ["--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL, "--num-steps=50", "--checkpoint.every-steps=50"]
+    process = subprocess.Popen(
+        [sys.executable, "scripts/train.py", *arguments],
+        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "rollouts" / "step-000002.jsonl").exists():
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "interrupted: finishing the current update" in output and "--resume" in output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not summary["finished"] and summary["steps"] >= 1
+    done = command(root, "train.py", "--resume", str(folder), f"--num-steps={summary['steps'] + 1}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert metrics == list(range(summary["steps"] + 2))
