@@ -7,17 +7,12 @@ a program that could not be judged; 2: bad input.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
+from nouscoder_jax.cli import run_script
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.data.problems import read_problems, read_solutions
-from nouscoder_jax.verifier.labels import judge_all, pair
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.labels import judge_file, pair
 
 
 def main() -> int:
@@ -26,40 +21,34 @@ def main() -> int:
     parser.add_argument("--solutions", help="file of lines {problem_id, code[, label]}; default: those in --problems")
     parser.add_argument("--out", required=True, type=Path, help="where verdicts go, one line a program")
     parser.add_argument("--backend", default="auto", choices=("auto", "docker", "local"))
-    parser.add_argument("--workers", default=2, type=int, help="programs judged at the same time")
-    parser.add_argument("--memory-mib", default=4096, type=int, help="most memory of a program")
+    parser.add_argument("--workers", default=2, type=int, help="programs judged at the same time (default: 2)")
+    parser.add_argument("--image", default="nouscoder-judge", help="docker: image with a python3 (default: made here)")
+    parser.add_argument("--runtime", default="", help="docker: OCI runtime, such as crun (default: the engine's)")
     parser.add_argument("--rollouts-per-container", default=1, type=int, help="docker: programs a container judges")
+    parser.add_argument("--memory-mib", default=4096, type=int, help="most memory of a program (default: 4096)")
+    parser.add_argument("--wall-factor", default=3.0, type=float, help="wall limit as a multiple of the CPU limit")
     parser.add_argument("--all-tests", action="store_true", help="do not stop at the first failed test")
     options = parser.parse_args()
     try:
         config = VerifierConfig(
-            backend=options.backend, image="nouscoder-judge", runtime="", num_workers=options.workers,
-            rollouts_per_container=options.rollouts_per_container, default_time_limit_s=15.0, wall_factor=3.0,
-            memory_limit_mib=options.memory_mib, output_limit_mib=8, max_processes=64, max_retries=2,
-        )  # fmt: skip
-        solutions_path = options.solutions or options.problems
-        pairs = pair(read_problems(options.problems), read_solutions(solutions_path), path=solutions_path)
-        return asyncio.run(run(pairs, config, options))
-    except (UserError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-async def run(pairs: list, config: VerifierConfig, options: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True, highlight=False)
-    judge = Judge(make_sandbox(config), config, stop_at_first_failure=not options.all_tests)
-    console.print(judge.name, markup=False)
-    try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("judging", total=len(pairs))
-            summary = await judge_all(pairs, judge, out=options.out, on_verdict=lambda: progress.advance(task))
-    finally:
-        await judge.close()
-    for line in summary.disagreements:
-        console.print(line, markup=False)
-    console.print(summary.describe(), markup=False)
-    return summary.exit_code
+            backend=options.backend,
+            image=options.image,
+            runtime=options.runtime,
+            num_workers=options.workers,
+            rollouts_per_container=options.rollouts_per_container,
+            default_time_limit_s=15.0,
+            wall_factor=options.wall_factor,
+            memory_limit_mib=options.memory_mib,
+            output_limit_mib=8,
+            max_processes=64,
+            max_retries=2,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    path = options.solutions or options.problems
+    pairs = pair(read_problems(options.problems), read_solutions(path), path=path)
+    return judge_file(pairs, config, out=options.out, stop_at_first_failure=not options.all_tests)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -84,7 +84,9 @@ def read_solutions(path: str | Path) -> list[Solution]:
     return solutions
 
 
-def write_problems(path: str | Path, problems: Iterable[Problem], *, solutions: Iterable[Solution], license: str) -> None:
+def write_problems(
+    path: str | Path, problems: Iterable[Problem], *, solutions: Iterable[Solution], license: str
+) -> None:
     """Writes a file that `read_problems` and `read_solutions` read back to the same values."""
     by_problem: dict[str, list[Solution]] = {}
     for solution in solutions:
@@ -156,7 +158,9 @@ def _problem(record: _Record) -> Problem:
     if io not in ("stdin", "function"):
         raise ValueError(f"the field 'io' is {io!r}, expected 'stdin' or 'function'")
     if (io == "function") != bool(fn_name):
-        raise ValueError(f"the field 'fn_name' is {fn_name!r} with io {io!r}; a function problem and only it has a name")
+        raise ValueError(
+            f"the field 'fn_name' is {fn_name!r} with io {io!r}; a function problem and only it has a name"
+        )
     tests = tuple(_test(test) for test in record.want("tests", list))
     if not tests:
         raise ValueError("the field 'tests' is empty, expected one test or more")

@@ -65,7 +65,9 @@ class DockerSandbox:
         self._command = bundle.command("python3", len(self._bundle))
         reuse = config.rollouts_per_container
         each = "a container a rollout" if reuse == 1 else f"a container for {reuse} rollouts"
-        self.name = f"docker {version}: {each}, no network, read-only root, user id of its own, seccomp, image {config.image}"
+        self.name = (
+            f"docker {version}: {each}, no network, read-only root, user id of its own, seccomp, image {config.image}"
+        )
 
     @contextlib.asynccontextmanager
     async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
@@ -203,9 +205,9 @@ class DockerSandbox:
         container.line.writer.close()
         try:
             if kill:
-                raise asyncio.TimeoutError
+                raise TimeoutError
             await asyncio.wait_for(container.line.ended.wait(), _LEAVE_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             await self._remove(container.identity)
 
     async def _remove(self, identity: str) -> None:
@@ -250,7 +252,9 @@ def _attach(api: Any, identity: str) -> socket.socket:
     wrapped = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stream": 1})
     raw = getattr(wrapped, "_sock", wrapped)
     if type(raw) is not socket.socket:
-        raise docker.errors.DockerException("lines to an engine over TLS or ssh are not supported; use unix:// or tcp://")
+        raise docker.errors.DockerException(
+            "lines to an engine over TLS or ssh are not supported; use unix:// or tcp://"
+        )
     copy = socket.socket(fileno=os.dup(raw.fileno()))
     wrapped.close()
     return copy

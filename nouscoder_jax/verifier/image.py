@@ -33,7 +33,9 @@ def root_tar(python: Interpreter) -> bytes:
     """A tar of a root folder: the interpreter, its standard library, the shared libraries that they need."""
     major_minor = "python" + ".".join(python.version.split(".")[:2])
     library = Path(python.prefix, "lib", major_minor)
-    files = [path for path in sorted(library.rglob("*")) if path.is_file() and not _is_left_out(path.relative_to(library))]
+    files = [
+        path for path in sorted(library.rglob("*")) if path.is_file() and not _is_left_out(path.relative_to(library))
+    ]
     binaries = [python.path] + [str(path) for path in files if path.suffix == ".so"]
     sources = dict.fromkeys([python.path, *map(str, files), *_shared_libraries(binaries)])
     buffer = io.BytesIO()

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from nouscoder_jax.config import UserError
+from rich.console import Console
+from rich.progress import Progress
+
+from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.pool import Judge, make_sandbox
 
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
 
@@ -63,6 +66,29 @@ def pair(problems: list[Problem], solutions: list[Solution], *, path: str) -> li
     return [(by_id[solution.problem_id], solution) for solution in solutions]
 
 
+def judge_file(
+    pairs: list[tuple[Problem, Solution]], config: VerifierConfig, *, out: Path, stop_at_first_failure: bool
+) -> int:
+    """Judges all pairs with progress on the terminal, prints disagreements and a summary. Returns the exit code."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+
+    async def run() -> Summary:
+        judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure)
+        console.print(judge.name)
+        try:
+            with Progress(console=console, disable=not console.is_terminal) as progress:
+                task = progress.add_task("judging", total=len(pairs))
+                return await judge_all(pairs, judge, out=out, on_verdict=lambda: progress.advance(task))
+        finally:
+            await judge.close()
+
+    summary = asyncio.run(run())
+    for line in summary.disagreements:
+        console.print(line)
+    console.print(summary.describe())
+    return summary.exit_code
+
+
 async def judge_all(
     pairs: list[tuple[Problem, Solution]], judge: Judge, *, out: Path, on_verdict: Callable[[], None]
 ) -> Summary:
@@ -92,9 +118,7 @@ async def _judge_one(judge: Judge, problem: Problem, solution: Solution) -> Verd
         return error
 
 
-def _record(
-    result: Verdict | JudgeError, problem: Problem, solution: Solution, summary: Summary, file: TextIO
-) -> None:
+def _record(result: Verdict | JudgeError, problem: Problem, solution: Solution, summary: Summary, file: TextIO) -> None:
     line: dict[str, Any] = {
         "problem_id": problem.problem_id,
         "solution_index": solution.solution_index,

@@ -51,7 +51,7 @@ class Line:
             answer, output = await asyncio.wait_for(
                 self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), _deadline_s(limits)
             )
-        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, EOFError, ValueError) as error:
             raise RunnerLostError(f"the sandbox fell silent during a test: {error!r}") from error
         if "judge_error" in answer:
             raise JudgeError(answer["judge_error"])
@@ -71,7 +71,7 @@ class Line:
     async def _before_program(self, fields: dict[str, object], body: bytes) -> dict[str, str]:
         try:
             answer, _ = await asyncio.wait_for(self._ask(fields, body), START_S)
-        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, EOFError, ValueError) as error:
             raise JudgeError(f"the sandbox did not start ({fields['op']}): {error!r}") from error
         if "judge_error" in answer:
             raise JudgeError(f"the sandbox did not start: {answer['judge_error']}")

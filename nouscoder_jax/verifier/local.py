@@ -99,7 +99,7 @@ class LocalSandbox:
         process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), _LEAVE_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

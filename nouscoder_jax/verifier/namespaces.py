@@ -58,8 +58,12 @@ def _build_root(libc: ctypes.CDLL) -> None:
     mount(libc, None, "/", None, _REC | _PRIVATE, None)
     sources = [folder for folder in _FOLDERS if os.path.isdir(folder)]
     prefix = os.path.realpath(sys.base_prefix)
-    sources += [os.path.join(prefix, part) for part in ("bin", "lib", "lib64") if os.path.isdir(os.path.join(prefix, part))]
-    root = next(path for path in ("/mnt", "/media", "/srv", "/opt", "/tmp") if os.path.isdir(path) and not _holds(path, sources))
+    sources += [
+        os.path.join(prefix, part) for part in ("bin", "lib", "lib64") if os.path.isdir(os.path.join(prefix, part))
+    ]
+    root = next(
+        path for path in ("/mnt", "/media", "/srv", "/opt", "/tmp") if os.path.isdir(path) and not _holds(path, sources)
+    )
     mount(libc, "tmpfs", root, "tmpfs", _NOSUID | _NODEV, "size=4m,mode=755")
     for source in dict.fromkeys(sources):
         target = root + source

@@ -30,8 +30,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # Imported before the fork when the program's text names them: importing is slower than forking.
 _PRELOAD = frozenset(
-    "array bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json "
-    "math operator queue random re statistics string time traceback typing types".split()
+    ["array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math", "operator", "queue", "random", "re", "statistics", "string", "time", "traceback", "typing", "types"]
 )
 _IMPORTED = re.compile(rb"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w, \t]*)", re.MULTILINE)
 
@@ -119,8 +118,14 @@ class Runner:
         _set_thread_stack(self.libc, 16 * _MIB)
         os.environ.clear()
         os.environ.update(
-            PATH="/usr/local/bin:/usr/bin:/bin", HOME=task.folder, LANG="C.UTF-8", LC_ALL="C.UTF-8",
-            PYTHONINTMAXSTRDIGITS="0", PYTHONDONTWRITEBYTECODE="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1",
+            PATH="/usr/local/bin:/usr/bin:/bin",
+            HOME=task.folder,
+            LANG="C.UTF-8",
+            LC_ALL="C.UTF-8",
+            PYTHONINTMAXSTRDIGITS="0",
+            PYTHONDONTWRITEBYTECODE="1",
+            OPENBLAS_NUM_THREADS="1",
+            OMP_NUM_THREADS="1",
         )
         _make_site()
         gc.disable()
@@ -346,7 +351,6 @@ class Watch:
         if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
             return f"more than {self.runner.max_processes} processes"
         return ""
-
 
     def waited_s(self) -> float:
         """Seconds that the program was ready to run and got no processor: the machine's doing, not the program's."""

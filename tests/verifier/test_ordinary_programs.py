@@ -78,7 +78,10 @@ def test_an_ordinary_program_is_accepted(bench, name):
 
 FUNCTIONS = {
     "plain": ("f", "def f(x, y):\n    return [x + y, (x, y), {'a': x}]"),
-    "method": ("Solution.f", "class Solution:\n    def f(self, x, y):\n        return (x + y, [x, y], {'a': float(x)})"),
+    "method": (
+        "Solution.f",
+        "class Solution:\n    def f(self, x, y):\n        return (x + y, [x, y], {'a': float(x)})",
+    ),
     "prints_too": ("f", "def f(x, y):\n    print('noise')\n    return [x + y, [x, y], {'a': x}]"),
     "subclasses": (
         "f",

@@ -1,0 +1,125 @@
+import gzip
+import json
+
+import pytest
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.data.problems import read_problems, read_solutions, write_problems
+
+RECORD = {
+    "id": "a/1",
+    "source": "here",
+    "license": "Apache-2.0",
+    "statement": "Add.",
+    "io": "stdin",
+    "fn_name": None,
+    "tests": [{"input": "1 2\n", "output": "3\n", "kind": "sample"}],
+    "time_limit_s": 2.0,
+    "memory_limit_mb": 256,
+    "checker": "tokens",
+    "solutions": [
+        {"language": "python3", "label": "accepted", "code": "x"},
+        {"language": "python3", "label": "rejected", "code": "y"},
+    ],
+}
+
+
+def write(path, *records):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+def test_a_record_becomes_a_problem(tmp_path):
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD))
+    assert (problem.problem_id, problem.statement, problem.fn_name, problem.family) == ("a/1", "Add.", None, "")
+    assert (problem.time_limit_s, problem.memory_limit_mib) == (2.0, 256)
+    assert problem.tests[0].input == "1 2\n" and problem.tests[0].expected == "3\n"
+    assert problem.comparison.kind == "tokens" and not problem.comparison.ignore_case
+
+
+def test_a_missing_statement_is_empty_text_and_missing_limits_are_none(tmp_path):
+    record = RECORD | {"statement": None, "time_limit_s": None, "memory_limit_mb": None}
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", record))
+    assert (problem.statement, problem.time_limit_s, problem.memory_limit_mib) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "absolute", "relative"),
+    [
+        ({"checker": "float:1e-6"}, 1e-6, 1e-6),
+        ({"checker": "float:0.0005", "checker_detail": {"abs": 0.0005, "rel": None}}, 0.0005, 0.0),
+        ({"checker": "float:1e-4", "checker_detail": {"abs": None, "rel": None}}, 1e-4, 1e-4),
+    ],
+)
+def test_tolerances_come_from_the_checker_and_its_detail(tmp_path, fields, absolute, relative):
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD | fields))
+    assert (problem.comparison.abs_tolerance, problem.comparison.rel_tolerance) == (absolute, relative)
+
+
+def test_labelled_solutions_are_numbered_within_their_problem(tmp_path):
+    solutions = read_solutions(write(tmp_path / "p.jsonl", RECORD, RECORD | {"id": "a/2"}))
+    assert [(s.problem_id, s.solution_index, s.label, s.code) for s in solutions] == [
+        ("a/1", 0, "accepted", "x"),
+        ("a/1", 1, "rejected", "y"),
+        ("a/2", 0, "accepted", "x"),
+        ("a/2", 1, "rejected", "y"),
+    ]
+
+
+def test_a_file_of_solutions_needs_no_labels(tmp_path):
+    lines = [{"problem_id": "a/1", "code": "x"}, {"problem_id": "a/1", "code": "y", "label": "accepted"}]
+    solutions = read_solutions(write(tmp_path / "s.jsonl", *lines))
+    assert [(s.solution_index, s.label) for s in solutions] == [(0, None), (1, "accepted")]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz"])
+def test_what_is_written_reads_back_the_same(tmp_path, name):
+    source = write(
+        tmp_path / "source.jsonl",
+        RECORD | {"family": "sums", "prelude": "import math", "checker": "float:1e-5", "needs_case_insensitive": True},
+        RECORD | {"id": "f", "io": "function", "fn_name": "Solution.f", "checker": "exact", "starter_code": "class"},
+    )
+    problems, solutions = read_problems(source), read_solutions(source)
+    write_problems(tmp_path / name, problems, solutions=solutions, license="Apache-2.0")
+    assert read_problems(tmp_path / name) == problems
+    assert read_solutions(tmp_path / name) == solutions
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "no JSON"),
+        ("[]", "expected an object"),
+        ({k: v for k, v in RECORD.items() if k != "tests"}, "'tests' is missing"),
+        ({k: v for k, v in RECORD.items() if k != "checker"}, "'checker' is missing"),
+        (RECORD | {"tests": []}, "'tests' is empty"),
+        (RECORD | {"tests": [{"input": "1"}]}, "'output' is missing"),
+        (RECORD | {"tests": [{"input": "1", "output": 2}]}, "'output' is a int"),
+        (RECORD | {"checker": "custom"}, "'checker' is 'custom'"),
+        (RECORD | {"checker": "float:nan"}, "'checker' is 'float:nan'"),
+        (RECORD | {"io": "files"}, "'io' is 'files'"),
+        (RECORD | {"io": "function"}, "'fn_name' is None"),
+        (RECORD | {"time_limit_s": "2"}, "'time_limit_s' is a str"),
+        (RECORD | {"time_limit_s": 0}, "'time_limit_s' is 0"),
+        (RECORD, "also on line 1"),
+    ],
+)
+def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, part):
+    path = write(tmp_path / "p.jsonl", RECORD, line)
+    with pytest.raises(UserError) as caught:
+        read_problems(path)
+    text = str(caught.value)
+    assert "p.jsonl" in text and "line 2" in text and part in text and "\n" not in text
+
+
+def test_files_that_are_not_problem_files_are_one_clear_line(tmp_path):
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(json.dumps(RECORD).encode() * 100)[:60])
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00")
+    text = write(tmp_path / "text.jsonl.gz", RECORD)
+    empty = write(tmp_path / "empty.jsonl")
+    for path in (tmp_path / "missing.jsonl", cut, binary, text, empty, tmp_path):
+        with pytest.raises(UserError) as caught:
+            read_problems(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
