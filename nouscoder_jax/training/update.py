@@ -49,7 +49,7 @@ class _Sums(NamedTuple):
     grads: Any
     loss: Mean
     metrics: dict[str, Mean]
-    drift_max: Float32[Array, ""]
+    maxima: dict[str, Float32[Array, ""]]
 
 
 def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, loss_name: str) -> Update:
@@ -59,7 +59,8 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     `num_micro_batches` micro-batches count. (With several processes: each one's own rows, its share of every
     micro-batch.) `old_logprobs` "rows time" comes from `make_token_logprobs` where `loss.old_logprobs` is
     "recomputed". Metrics: loss, grad_norm, learning_rate, entropy, num_tokens, drift_mean and drift_max (|logprob -
-    behavior logprob| in nats), and the objective's own. The same input gives the same bits on the same machine.
+    behavior logprob| in nats), ratio_max (of tokens), and the objective's own. The same input gives the same bits on
+    the same machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -97,8 +98,8 @@ def make_update_on_mesh(
             "grad_norm": optax.global_norm(grads),
             "learning_rate": make_schedule(config.optimizer)(state.update_count),
             "num_tokens": sums.metrics["entropy"].count,
-            "drift_max": sums.drift_max,
         }
+        metrics |= sums.maxima
         return TrainState(model, opt_state, state.update_count + 1), metrics
 
     return update_on_mesh
@@ -122,7 +123,7 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
 
 
 def _accumulate(
-    micro_batch_loss: Callable[..., tuple[Array, tuple[Mean, dict[str, Mean], Array]]],
+    micro_batch_loss: Callable[..., tuple[Array, tuple[Mean, dict[str, Mean], dict[str, Array]]]],
     model: Qwen3,
     batch: Batch,
     old_logprobs: Array,
@@ -136,15 +137,15 @@ def _accumulate(
         return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
 
     def one(index: Array) -> _Sums:
-        (_, (loss, metrics, drift)), grads = jax.value_and_grad(micro_batch_loss, has_aux=True)(model, *pick(index))
+        (_, (loss, metrics, maxima)), grads = jax.value_and_grad(micro_batch_loss, has_aux=True)(model, *pick(index))
         grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
         # Sums lie as the weights do, so that each micro-batch's gradient is reduced to shards at once.
-        return _Sums(jax.lax.with_sharding_constraint(grads, layout), loss, metrics, drift)
+        return _Sums(jax.lax.with_sharding_constraint(grads, layout), loss, metrics, maxima)
 
     def step(index: Array, sums: _Sums) -> _Sums:
         new = one(index)
         added = jax.tree.map(jnp.add, sums[:3], new[:3])
-        return _Sums(*added, jnp.maximum(sums.drift_max, new.drift_max))
+        return _Sums(*added, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
 
     shapes = jax.eval_shape(one, jnp.int32(0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -158,18 +159,21 @@ def _micro_batch_loss(
     model: Qwen3,
     batch: Batch,
     old_logprobs: Array,
-) -> tuple[Array, tuple[Mean, dict[str, Mean], Array]]:
-    """The loss's sum, which is differentiated; and loss, metrics and the largest drift of one micro-batch."""
+) -> tuple[Array, tuple[Mean, dict[str, Mean], dict[str, Array]]]:
+    """The loss's sum, which is differentiated; and loss, metrics and maxima of one micro-batch."""
     logprobs, entropy = _model_logprobs(config, model, batch)
     mean, metrics = loss(logprobs, old_logprobs, batch)
     where = batch.loss_mask
     num_tokens = jnp.sum(where, dtype=jnp.float32)
-    drift = jnp.where(where, jnp.abs(jax.lax.stop_gradient(logprobs) - batch.behavior_logprobs), 0.0)
+    fixed = jax.lax.stop_gradient(logprobs)
+    drift = jnp.where(where, jnp.abs(fixed - batch.behavior_logprobs), 0.0)
+    log_ratio = jnp.where(where, losses.token_log_ratio(fixed, old_logprobs, where=where), -jnp.inf)
     metrics = metrics | {
         "entropy": Mean(jnp.sum(jnp.where(where, entropy, 0.0)), num_tokens),
         "drift_mean": Mean(jnp.sum(drift), num_tokens),
     }
-    return mean.total, (mean, jax.lax.stop_gradient(metrics), jnp.max(drift))
+    maxima = {"drift_max": jnp.max(drift), "ratio_max": jnp.exp(jnp.max(log_ratio))}
+    return mean.total, (mean, jax.lax.stop_gradient(metrics), maxima)
 
 
 def _model_logprobs(config: TrainConfig, model: Qwen3, batch: Batch) -> tuple[Array, Array]:
