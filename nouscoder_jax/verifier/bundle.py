@@ -12,7 +12,7 @@ import marshal
 from pathlib import Path
 
 _PACKAGE = "nouscoder_jax.verifier"
-_INSIDE = ("protocol", "seccomp", "namespaces", "candidate", "runner")
+_INSIDE = ("protocol", "seccomp", "namespaces", "candidate", "watch", "runner")
 
 BOOTSTRAP = """
 import marshal, os, sys
@@ -51,4 +51,4 @@ def command(python: str, size: int) -> list[str]:
 
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
-"""All that the runner's process sees. A fixed hash seed: the same program prints its sets in the same order each time."""
+"""All that the runner's process sees. A fixed hash seed: a program prints its sets in the same order each time."""

@@ -49,7 +49,7 @@ class Task:
 
 
 def become(task: Task) -> None:
-    """Turns this process into the program. Never returns. A byte on `ready_fd` says that the program's own code began."""
+    """Turns this process into the program. Never returns. A byte on `ready_fd` says that the program's code began."""
     try:
         _give_up_rights(task)
         _fresh_interpreter(task)
@@ -160,7 +160,7 @@ def _execute(task: Task) -> int:
     except BaseException as error:
         code = _report(error)
     try:
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter's end does
         atexit._run_exitfuncs()
         _flush(main)
     except MemoryError:
@@ -204,7 +204,8 @@ def _call(task: Task, namespace: dict[str, object]) -> None:
     """Calls the function with the arguments on stdin; writes the returned value as JSON to its own file."""
     import json
 
-    arguments = json.loads(sys.__stdin__.buffer.read().decode("utf-8", "surrogatepass"))
+    with open(0, "rb", closefd=False) as stdin:
+        arguments = json.loads(stdin.read().decode("utf-8", "surrogatepass"))
     owner, dot, method = task.fn_name.rpartition(".")
     function = getattr(namespace[owner](), method) if dot else namespace[task.fn_name]  # type: ignore[operator]
     text = json.dumps(canonical(function(*arguments)))  # type: ignore[operator]

@@ -288,7 +288,7 @@ def _is_orphan(owner: str) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    """When a process began, in ticks since boot; empty where there is none. Numbers of processes come back, this not."""
+    """When a process began, in ticks since boot; empty where there is none. A pid comes back, this does not."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[19].decode()

@@ -10,33 +10,31 @@ says `clean=0` and the host throws the sandbox away.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
 import os
 import re
-import select
 import signal
 import sys
 import time
 
 from nouscoder_jax.verifier import candidate, namespaces, protocol, seccomp
+from nouscoder_jax.verifier.watch import GoneError, Watch
 
 _MIB = 1 << 20
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
-_FIRST_POLL_MS, _LAST_POLL_MS = 5, 20
 _SWEEP_S = 5.0
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # Imported before the fork when the program's text names them: importing is slower than forking.
 _PRELOAD = frozenset(
-    ["array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math", "operator", "queue", "random", "re", "statistics", "string", "time", "traceback", "typing", "types"]
-)
+    {
+        "array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+        "functools", "heapq", "io", "itertools", "json", "math", "operator", "queue", "random", "re", "statistics",
+        "string", "time", "traceback", "types", "typing",
+    }
+)  # fmt: skip
 _IMPORTED = re.compile(rb"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w, \t]*)", re.MULTILINE)
-
-
-class Gone(Exception):
-    """The host closed the line."""
 
 
 class Runner:
@@ -62,7 +60,7 @@ class Runner:
         while size:
             chunk = os.read(self.control_in, min(size, _MIB))
             if not chunk:
-                raise Gone
+                raise GoneError
             chunks.append(chunk)
             size -= len(chunk)
         return b"".join(chunks)
@@ -77,6 +75,7 @@ class Runner:
             fields_size, body_size = protocol.HEAD.unpack(self.read(protocol.HEAD.size))
             fields = protocol.unpack_fields(self.read(fields_size))
             body = self.read(body_size)
+            answer: dict[str, object]
             try:
                 if fields["op"] == "setup":
                     answer, output = self.setup(fields), b""
@@ -85,7 +84,8 @@ class Runner:
                 else:
                     answer, output = self.run(body)
             except OSError as error:
-                answer, output = {"judge_error": f"{fields['op']}: {error}"}, b""
+                answer = {"judge_error": f"{fields['op']}: {error}"}
+                output = b""
             self.write(answer, output)
 
     # -- once ----------------------------------------------------------------------------------------------------
@@ -242,16 +242,12 @@ class Runner:
     def kill_all(self) -> None:
         """SIGKILL to every process but this one, or to every descendant where other processes are in sight."""
         if self.alone:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             return
         for pid in self.others():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def others(self) -> list[int]:
         """Every process of the program."""
@@ -270,100 +266,6 @@ class Runner:
             except OSError:
                 continue
         return found
-
-
-class Watch:
-    """One running test: ends it when a limit is reached, adds up what it used."""
-
-    def __init__(self, runner: Runner, pid: int, started: float) -> None:
-        self.runner = runner
-        self.pid = pid
-        self.started = started
-        self.code: int | None = None
-        self.ended_for = ""
-        self.cpu_s = 0.0
-        self.wall_s = 0.0
-        self.peak_mib = 0.0
-
-    def until_end(self) -> None:
-        """Waits for the main process; what it left running is not waited for."""
-        poller = select.poll()
-        poller.register(self.runner.control_in, 0)  # errors and hang-up only
-        try:
-            descriptor = os.pidfd_open(self.pid)
-            poller.register(descriptor, select.POLLIN)
-        except OSError:  # gVisor has no pidfd_open
-            descriptor = -1
-        wait_ms = _FIRST_POLL_MS
-        try:
-            while True:
-                events = poller.poll(wait_ms)
-                self.wall_s = time.monotonic() - self.started
-                if any(fd == self.runner.control_in for fd, _ in events):
-                    raise Gone
-                self.reap()
-                if self.code is not None:
-                    return
-                if not self.ended_for:
-                    self.ended_for = self.limit_reached()
-                if self.ended_for:
-                    self.runner.kill_all()
-                wait_ms = min(wait_ms * 2, _LAST_POLL_MS)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def reap(self) -> bool:
-        """Takes in every process that ended. False: none is left."""
-        while True:
-            try:
-                pid, status, used = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            self.cpu_s += used.ru_utime + used.ru_stime
-            self.peak_mib = max(self.peak_mib, used.ru_maxrss / 1024)
-            if pid == self.pid:
-                self.code = os.waitstatus_to_exitcode(status)
-
-    def limit_reached(self) -> str:
-        """The limit that the running processes are over, or an empty text."""
-        task = self.runner.task
-        ticks = pages = count = 0
-        for pid in self.runner.others():
-            try:
-                with open(f"/proc/{pid}/stat", "rb") as file:
-                    words = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            ticks += sum(map(int, words[11:15]))
-            pages += int(words[21])
-            count += int(words[17])
-        memory_mib = pages * _PAGE / _MIB
-        self.peak_mib = max(self.peak_mib, memory_mib)
-        if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
-            return "output_limit"
-        if memory_mib > task.memory_mib:
-            return "memory_limit"
-        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
-            return "time_limit"
-        if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
-            return f"more than {self.runner.max_processes} processes"
-        return ""
-
-    def waited_s(self) -> float:
-        """Seconds that the program was ready to run and got no processor: the machine's doing, not the program's."""
-        if self.wall_s <= self.runner.wall_s:
-            return 0.0
-        longest = 0
-        for pid in self.runner.others():
-            try:
-                with open(f"/proc/{pid}/schedstat", "rb") as file:
-                    longest = max(longest, int(file.read().split()[1]))
-            except (OSError, IndexError):
-                continue
-        return min(longest / 1e9, protocol.MAX_WAIT_FACTOR * self.runner.wall_s)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -456,7 +358,7 @@ def main() -> None:
     runner = Runner(control_in, control_out)
     try:
         runner.serve()
-    except (Gone, BrokenPipeError):
+    except (GoneError, BrokenPipeError):
         pass
     finally:
         if runner.alone:

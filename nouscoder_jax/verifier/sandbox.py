@@ -47,7 +47,8 @@ class Execution:
     """What one run of a program did.
 
     Example:
-        Execution(status=ExecutionStatus.EXITED, stdout=b"5\\n", cpu_s=0.01, wall_s=0.01, peak_memory_mib=11.0, detail="")
+        Execution(status=ExecutionStatus.EXITED, stdout=b"5\\n", cpu_s=0.01, wall_s=0.01, peak_memory_mib=11.0,
+                  detail="")
     """
 
     status: ExecutionStatus

@@ -4,7 +4,7 @@ In: nothing but the machine's architecture. Out: bytes of a BPF program, and `in
 process for good. Runs inside the sandbox; standard library only.
 
 Docker's own filter lets AF_VSOCK sockets, io_uring and ptrace through; no namespace isolates vsock. So the program
-gets a filter of its own, whatever the sandbox around it is. Numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`.
+gets a filter of its own, whatever the sandbox around it is. Numbers: Linux `asm/unistd_64.h`, `asm-generic/unistd.h`.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def limits_of(problem: Problem, config: VerifierConfig) -> Limits:
 
 
 def with_prelude(prelude: str, program: str) -> str:
-    """The program under its platform's imports; its `from __future__` lines move above them, where Python wants them."""
+    """The program under its platform's imports; its `from __future__` lines move above them, as Python demands."""
     if not prelude:
         return program
     future = _FUTURE.findall(program)

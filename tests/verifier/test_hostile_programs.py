@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs read better on one line)
 """Wrong and hostile programs must not be accepted, must end within their limits, and must leave nothing behind."""
 
 import json

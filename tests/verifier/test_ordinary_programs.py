@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs read better on one line)
 """Ordinary programs must be accepted: each reads two numbers and prints their sum, in one of the ways people do."""
 
 import pytest

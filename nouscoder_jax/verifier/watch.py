@@ -1,0 +1,124 @@
+"""One running test, watched from the runner: ends it when a limit is reached, adds up what it used.
+
+In: the process of a test, its limits. Out: its exit code, CPU and wall time, memory. Runs inside the sandbox; standard
+library only.
+
+CPU time is the limit. The wall limit is a backstop against sleeping: seconds in which the program was ready to run and
+the machine gave it no processor do not count, so that a loaded machine does not change verdicts.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from nouscoder_jax.verifier import protocol
+
+TYPE_CHECKING = False  # typing itself takes 5 ms to import
+if TYPE_CHECKING:
+    from nouscoder_jax.verifier.runner import Runner
+
+_MIB = 1 << 20
+_FIRST_POLL_MS, _LAST_POLL_MS = 5, 20
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_RUNNING = 1 << 20  # no exit code
+
+
+class GoneError(Exception):
+    """The host closed the line."""
+
+
+class Watch:
+    """One running test: ends it when a limit is reached, adds up what it used."""
+
+    def __init__(self, runner: Runner, pid: int, started: float) -> None:
+        self.runner = runner
+        self.pid = pid
+        self.started = started
+        self.code = _RUNNING
+        self.ended_for = ""
+        self.cpu_s = 0.0
+        self.wall_s = 0.0
+        self.peak_mib = 0.0
+
+    def until_end(self) -> None:
+        """Waits for the main process; what it left running is not waited for."""
+        poller = select.poll()
+        poller.register(self.runner.control_in, 0)  # errors and hang-up only
+        try:
+            descriptor = os.pidfd_open(self.pid)
+            poller.register(descriptor, select.POLLIN)
+        except OSError:  # gVisor has no pidfd_open
+            descriptor = -1
+        wait_ms = _FIRST_POLL_MS
+        try:
+            while True:
+                events = poller.poll(wait_ms)
+                self.wall_s = time.monotonic() - self.started
+                if any(fd == self.runner.control_in for fd, _ in events):
+                    raise GoneError
+                self.reap()
+                if self.code != _RUNNING:
+                    return
+                if not self.ended_for:
+                    self.ended_for = self.limit_reached()
+                if self.ended_for:
+                    self.runner.kill_all()
+                wait_ms = min(wait_ms * 2, _LAST_POLL_MS)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def reap(self) -> bool:
+        """Takes in every process that ended. False: none is left."""
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self.cpu_s += used.ru_utime + used.ru_stime
+            self.peak_mib = max(self.peak_mib, used.ru_maxrss / 1024)
+            if pid == self.pid:
+                self.code = os.waitstatus_to_exitcode(status)
+
+    def limit_reached(self) -> str:
+        """The limit that the running processes are over, or an empty text."""
+        task = self.runner.task
+        ticks = pages = count = 0
+        for pid in self.runner.others():
+            try:
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    words = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            ticks += sum(map(int, words[11:15]))
+            pages += int(words[21])
+            count += int(words[17])
+        memory_mib = pages * _PAGE / _MIB
+        self.peak_mib = max(self.peak_mib, memory_mib)
+        if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
+            return "output_limit"
+        if memory_mib > task.memory_mib:
+            return "memory_limit"
+        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
+            return "time_limit"
+        if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
+            return f"more than {self.runner.max_processes} processes"
+        return ""
+
+    def waited_s(self) -> float:
+        """Seconds that the program was ready to run and got no processor: the machine's doing, not the program's."""
+        if self.wall_s <= self.runner.wall_s:
+            return 0.0
+        longest = 0
+        for pid in self.runner.others():
+            try:
+                with open(f"/proc/{pid}/schedstat", "rb") as file:
+                    longest = max(longest, int(file.read().split()[1]))
+            except (OSError, IndexError):
+                continue
+        return min(longest / 1e9, protocol.MAX_WAIT_FACTOR * self.runner.wall_s)

@@ -1,0 +1,85 @@
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from judge_bench import Bench, make_problem
+
+from nouscoder_jax.types import JudgeError, Outcome
+from nouscoder_jax.verifier.docker import _is_orphan, _start_time
+from nouscoder_jax.verifier.verify import verify
+
+ENGINE = Path(__file__).parent / "docker_engine.sh"
+PROBLEM = make_problem([("2 3\n", "5\n")])
+PROGRAM = "import time\ntime.sleep(3)\nprint(sum(map(int, input().split())))"
+
+
+@pytest.fixture
+def own_engine(tmp_path, monkeypatch):
+    """An engine that a test may kill; gone afterwards."""
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        pytest.skip("an engine that may be killed needs root and dockerd (apt-get install docker.io)")
+    folder = tmp_path / "engine"
+    line = subprocess.run([ENGINE, "start", folder], capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("DOCKER_HOST", line.strip().partition("=")[2])
+    yield folder
+    subprocess.run([ENGINE, "start", folder], capture_output=True, check=True)
+    found = subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, check=True).stdout.split()
+    if found:
+        subprocess.run(["docker", "rm", "-f", *found], capture_output=True, check=False)
+    subprocess.run([ENGINE, "stop", folder], check=True)
+
+
+def containers():
+    return subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.slow
+def test_a_dead_engine_is_a_judge_error_and_after_a_restart_nothing_is_left(own_engine):
+    bench = Bench("docker")
+
+    async def run():
+        judged = asyncio.ensure_future(
+            verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
+        )
+        await asyncio.sleep(2.5)
+        os.kill(int((own_engine / "docker.pid").read_text()), signal.SIGKILL)
+        return await judged
+
+    with pytest.raises(JudgeError, match="engine"):
+        bench.run(run())
+    bench.close()
+    subprocess.run([ENGINE, "start", own_engine], capture_output=True, check=True)
+    again = Bench("docker")
+    quick = PROGRAM.replace("sleep(3)", "sleep(0)")
+    verdict = again.run(verify(PROBLEM, quick, sandbox=again.sandbox, config=again.config, stop_at_first_failure=True))
+    assert verdict.outcome is Outcome.ACCEPTED
+    again.close()
+    assert containers() == []
+
+
+@pytest.mark.slow
+def test_a_container_killed_under_a_program_changes_no_verdict(own_engine):
+    bench = Bench("docker")
+
+    async def run():
+        judged = asyncio.ensure_future(
+            verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
+        )
+        await asyncio.sleep(2.5)
+        subprocess.run(["docker", "kill", *containers()], capture_output=True, check=False)
+        return await judged
+
+    assert bench.run(run()).outcome is Outcome.ACCEPTED
+    bench.close()
+    assert containers() == []
+
+
+def test_a_container_of_a_dead_process_is_an_orphan_and_of_a_living_one_is_not():
+    host, pid = os.uname().nodename, os.getpid()
+    assert not _is_orphan(f"{host}/{pid}/{_start_time(pid)}")
+    assert _is_orphan(f"{host}/{pid}/1")
+    assert not _is_orphan(f"elsewhere/{pid}/1")
