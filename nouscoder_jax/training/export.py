@@ -22,12 +22,12 @@ from nouscoder_jax.training.optimizer import make_optimizer
 from nouscoder_jax.training.state import abstract
 
 KEPT_VERSIONS = 2
-"""Exports that stay in a run's export folder: the one that the engine serves and the one that it loads next."""
+"""Versions of weights that stay in a run folder: the one that the engine serves and the one that it loads next."""
 
 
-def version_dir(export_root: Path, policy_version: int) -> Path:
+def version_dir(root: Path, policy_version: int) -> Path:
     """Folder of one version's weights."""
-    return Path(export_root) / f"policy-{policy_version:06d}"
+    return Path(root) / f"policy-{policy_version:06d}"
 
 
 def export(
@@ -42,9 +42,9 @@ def export(
     save_model(jax.device_get(model), architecture, out_dir, dtype=dtype, tokenizer_dir=tokenizer_dir)
 
 
-def prune(export_root: Path) -> None:
-    """Deletes all versions in `export_root` but the newest KEPT_VERSIONS."""
-    versions = sorted(Path(export_root).glob("policy-*"))
+def prune(root: Path) -> None:
+    """Deletes all versions in `root` but the newest KEPT_VERSIONS."""
+    versions = sorted(Path(root).glob("policy-*"))
     for stale in versions[:-KEPT_VERSIONS]:
         shutil.rmtree(stale)
 
@@ -52,8 +52,8 @@ def prune(export_root: Path) -> None:
 def convert_run(run_dir: Path, out_dir: Path, *, dtype: Literal["float32", "bfloat16"]) -> int:
     """Writes the policy of a run's newest checkpoint as a Hugging Face directory; returns the checkpoint's step.
 
-    `run_dir` has config.json (TrainConfig.to_json), checkpoints/ and export/, whose newest version gives architecture
-    and tokenizer.
+    `run_dir` has config.json (TrainConfig.to_json) and checkpoints/; architecture and tokenizer come from its export/,
+    its newest weights/policy-*, or the model that it started from, the first of them that is there.
 
     Raises:
         UserError: no such run, nothing to convert, a damaged checkpoint, or an `out_dir` that already holds something.
@@ -65,7 +65,7 @@ def convert_run(run_dir: Path, out_dir: Path, *, dtype: Literal["float32", "bflo
     if not config_file.is_file():
         raise UserError(f"{run_dir} is no run folder: it has no config.json; give the --run-dir of a training run")
     config = TrainConfig.from_json(config_file.read_text())
-    source = _newest_export(run_dir / "export", config)
+    source = _described_model(run_dir, config)
     architecture = Architecture.from_hf(read_config(source))
     if not (run_dir / "checkpoints").is_dir():
         raise UserError(f"{run_dir} has no checkpoints folder; give a run that has saved a checkpoint")
@@ -81,11 +81,13 @@ def convert_run(run_dir: Path, out_dir: Path, *, dtype: Literal["float32", "bflo
     return step or 0
 
 
-def _newest_export(export_root: Path, config: TrainConfig) -> Path:
-    """The run's newest export, else the folder that it started from: both hold the architecture and the tokenizer."""
-    versions = sorted(export_root.glob("policy-*"))
-    if versions:
-        return versions[-1]
-    if (Path(config.model.path) / "config.json").is_file():
-        return Path(config.model.path)
-    raise UserError(f"{export_root} has no export to take config.json and tokenizer from; the run is incomplete")
+def _described_model(run_dir: Path, config: TrainConfig) -> Path:
+    """A Hugging Face directory of this run's model, whatever its weights: for config.json and tokenizer."""
+    versions = sorted((run_dir / "weights").glob("policy-*"), reverse=True)
+    for folder in (run_dir / "export", *versions, Path(config.model.path)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(
+        f"{run_dir} has no exported weights and its model.path {config.model.path} is not here: the tokenizer and "
+        "config.json cannot be found; put the model back where it was"
+    )

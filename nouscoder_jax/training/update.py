@@ -95,7 +95,7 @@ def make_update_on_mesh(
         metrics = {name: mean.value() for name, mean in sums.metrics.items()}
         metrics |= {
             "loss": sums.loss.value(),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": make_schedule(config.optimizer)(state.update_count),
             "num_tokens": sums.metrics["entropy"].count,
         }

@@ -24,7 +24,7 @@ def run_dir(tmp_path, make_config, start, architecture):
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json())
     zeros = jax.tree.map(lambda leaf: np.zeros_like(leaf), jax.device_get(state.model))
-    export(zeros, architecture, version_dir(folder / "export", 0), dtype="float32", tokenizer_dir=None)
+    export(zeros, architecture, version_dir(folder / "weights", 0), dtype="float32", tokenizer_dir=None)
     with Checkpointer(folder / "checkpoints", keep=1) as checkpointer:
         checkpointer.save(5, state, {})
     return folder, jax.device_get(state.model)
@@ -49,7 +49,8 @@ def test_transformers_gives_our_logits(run_dir, tmp_path):
     tokens = np.random.default_rng(0).integers(0, 64, (2, 20)).astype(np.int32)
     positions = np.tile(np.arange(20, dtype=np.int32), (2, 1))
     ones = np.ones((2, 20), np.int32)
-    hidden = qwen3.forward(model, tokens, positions, ones, compute_dtype="float32", attention="reference", remat="none")
+    forward = jax.jit(qwen3.forward, static_argnames=("compute_dtype", "attention", "remat"))
+    hidden = forward(model, tokens, positions, ones, compute_dtype="float32", attention="reference", remat="none")
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens.astype(np.int64))).logits.numpy()
     np.testing.assert_allclose(qwen3.logits(hidden, qwen3.output_embedding(model)), expected, atol=1e-4)
