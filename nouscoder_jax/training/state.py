@@ -76,5 +76,5 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def _init_from_key(
     architecture: Architecture, optimizer: optax.GradientTransformation, key: Key[Array, ""]
 ) -> TrainState:
-    model = qwen3.init(architecture, key)
+    model: Any = qwen3.init(architecture, key)  # a pytree of arrays, which optax's types cannot say
     return TrainState(model, optimizer.init(model), jnp.int32(0))

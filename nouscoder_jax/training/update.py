@@ -56,11 +56,11 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     """`update(state, batch, num_micro_batches, old_logprobs=None) -> (state, metrics)`; the given state is used up.
 
     `batch` is of NumPy arrays with a multiple of `experience.rows_per_micro_batch` rows, of which the first
-    `num_micro_batches` micro-batches count. (With several processes: each one's own rows, its share of every
-    micro-batch.) `old_logprobs` "rows time" comes from `make_token_logprobs` where `loss.old_logprobs` is
-    "recomputed". Metrics: loss, grad_norm, learning_rate, entropy, num_tokens, drift_mean and drift_max (|logprob -
-    behavior logprob| in nats), ratio_max (of tokens), and the objective's own. The same input gives the same bits on
-    the same machine.
+    `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. (With several
+    processes: each one's own rows, its share of every micro-batch.) `old_logprobs` "rows time" comes from
+    `make_token_logprobs` where `loss.old_logprobs` is "recomputed". Metrics: loss, grad_norm, learning_rate, entropy,
+    num_tokens, drift_mean and drift_max (|logprob - behavior logprob| in nats), ratio_max (of tokens), and the
+    objective's own. The same input gives the same bits on the same machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -90,9 +90,10 @@ def make_update_on_mesh(
     ) -> tuple[TrainState, dict[str, Array]]:
         sums = _accumulate(micro_batch_loss, state.model, batch, old_logprobs, num_micro_batches, layout.model)
         grads = jax.tree.map(lambda grad: grad / jnp.maximum(sums.loss.count, 1.0), sums.grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
-        model = optax.apply_updates(state.model, updates)
-        metrics = {name: mean.value() for name, mean in sums.metrics.items()}
+        model: Any = state.model  # a pytree of arrays, which optax's types cannot say
+        updates, opt_state = optimizer.update(grads, state.opt_state, model)
+        model = optax.apply_updates(model, updates)
+        metrics: dict[str, Any] = {name: mean.value() for name, mean in sums.metrics.items()}
         metrics |= {
             "loss": sums.loss.value(),
             "grad_norm": optax.tree.norm(grads),
@@ -144,8 +145,8 @@ def _accumulate(
 
     def step(index: Array, sums: _Sums) -> _Sums:
         new = one(index)
-        added = jax.tree.map(jnp.add, sums[:3], new[:3])
-        return _Sums(*added, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
+        grads, loss, metrics = jax.tree.map(jnp.add, sums[:3], new[:3])
+        return _Sums(grads, loss, metrics, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
 
     shapes = jax.eval_shape(one, jnp.int32(0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
