@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ PROGRAM = "import time\ntime.sleep(3)\nprint(sum(map(int, input().split())))"
 
 
 @pytest.fixture
-def own_engine(tmp_path, monkeypatch):
+def own_engine(monkeypatch):
     """An engine that a test may kill; gone afterwards."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("an engine that may be killed needs root and dockerd (apt-get install docker.io)")
-    folder = tmp_path / "engine"
+    folder = Path(tempfile.mkdtemp(prefix="judge-"))  # not tmp_path: a socket's path has 107 characters at most
     line = subprocess.run([ENGINE, "start", folder], capture_output=True, text=True, check=True).stdout
     monkeypatch.setenv("DOCKER_HOST", line.strip().partition("=")[2])
     yield folder
@@ -31,6 +32,7 @@ def own_engine(tmp_path, monkeypatch):
     if found:
         subprocess.run(["docker", "rm", "-f", *found], capture_output=True, check=False)
     subprocess.run([ENGINE, "stop", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def containers():
