@@ -49,6 +49,7 @@ def test_transformers_gives_our_logits(run_dir, tmp_path):
     tokens = np.random.default_rng(0).integers(0, 64, (2, 20)).astype(np.int32)
     positions = np.tile(np.arange(20, dtype=np.int32), (2, 1))
     ones = np.ones((2, 20), np.int32)
+    model = jax.tree.map(jax.numpy.asarray, model)
     forward = jax.jit(qwen3.forward, static_argnames=("compute_dtype", "attention", "remat"))
     hidden = forward(model, tokens, positions, ones, compute_dtype="float32", attention="reference", remat="none")
     with torch.no_grad():

@@ -162,7 +162,7 @@ def test_recomputed_old_logprobs_are_the_models_own_and_make_the_ratio_one(run, 
         compute_dtype="float32", attention="reference", remat="none",
     )  # fmt: skip
     expected, _ = token_logprobs(
-        hidden, qwen3.output_embedding(state.model), batch.targets, temperature=0.7, chunk_tokens=999
+        hidden, qwen3.output_embedding(state.model), jax.numpy.asarray(batch.targets), temperature=0.7, chunk_tokens=999
     )
     np.testing.assert_allclose(old[batch.loss_mask], np.asarray(expected)[batch.loss_mask], atol=1e-5)
     _, metrics = run(config, old_logprobs=old)
