@@ -41,7 +41,7 @@ _TMPFS = "rw,nosuid,nodev,noexec,size=64m,nr_inodes=4096,mode=1777"
 _RUNNER_MIB = 192
 """Memory of a container beyond the program's: the runner, two tmpfs, input and output files."""
 _RUNNER_PROCESSES = 8
-_PING_S, _CALL_S, _LEAVE_S = 10, 120, 3.0
+_PING_S, _CALL_S, _LEAVE_S, _CLOSE_S = 10, 120, 3.0, 20.0
 _Result = TypeVar("_Result")
 
 
@@ -63,7 +63,7 @@ class DockerSandbox:
             raise
         self._bundle = bundle.bundle(compiled=self._compiled)
         self._command = bundle.command("python3", len(self._bundle))
-        reuse = config.rollouts_per_container
+        reuse = config.rollouts_per_sandbox
         each = "a container a rollout" if reuse == 1 else f"a container for {reuse} rollouts"
         self.name = (
             f"docker {version}: {each}, no network, read-only root, user id of its own, seccomp, image {config.image}"
@@ -78,7 +78,7 @@ class DockerSandbox:
             await container.line.open(program, fn_name=fn_name, limits=limits)
             yield container.line
             container.rollouts += 1
-            reusable = container.line.clean and container.rollouts < self._config.rollouts_per_container
+            reusable = container.line.clean and container.rollouts < self._config.rollouts_per_sandbox
         finally:
             if reusable and not self._closed:
                 self._spare.appendleft(_done(container))
@@ -88,12 +88,11 @@ class DockerSandbox:
     async def close(self) -> None:
         """Ends all containers of this sandbox and waits until they are gone."""
         self._closed = True
-        tasks = list(self._spare)
+        if self._spare:  # not cancelled at once: a call that is under way in a thread would make one more container
+            await asyncio.wait(self._spare, timeout=_CLOSE_S)
+        for task in self._spare:
+            task.cancel()
         self._spare.clear()
-        for task in tasks:
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self._destroy(container) for container in list(self._live)))
         with contextlib.suppress(JudgeError):
             await self._call(lambda api: _remove_all(api, lambda owner: owner == self._owner))
@@ -140,26 +139,33 @@ class DockerSandbox:
     # -- containers ----------------------------------------------------------------------------------------------
 
     async def _take(self) -> _Container:
-        """A container that is ready; others are begun so that the next caller need not wait."""
-        while self._spare:
-            task = self._spare.popleft()
-            self._refill()
+        """A container that is ready; once there is one, others are begun so that the next caller need not wait."""
+        while True:
+            waited_for = bool(self._spare)
+            task = self._spare.popleft() if waited_for else self._begin()
             try:
-                container = await task
+                container = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                self._spare.append(task)  # whoever comes next takes it, or `close` ends it
+                raise
             except JudgeError:
+                if not waited_for:
+                    raise
                 continue  # begun when the engine was away: what counts is whether it answers now
-            if container.line.reader.at_eof():
+            if container.line.ended.is_set():
                 await self._destroy(container)
                 continue
+            self._refill()
             return container
-        self._refill()
-        return await self._create()
+
+    def _begin(self) -> asyncio.Task[_Container]:
+        task = asyncio.ensure_future(self._create())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at by `_take`
+        return task
 
     def _refill(self) -> None:
         while not self._closed and len(self._spare) < self._config.num_workers:
-            task = asyncio.ensure_future(self._create())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at by `_take`
-            self._spare.append(task)
+            self._spare.append(self._begin())
 
     async def _create(self) -> _Container:
         identity = await self._call(self._create_blocking)

@@ -1,4 +1,4 @@
-"""A sandbox without Docker: a fresh Python process for each program, in Linux namespaces where the system permits them.
+"""A sandbox without Docker: a runner for each program, or for a few, in Linux namespaces where the system permits them.
 
 In: programs and inputs. Out: Executions. The process is started from a bare interpreter by its real path (a version
 manager's shim costs ten times as much) and without preexec_fn, so that a large parent is not copied (vfork).
@@ -42,41 +42,75 @@ _NAMES = {
 }
 
 
+class _Place:
+    """One running runner, its line, and the folder that programs may write."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: Line, folder: str) -> None:
+        self.process = process
+        self.line = line
+        self.folder = folder
+        self.rollouts = 0
+
+
 class LocalSandbox:
     """Makes sessions on this machine. Raises UserError where not even a plain process works."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reuse: int) -> None:
+        """`reuse`: programs that one runner judges, one after another, before it is thrown away."""
+        self._reuse = reuse
         self._python = interpreter.choose()
         self._bundle = bundle.bundle(compiled=self._python.same_bytecode)
         self._command = ["/bin/sh", "-c", _SHELL, "sh", *bundle.command(self._python.path, len(self._bundle))]
         self._numbers = itertools.count(os.getpid() * 97)
-        self._running: set[asyncio.subprocess.Process] = set()
+        self._live: set[_Place] = set()
+        self._spare: list[_Place] = []
+        self._closed = False
         self._enter = "namespaces"
         self.isolation = self._probe()
-        self.name = f"{_NAMES[self.isolation]}; Python {self._python.version}"
+        each = "a runner a rollout" if reuse == 1 else f"a runner for {reuse} rollouts"
+        self.name = f"{_NAMES[self.isolation]}; {each}, Python {self._python.version}"
 
     @contextlib.asynccontextmanager
     async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
-        """A fresh process with this program. Raises JudgeError."""
-        folder = "/tmp" if self._enter == "namespaces" else tempfile.mkdtemp(prefix="nouscoder-judge-")
-        process = await self._start()
-        self._running.add(process)
+        """A place of its own with this program. Raises JudgeError."""
+        place = await self._take()
+        reusable = False
         try:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(self._bundle)
-            line = Line(process.stdout, process.stdin)
-            await line.setup(**self._fields(folder))
-            await line.open(program, fn_name=fn_name, limits=limits)
-            yield line
+            await place.line.open(program, fn_name=fn_name, limits=limits)
+            yield place.line
+            place.rollouts += 1
+            reusable = place.line.clean and place.rollouts < self._reuse
         finally:
-            self._running.discard(process)
-            await asyncio.shield(self._end(process, folder))
+            if reusable and not self._closed:
+                self._spare.append(place)
+            else:
+                await asyncio.shield(self._end(place))
 
     async def close(self) -> None:
-        """Kills what is still running."""
-        for process in list(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        """Ends everything that is left."""
+        self._closed = True
+        self._spare.clear()
+        await asyncio.gather(*(self._end(place) for place in list(self._live)))
+
+    async def _take(self) -> _Place:
+        """A place that is ready: one that earlier rollouts left clean, or a fresh one. Raises JudgeError."""
+        while self._spare:
+            place = self._spare.pop()
+            if place.process.returncode is None:
+                return place
+            await self._end(place)
+        folder = "/tmp" if self._enter == "namespaces" else tempfile.mkdtemp(prefix="nouscoder-judge-")
+        process = await self._start()
+        assert process.stdin is not None and process.stdout is not None
+        place = _Place(process, Line(process.stdout, process.stdin), folder)
+        self._live.add(place)
+        try:
+            process.stdin.write(self._bundle)
+            await place.line.setup(**self._fields(folder))
+        except BaseException:
+            await asyncio.shield(self._end(place))
+            raise
+        return place
 
     async def _start(self) -> asyncio.subprocess.Process:
         try:
@@ -93,8 +127,12 @@ class LocalSandbox:
         except OSError as error:
             raise JudgeError(f"no process for a sandbox: {error}") from error
 
-    async def _end(self, process: asyncio.subprocess.Process, folder: str) -> None:
+    async def _end(self, place: _Place) -> None:
         """Closes the line, at which the runner ends everything; kills it where it does not."""
+        if place not in self._live:
+            return
+        self._live.discard(place)
+        process = place.process
         assert process.stdin is not None
         process.stdin.close()
         try:
@@ -104,7 +142,7 @@ class LocalSandbox:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         if self._enter != "namespaces":
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(place.folder, ignore_errors=True)
 
     def _fields(self, folder: str) -> dict[str, object]:
         uid = _FIRST_UID + next(self._numbers) % _NUM_UIDS

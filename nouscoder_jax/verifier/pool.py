@@ -24,7 +24,7 @@ def _docker(config: VerifierConfig) -> Sandbox:
 
 
 def _local(config: VerifierConfig) -> Sandbox:
-    return LocalSandbox()
+    return LocalSandbox(reuse=config.rollouts_per_sandbox)
 
 
 def _auto(config: VerifierConfig) -> Sandbox:

@@ -9,7 +9,7 @@ from nouscoder_jax.verifier.pool import make_sandbox
 
 def make_config(backend, **changes):
     values = dict(
-        backend=backend, image="nouscoder-judge", runtime="", num_workers=2, rollouts_per_container=20,
+        backend=backend, image="nouscoder-judge", runtime="", num_workers=2, rollouts_per_sandbox=20,
         default_time_limit_s=2.0, wall_factor=3.0, memory_limit_mib=512, output_limit_mib=1, max_processes=48,
         max_retries=1,
     )  # fmt: skip

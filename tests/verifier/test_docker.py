@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def own_engine(monkeypatch):
 
 
 def containers():
+    """Containers of the engine; those that are being removed get a moment."""
+    for _ in range(50):
+        if not (found := _containers()):
+            break
+        time.sleep(0.1)
+    return found
+
+
+def _containers():
     return subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -72,7 +82,7 @@ def test_a_container_killed_under_a_program_changes_no_verdict(own_engine):
             verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
         )
         await asyncio.sleep(2.5)
-        subprocess.run(["docker", "kill", *containers()], capture_output=True, check=False)
+        subprocess.run(["docker", "kill", *_containers()], capture_output=True, check=False)
         return await judged
 
     assert bench.run(run()).outcome is Outcome.ACCEPTED
