@@ -9,13 +9,14 @@ and samples the next. So a prompt's prefix (all but its last token) is computed 
 
 Layout: keys "slots kv_heads head_dim time", values "slots kv_heads time head_dim", one array a layer; the two
 products of a decoding step then run along the minor dimension on a CPU (measured: 8.4 ms of CPU time a step of 64
-slots against 11.9 with both time-minor and 10.3 with both head_dim-minor). Layers are unrolled, q, k, v and gate, up fused.
+slots against 11.9 with both time-minor and 10.3 with both head_dim-minor). Layers are unrolled, and the projections of
+q, k, v and of gate, up are fused.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,40 +60,40 @@ class Cache(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """What decoding needs to know of each slot.
+    """What decoding needs to know of each slot; NumPy on the host, tracers in `decode`.
 
     Example:
         a slot that continues the prompt (5, 9, 7) for up to 20 tokens: tokens 7, lengths 2, counts 0, limits 20, active
     """
 
-    tokens: Int32[Array, " slots"]
+    tokens: Int32[Any, " slots"]
     """Last token of the sequence, not in the cache yet."""
-    lengths: Int32[Array, " slots"]
+    lengths: Int32[Any, " slots"]
     """Tokens in the cache."""
-    counts: Int32[Array, " slots"]
+    counts: Int32[Any, " slots"]
     """Completion tokens sampled so far; the index of the next one's random key."""
-    limits: Int32[Array, " slots"]
+    limits: Int32[Any, " slots"]
     """Completion tokens to sample at most."""
-    seeds: Int32[Array, " slots"]
-    temperatures: Float32[Array, " slots"]
-    top_ps: Float32[Array, " slots"]
+    seeds: Int32[Any, " slots"]
+    temperatures: Float32[Any, " slots"]
+    top_ps: Float32[Any, " slots"]
     """1: all tokens."""
-    top_ks: Int32[Array, " slots"]
+    top_ks: Int32[Any, " slots"]
     """0: all tokens."""
-    active: Bool[Array, " slots"]
+    active: Bool[Any, " slots"]
 
 
 class Sampled(NamedTuple):
     """What a chunk of decoding produced; entries at and past a slot's `counts` are meaningless."""
 
-    ids: Int32[Array, "slots steps"]
-    behavior_logprobs: Float32[Array, "slots steps"]
+    ids: Int32[Any, "slots steps"]
+    behavior_logprobs: Float32[Any, "slots steps"]
     """Of the distribution really sampled: after temperature, top-k, top-p."""
-    logprobs: Float32[Array, "slots steps"]
+    logprobs: Float32[Any, "slots steps"]
     """Of the policy at temperature 1 without truncation."""
-    counts: Int32[Array, " slots"]
+    counts: Int32[Any, " slots"]
     """Tokens of this chunk."""
-    active: Bool[Array, " slots"]
+    active: Bool[Any, " slots"]
     """False: the slot met an end token or its limit, or was not active."""
 
 
@@ -284,7 +285,7 @@ def sample(
 ) -> tuple[Int32[Array, " slots"], Float32[Array, " slots"], Float32[Array, " slots"]]:
     """Returns ids, their logprobs under the distribution sampled, and under softmax(logits).
 
-    Gumbel-max with the key fold_in(seed, index of the token): what a slot draws depends on its own logits and seed only.
+    Gumbel-max with the key fold_in(seed, index of the token): a draw depends on the slot's own logits and seed only.
     """
     vocab = logits.shape[1]
     restricted = jnp.any((slots.top_ps < 1) | (slots.top_ks > 0))

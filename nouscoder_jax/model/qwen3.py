@@ -10,6 +10,7 @@ G = N/K queries per kv head, H head dim, D embed, F mlp, V vocab, L layers.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -92,13 +93,14 @@ class Qwen3(nnx.Module):
 
 
 def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, ...]:
-    return INITIALIZER_RANGE * jax.random.normal(key, shape, jnp.float32)
+    # Drawn flat: XLA's CPU compiler takes 5 s for threefry in four dimensions and 0.3 s for it in one (jax 0.10).
+    return INITIALIZER_RANGE * jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
 
 
 def init(architecture: Architecture, key: Key[Array, ""]) -> Qwen3:
     """Returns a float32 model with normal weights of std 0.02 and norms of 1.
 
-    Pure: `jax.jit(partial(init, architecture), out_shardings=...)` makes it sharded, `jax.eval_shape` makes it for free.
+    Pure: `jax.jit(partial(init, architecture), out_shardings=...)` makes it sharded, `jax.eval_shape` for free.
     """
     return Qwen3(architecture, key)
 

@@ -38,7 +38,7 @@ def attention_factor(factor: float) -> float:
 
 
 def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) -> Float32[np.ndarray, " half"]:
-    """Returns radians per position of each pair of dimensions: theta^(-2i/head_dim), under YaRN mixed with 1/factor of it.
+    """Returns radians per position of each pair of dimensions: theta^(-2i/head_dim), under YaRN mixed with 1/factor.
 
     YaRN's ramp runs between the dimensions that make beta_fast and beta_slow turns over the original context
     (arXiv:2309.00071, section 3.2; rounding as in huggingface/transformers modeling_rope_utils.py).

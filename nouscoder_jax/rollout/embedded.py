@@ -35,6 +35,13 @@ MAX_PREFILL_PROMPTS = 8
 IDLE_LENGTH = 2**30
 """Length of a slot without a request: past every cache, so that it writes nothing over the prefix it may hold."""
 
+# Compiled once a shape for all engines of this process; a cache that is passed in is used up.
+_prepare = jax.jit(generate.prepare, static_argnames="compute_dtype")
+_prefill = jax.jit(generate.prefill, static_argnames="architecture", donate_argnames="cache")
+_copy_prefix = jax.jit(generate.copy_prefix, donate_argnames="cache")
+_resize = jax.jit(generate.resize, static_argnames="time", donate_argnames="cache")
+_decode = jax.jit(generate.decode, static_argnames=("num_steps", "eos_ids", "architecture"), donate_argnames="cache")
+
 
 def bucket(num_tokens: int) -> int:
     """Returns the least of 64, 96, 128, 192, 256, 384, ... that holds `num_tokens`: few shapes, few compilations."""
@@ -96,15 +103,7 @@ class EmbeddedEngine:
         self._chunk = decode_chunk_tokens
         self._max_cache_tokens = max_cache_tokens
         self._compute_dtype = compute_dtype
-        self._prepare = jax.jit(partial(generate.prepare, compute_dtype=compute_dtype))
-        self._prefill = jax.jit(partial(generate.prefill, architecture=architecture), donate_argnums=1)
-        self._copy = jax.jit(generate.copy_prefix, donate_argnums=0)
-        self._resize = jax.jit(generate.resize, static_argnames="time", donate_argnums=0)
-        self._decode = jax.jit(
-            partial(generate.decode, num_steps=self._chunk, eos_ids=self._eos_ids, architecture=architecture),
-            donate_argnums=1,
-        )
-        self._weights = self._prepare(model)
+        self._weights = _prepare(model, compute_dtype=compute_dtype)
         self._cache: generate.Cache | None = None
         self._cache_time = 0
         self._policy_version = policy_version
@@ -186,7 +185,7 @@ class EmbeddedEngine:
             raise EngineError(
                 f"weights of version {policy_version} not taken: {export_dir} has another architecture than the engine"
             )
-        weights = await asyncio.to_thread(self._prepare, model)
+        weights = await asyncio.to_thread(_prepare, model, compute_dtype=self._compute_dtype)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._new_weights is not None:
             await asyncio.wait([self._new_weights[2]])
@@ -324,11 +323,18 @@ class EmbeddedEngine:
                 self._architecture, num_slots=self._num_slots, time=admission.cache_time, dtype=self._compute_dtype
             )
         elif admission.cache_time != self._cache_time:
-            cache = self._resize(cache, time=admission.cache_time)
+            cache = _resize(cache, time=admission.cache_time)
         self._cache = None  # donated from here on
         self._cache_time = admission.cache_time
         cache = self._fill(cache, admission)
-        cache, sampled = self._decode(self._weights, cache, slots)
+        cache, sampled = _decode(
+            self._weights,
+            cache,
+            slots,
+            num_steps=self._chunk,
+            eos_ids=self._eos_ids,
+            architecture=self._architecture,
+        )
         self._cache = cache
         return jax.tree.map(np.asarray, sampled)
 
@@ -345,7 +351,7 @@ class EmbeddedEngine:
             for row, (slot, prefix) in enumerate(now):
                 tokens[row, : len(prefix)] = prefix
                 slots[row] = slot
-            cache = self._prefill(self._weights, cache, tokens, slots)
+            cache = _prefill(self._weights, cache, tokens, slots, architecture=self._architecture)
         return self._copy_slots(cache, admission.late_copies)
 
     def _copy_slots(self, cache: generate.Cache, copies: tuple[tuple[int, int], ...]) -> generate.Cache:
@@ -353,7 +359,7 @@ class EmbeddedEngine:
             return cache
         pairs = np.zeros((2, self._num_slots), np.int32)
         pairs[:, : len(copies)] = np.asarray(copies, np.int32).T
-        return self._copy(cache, pairs[0], pairs[1], np.int32(len(copies)))
+        return _copy_prefix(cache, pairs[0], pairs[1], np.int32(len(copies)))
 
     def _collect(self, sampled: generate.Sampled) -> None:
         """Appends a chunk's tokens to their requests and completes those that ended."""
