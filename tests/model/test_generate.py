@@ -1,0 +1,196 @@
+"""Sampling with a KV cache: it equals the full forward pass, and it draws from the distribution it reports."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nouscoder_jax.model import generate, qwen3
+
+TINY = qwen3.Architecture(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rope_theta=1e4,
+    rope_scaling=None,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    attention_bias=True,
+    max_position_embeddings=128,
+)
+TIME = 48
+
+
+@pytest.fixture(scope="module")
+def model():
+    fresh = jax.jit(partial(qwen3.init, TINY))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.2, x.shape).astype(np.float32), fresh)
+
+
+@jax.jit
+def all_logits(model, tokens):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden = qwen3.forward(
+        model, tokens, positions, jnp.ones_like(tokens), compute_dtype="float32", attention="reference", remat="none"
+    )
+    return qwen3.logits(hidden, qwen3.output_embedding(model))
+
+
+def slots_of(prompts, *, temperature=1.0, top_p=1.0, top_k=0, limit=16, seeds=None):
+    n = len(prompts)
+    return generate.Slots(
+        tokens=jnp.asarray([p[-1] for p in prompts], jnp.int32),
+        lengths=jnp.asarray([len(p) - 1 for p in prompts], jnp.int32),
+        counts=jnp.zeros(n, jnp.int32),
+        limits=jnp.full(n, limit, jnp.int32),
+        seeds=jnp.asarray(range(n) if seeds is None else seeds, jnp.int32),
+        temperatures=jnp.full(n, temperature, jnp.float32),
+        top_ps=jnp.full(n, top_p, jnp.float32),
+        top_ks=jnp.full(n, top_k, jnp.int32),
+        active=jnp.ones(n, bool),
+    )
+
+
+PREPARE = jax.jit(partial(generate.prepare, compute_dtype="float32"))
+PREFILL = jax.jit(partial(generate.prefill, architecture=TINY))
+DECODE = jax.jit(partial(generate.decode, architecture=TINY), static_argnames=("num_steps", "eos_ids"))
+
+
+def prefilled(model, prompts):
+    """Returns weights and a cache of three slots that holds the prompts' prefixes."""
+    weights = PREPARE(model)
+    tokens = np.zeros((3, 16), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt) - 1] = prompt[:-1]
+    cache = generate.init_cache(TINY, num_slots=3, time=TIME, dtype="float32")
+    return weights, PREFILL(weights, cache, jnp.asarray(tokens), jnp.arange(3))
+
+
+def run(model, prompts, slots, *, num_steps=16, eos_ids=()):
+    return DECODE(*prefilled(model, prompts), slots, num_steps=num_steps, eos_ids=eos_ids)
+
+
+PROMPTS = [(3, 1, 4, 1, 5), (9,), (2, 6, 5, 3, 5, 8, 9, 7, 9)]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.7, 1.0, 0), (0.8, 0.9, 0), (1.3, 0.8, 9)]
+)
+def test_reported_logprobs_equal_a_full_forward_pass(temperature, top_p, top_k, model):
+    slots = slots_of(PROMPTS, temperature=temperature, top_p=top_p, top_k=top_k)
+    _, sampled = run(model, PROMPTS, slots)
+    for row, prompt in enumerate(PROMPTS):
+        ids = np.asarray(sampled.ids[row])
+        tokens = np.zeros((1, 32), np.int32)
+        tokens[0, : len(prompt) + 16] = [*prompt, *ids.tolist()]
+        logits = all_logits(model, tokens)[0, len(prompt) - 1 :][:16]
+        plain = jax.nn.log_softmax(logits)[np.arange(16), ids]
+        n = len(ids)
+        kept = generate.truncate(logits / temperature, jnp.full(n, top_p), jnp.full(n, top_k))
+        behavior = jax.nn.log_softmax(kept)[np.arange(16), ids]
+        np.testing.assert_allclose(sampled.logprobs[row], plain, atol=1e-4)
+        np.testing.assert_allclose(sampled.behavior_logprobs[row], behavior, atol=1e-4)
+
+
+def test_two_short_chunks_equal_one_long(model):
+    slots = slots_of(PROMPTS)
+    _, whole = run(model, PROMPTS, slots)
+    cache, first = run(model, PROMPTS, slots, num_steps=8)
+    slots = slots._replace(tokens=first.ids[:, -1], lengths=slots.lengths + 8, counts=slots.counts + 8)
+    _, second = DECODE(PREPARE(model), cache, slots, num_steps=8, eos_ids=())
+    np.testing.assert_array_equal(jnp.concatenate([first.ids, second.ids], 1), whole.ids)
+
+
+def test_a_sample_depends_on_its_prompt_and_seed_not_on_slot_or_neighbours(model):
+    _, before = run(model, PROMPTS, slots_of(PROMPTS, seeds=[5, 6, 7]))
+    turned = PROMPTS[::-1]
+    neighbours = slots_of(turned, seeds=[1, 2, 5])._replace(top_ps=jnp.asarray([0.5, 1.0, 1.0], jnp.float32))
+    _, after = run(model, turned, neighbours)
+    np.testing.assert_array_equal(before.ids[0], after.ids[2])
+    np.testing.assert_allclose(before.behavior_logprobs[0], after.behavior_logprobs[2], atol=1e-6)
+
+
+def test_a_slot_stops_at_its_end_token_and_at_its_limit(model):
+    _, free = run(model, PROMPTS, slots_of(PROMPTS))
+    end = int(free.ids[0, 4])
+    first = int(np.flatnonzero(np.asarray(free.ids[0]) == end)[0])
+    limits = jnp.asarray([16, 3, 16], jnp.int32)
+    _, sampled = run(model, PROMPTS, slots_of(PROMPTS)._replace(limits=limits), eos_ids=(end,))
+    assert int(sampled.counts[0]) == first + 1 and not sampled.active[0]
+    np.testing.assert_array_equal(sampled.ids[0, : first + 1], free.ids[0, : first + 1])
+    assert int(sampled.counts[1]) <= 3 and not sampled.active[1]
+
+
+def test_an_inactive_slot_past_the_cache_writes_nothing(model):
+    slots = slots_of(PROMPTS)
+    slots = slots._replace(active=slots.active.at[0].set(False), lengths=slots.lengths.at[0].set(2**30))
+    _, before = prefilled(model, PROMPTS)
+    after, sampled = run(model, PROMPTS, slots, num_steps=8)
+    assert int(sampled.counts[0]) == 0
+    for old, new in zip(before.keys + before.values, after.keys + after.values, strict=True):
+        np.testing.assert_array_equal(old[0], new[0])
+
+
+def test_a_copied_prefix_continues_like_its_own(model):
+    _, cache = prefilled(model, PROMPTS)
+    copied = generate.copy_prefix(cache, jnp.asarray([2, 2, 9]), jnp.asarray([0, 1, 9]), jnp.int32(2))
+    for layer in copied.keys + copied.values:
+        np.testing.assert_array_equal(layer[0], layer[2])
+        np.testing.assert_array_equal(layer[1], layer[2])
+
+
+def test_a_resized_cache_keeps_what_fits():
+    cache = jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(0), x.shape),
+        generate.init_cache(TINY, num_slots=2, time=8, dtype="float32"),
+    )
+    there_and_back = generate.resize(generate.resize(cache, time=12), time=8)
+    jax.tree.map(np.testing.assert_array_equal, there_and_back, cache)
+    assert generate.resize(cache, time=4).keys[0].shape == (2, 2, 16, 4)
+
+
+LOGITS = np.log(np.asarray([0.40, 0.30, 0.15, 0.10, 0.05], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "top_k", "expected"),
+    [
+        (1.0, 0, [0.40, 0.30, 0.15, 0.10, 0.05]),
+        (0.75, 0, [0.40, 0.30, 0.15, 0, 0]),  # 0.70 does not reach 0.75
+        (0.30, 0, [0.40, 0, 0, 0, 0]),  # the most probable token is always kept
+        (1.0, 2, [0.40, 0.30, 0, 0, 0]),
+        (0.5, 2, [0.40, 0, 0, 0, 0]),  # of the top 2 renormalised the first has 0.571
+        (0.6, 2, [0.40, 0.30, 0, 0, 0]),
+        (0.999, 99, [0.40, 0.30, 0.15, 0.10, 0.05]),
+    ],
+)
+def test_truncation_keeps_the_tokens_worked_out_by_hand(top_p, top_k, expected):
+    kept = generate.truncate(jnp.asarray(LOGITS)[None], jnp.asarray([top_p]), jnp.asarray([top_k]))
+    expected = np.asarray(expected) / sum(expected)
+    np.testing.assert_allclose(jax.nn.softmax(kept)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.5, 1.0, 0), (2.0, 0.8, 4)])
+def test_sampled_frequencies_match_the_exact_distribution(temperature, top_p, top_k):
+    draws = 20_000
+    prompts = [(0,)] * draws
+    slots = slots_of(prompts, temperature=temperature, top_p=top_p, top_k=top_k)
+    logits = jnp.broadcast_to(jnp.asarray(LOGITS), (draws, 5))
+    ids, behavior, _ = jax.jit(generate.sample)(logits, slots)
+    kept = generate.truncate(logits[:1] / temperature, slots.top_ps[:1], slots.top_ks[:1])
+    exact = np.asarray(jax.nn.softmax(kept)[0], np.float64)
+    counts = np.bincount(np.asarray(ids), minlength=5)
+    possible = exact > 0
+    assert counts[~possible].sum() == 0
+    chi_square = ((counts - draws * exact) ** 2 / np.where(possible, draws * exact, 1)).sum()
+    assert chi_square < 23.5  # 4 degrees of freedom, p = 0.0001; the seeds are fixed
+    np.testing.assert_allclose(np.exp(behavior), exact[np.asarray(ids)], rtol=1e-5)

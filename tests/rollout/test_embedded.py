@@ -1,0 +1,306 @@
+"""The embedded engine: refill, determinism, reload, cancellation, failure."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nouscoder_jax.model import qwen3
+from nouscoder_jax.model.weights import save_model
+from nouscoder_jax.rollout.embedded import EmbeddedEngine, bucket
+from nouscoder_jax.types import EngineError, Prompt, Sampling
+
+TINY = qwen3.Architecture(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rope_theta=1e4,
+    rope_scaling=None,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    attention_bias=False,
+    max_position_embeddings=128,
+)
+END = 7
+
+
+def make_model(seed):
+    fresh = jax.jit(partial(qwen3.init, TINY))(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.2, x.shape).astype(np.float32), fresh)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(0)
+
+
+def make_engine(model, **changes):
+    options = dict(
+        eos_ids=(END,),
+        num_slots=4,
+        decode_chunk_tokens=4,
+        max_cache_tokens=512,
+        compute_dtype="float32",
+        policy_version=0,
+    )
+    return EmbeddedEngine(model, TINY, **(options | changes))
+
+
+def sampling(seed, **changes):
+    return replace(Sampling(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=12, seed=seed), **changes)
+
+
+def prompt(*ids):
+    return Prompt(problem_id="p", token_ids=ids)
+
+
+async def burst(engine, prompts, **changes):
+    return await asyncio.gather(*(engine.generate(p, sampling(i, **changes)) for i, p in enumerate(prompts)))
+
+
+def prompts_of(count):
+    """Three groups of equal prompts, interleaved lengths."""
+    bases = [(3, 1, 4, 1, 5), (9,), (2, 6, 5, 3, 5, 8, 9, 7, 9)]
+    return [prompt(*bases[i // 4 % 3]) for i in range(count)]
+
+
+def test_more_requests_than_slots_all_complete_with_exact_logprobs(model):
+    async def run():
+        engine = make_engine(model)
+        completions = await burst(engine, prompts_of(14))
+        assert engine.tokens_generated == sum(len(c.token_ids) for c in completions)
+        await engine.close()
+        return completions
+
+    for p, completion in zip(prompts_of(14), asyncio.run(run()), strict=True):
+        ids = completion.token_ids
+        assert 1 <= len(ids) <= 12
+        assert (completion.finish_reason == "stop") == (ids[-1] == END)
+        assert END not in ids[:-1] and (completion.finish_reason == "stop" or len(ids) == 12)
+        padded = np.zeros((1, 24), np.int32)
+        padded[0, : len(p.token_ids) + len(ids)] = [*p.token_ids, *ids]
+        logits = all_logits(model, padded)[0, len(p.token_ids) - 1 :][: len(ids)]
+        expected = jax.nn.log_softmax(logits)[np.arange(len(ids)), np.asarray(ids)]
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
+
+
+@jax.jit
+def all_logits(model, tokens):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden = qwen3.forward(
+        model, tokens, positions, jnp.ones_like(tokens), compute_dtype="float32", attention="reference", remat="none"
+    )
+    return qwen3.logits(hidden, qwen3.output_embedding(model))
+
+
+def test_the_same_calls_in_the_same_order_give_the_same_bits(model):
+    async def run():
+        engine = make_engine(model)
+        first = await burst(engine, prompts_of(11))
+        second = await burst(engine, prompts_of(11)[::-1])
+        await engine.close()
+        return first, second
+
+    assert asyncio.run(run()) == asyncio.run(run())
+
+
+def test_a_completion_does_not_depend_on_what_else_is_generated(model):
+    async def run():
+        engine = make_engine(model)
+        alone = await engine.generate(prompt(3, 1, 4, 1, 5), sampling(77))
+        _, among = await asyncio.gather(
+            burst(engine, prompts_of(6), top_p=0.5), engine.generate(prompt(3, 1, 4, 1, 5), sampling(77))
+        )
+        await engine.close()
+        return alone, among
+
+    alone, among = asyncio.run(run())
+    assert alone.token_ids == among.token_ids
+    np.testing.assert_allclose(alone.logprobs, among.logprobs, atol=1e-5)
+
+
+def test_a_long_prompt_grows_the_cache_and_equals_a_full_forward_pass(model):
+    long = prompt(*np.random.default_rng(0).integers(8, 40, 300).tolist())
+
+    async def run():
+        engine = make_engine(model)
+        _, completion, _ = await asyncio.gather(
+            burst(engine, prompts_of(3)), engine.generate(long, sampling(1)), burst(engine, prompts_of(5))
+        )
+        again = await burst(engine, [long, *prompts_of(2), long])  # after a pause, and once more from another slot
+        await engine.close()
+        return completion, again[0], again[3]
+
+    for completion in asyncio.run(run()):
+        ids = completion.token_ids
+        tokens = np.zeros((1, 312), np.int32)
+        tokens[0, : 300 + len(ids)] = [*long.token_ids, *ids]
+        logits = all_logits(model, tokens)[0, 299:][: len(ids)]
+        expected = jax.nn.log_softmax(logits)[np.arange(len(ids)), np.asarray(ids)]
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+
+
+def test_prefixes_survive_any_order_of_refilling(model):
+    """Prompts that come again after their slot was given to another must not continue the other's prefix."""
+    rng = np.random.default_rng(3)
+    bases = [tuple(rng.integers(8, 40, n).tolist()) for n in (4, 9, 6, 12, 5)]
+    order = [prompt(*bases[i]) for i in rng.integers(0, 5, 40)]
+
+    async def run():
+        engine = make_engine(model, num_slots=3)
+        crowded = [c for half in (order[:20], order[20:]) for c in await burst(engine, half)]
+        alone = [await engine.generate(p, sampling(i % 20)) for i, p in enumerate(order)]
+        await engine.close()
+        return crowded, alone
+
+    crowded, alone = asyncio.run(run())
+    assert [c.token_ids for c in crowded] == [c.token_ids for c in alone]
+
+
+def test_temperature_zero_takes_the_most_probable_token(model):
+    async def run():
+        engine = make_engine(model)
+        completion = await engine.generate(prompt(3, 1, 4), sampling(0, temperature=0.0))
+        await engine.close()
+        return completion
+
+    completion = asyncio.run(run())
+    tokens = np.zeros((1, 24), np.int32)
+    tokens[0, : 3 + len(completion.token_ids)] = [3, 1, 4, *completion.token_ids]
+    best = np.argmax(all_logits(model, tokens)[0, 2:][: len(completion.token_ids)], -1)
+    assert tuple(best.tolist()) == completion.token_ids
+    np.testing.assert_allclose(completion.behavior_logprobs, 0.0, atol=1e-6)
+
+
+def test_reload_takes_new_weights_and_a_completion_carries_its_oldest_version(model, tmp_path):
+    save_model(make_model(5), TINY, tmp_path / "export", dtype="float32", tokenizer_dir=None)
+
+    async def run():
+        engine = make_engine(model, eos_ids=())
+        running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=400)))
+        while engine.tokens_generated == 0:
+            await asyncio.sleep(0.001)
+        await engine.reload(tmp_path / "export", policy_version=1)
+        assert not running.done() and engine.policy_version == 1
+        after = await engine.generate(prompt(3, 1, 4), sampling(0))
+        before = await running
+        await engine.close()
+        return before, after
+
+    before, after = asyncio.run(run())
+    assert (before.policy_version, after.policy_version) == (0, 1)
+    tokens = np.zeros((1, 24), np.int32)
+    tokens[0, :15] = [3, 1, 4, *after.token_ids]
+    logits = all_logits(make_model(5), tokens)[0, 2:14]
+    expected = jax.nn.log_softmax(logits)[np.arange(12), np.asarray(after.token_ids)]
+    np.testing.assert_allclose(after.logprobs, expected, atol=1e-4)
+
+
+def test_wrong_weights_are_refused_and_the_old_ones_kept(model, tmp_path):
+    wider = replace(TINY, hidden_size=64)
+    other = jax.jit(partial(qwen3.init, wider))(jax.random.key(0))
+    save_model(other, wider, tmp_path / "wider", dtype="float32", tokenizer_dir=None)
+
+    async def run():
+        engine = make_engine(model)
+        before = await engine.generate(prompt(3, 1, 4), sampling(0))
+        for path in ("wider", "nowhere"):
+            with pytest.raises(EngineError, match="version 1 not taken"):
+                await engine.reload(tmp_path / path, policy_version=1)
+        after = await engine.generate(prompt(3, 1, 4), sampling(0))
+        await engine.close()
+        return before, after
+
+    before, after = asyncio.run(run())
+    assert before == after and after.policy_version == 0
+
+
+def test_cancelling_a_call_frees_its_slot(model):
+    async def run():
+        engine = make_engine(model, num_slots=1, eos_ids=())
+        endless = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=500)))
+        waiting = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=500)))
+        while engine.tokens_generated == 0:
+            await asyncio.sleep(0.001)
+        endless.cancel()
+        waiting.cancel()
+        short = await engine.generate(prompt(3, 1, 4), sampling(0))
+        assert engine.tokens_generated < 250
+        await engine.close()
+        return short
+
+    assert len(asyncio.run(run()).token_ids) == 12
+
+
+def test_a_failure_in_the_scheduler_reaches_every_caller(model, monkeypatch):
+    async def run():
+        engine = make_engine(model, num_slots=1)
+
+        def broken(*_):
+            raise RuntimeError("device lost")
+
+        monkeypatch.setattr(engine, "_run_chunk", broken)
+        results = await asyncio.gather(
+            *(engine.generate(prompt(3, 1, 4), sampling(i)) for i in range(3)), return_exceptions=True
+        )
+        assert all(isinstance(r, EngineError) and "device lost" in str(r) for r in results)
+        with pytest.raises(EngineError, match="device lost"):
+            await engine.generate(prompt(3, 1, 4), sampling(0))
+        await engine.close()
+
+    asyncio.run(run())
+
+
+def test_closing_fails_pending_calls(model):
+    async def run():
+        engine = make_engine(model, eos_ids=())
+        pending = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=400)))
+        while engine.tokens_generated == 0:
+            await asyncio.sleep(0.001)
+        await engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            await pending
+
+    asyncio.run(run())
+
+
+def test_a_request_that_never_fits_is_refused_at_once(model):
+    async def run():
+        engine = make_engine(model, max_cache_tokens=10)
+        with pytest.raises(EngineError, match="exceed"):
+            await engine.generate(prompt(3, 1, 4), sampling(0))
+        await engine.close()
+
+    asyncio.run(run())
+
+
+def test_the_event_loop_goes_on_while_tokens_are_generated(model):
+    async def run():
+        engine = make_engine(model, eos_ids=())
+        task = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=200)))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        await engine.close()
+        return turns
+
+    assert asyncio.run(run()) > 200
+
+
+def test_buckets_grow_by_at_most_a_half():
+    sizes = sorted({bucket(n) for n in range(1, 3000)})
+    assert sizes[:7] == [64, 96, 128, 192, 256, 384, 512]
+    assert all(bucket(size) == size and bucket(size + 1) <= size * 1.5 for size in sizes)
