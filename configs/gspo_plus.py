@@ -92,7 +92,7 @@ def get_config() -> TrainConfig:
             image="nouscoder-verifier",
             runtime="",
             num_workers=100,  # [N] a semaphore of 100
-            rollouts_per_container=1,  # [N] one container a rollout
+            rollouts_per_sandbox=1,  # [N] one container a rollout
             default_time_limit_s=15.0,  # [N]
             wall_factor=3.0,  # [O]
             memory_limit_mib=4096,  # [N]

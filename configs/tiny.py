@@ -1,9 +1,10 @@
-"""A Qwen3 of 1.3 million parameters learns to write short programs: the whole system on a laptop.
+"""A Qwen3 of 1.1 million parameters learns to write short programs: the whole system on a laptop.
 
     make train          or          python scripts/train.py --config configs/tiny.py
 
 Cost: about 4 minutes on 2 CPU cores, no GPU. Result: see README.md.
-The problems, the tokenizer and the warm-started policy in configs/tiny/ are this project's own; `make tiny` remakes them.
+The problems, the tokenizer and the warm-started policy in configs/tiny/ are this project's own; `make tiny` remakes
+them.
 """
 
 from nouscoder_jax.config import (
@@ -66,7 +67,7 @@ def get_config() -> TrainConfig:
             image="nouscoder-verifier",
             runtime="",
             num_workers=2,
-            rollouts_per_container=64,
+            rollouts_per_sandbox=64,
             default_time_limit_s=2.0,
             wall_factor=3.0,
             memory_limit_mib=256,

@@ -38,7 +38,9 @@ class ModelConfig:
     """Tokens whose logits exist at once when logprobs and entropy are computed."""
 
     def __post_init__(self) -> None:
-        check(self.logprob_chunk_tokens > 0, f"model.logprob_chunk_tokens is {self.logprob_chunk_tokens}; use 1 or more")
+        check(
+            self.logprob_chunk_tokens > 0, f"model.logprob_chunk_tokens is {self.logprob_chunk_tokens}; use 1 or more"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,14 @@ class DataConfig:
     """Problems whose prompt is longer are left out and counted."""
 
     def __post_init__(self) -> None:
-        check("{statement}" in self.stdin_prompt, f"data.stdin_prompt is {self.stdin_prompt!r}; it must contain {{statement}}")
-        check("{statement}" in self.function_prompt, f"data.function_prompt is {self.function_prompt!r}; it must contain {{statement}}")
+        check(
+            "{statement}" in self.stdin_prompt,
+            f"data.stdin_prompt is {self.stdin_prompt!r}; it must contain {{statement}}",
+        )
+        check(
+            "{statement}" in self.function_prompt,
+            f"data.function_prompt is {self.function_prompt!r}; it must contain {{statement}}",
+        )
         check(self.max_prompt_tokens > 0, f"data.max_prompt_tokens is {self.max_prompt_tokens}; use 1 or more")
 
 
@@ -132,14 +140,23 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         check(self.groups_per_step >= 1, f"rollout.groups_per_step is {self.groups_per_step}; use 1 or more")
-        check(self.group_size >= 2, f"rollout.group_size is {self.group_size}; a group-relative advantage needs 2 or more")
-        check(self.max_completion_tokens >= 1, f"rollout.max_completion_tokens is {self.max_completion_tokens}; use 1 or more")
+        check(
+            self.group_size >= 2, f"rollout.group_size is {self.group_size}; a group-relative advantage needs 2 or more"
+        )
+        check(
+            self.max_completion_tokens >= 1,
+            f"rollout.max_completion_tokens is {self.max_completion_tokens}; use 1 or more",
+        )
         check(self.temperature > 0, f"rollout.temperature is {self.temperature}; training needs a temperature above 0")
-        check(0 < self.top_p <= 1, f"rollout.top_p is {self.top_p}; use a number above 0 and up to 1 (1 keeps all tokens)")
+        check(
+            0 < self.top_p <= 1, f"rollout.top_p is {self.top_p}; use a number above 0 and up to 1 (1 keeps all tokens)"
+        )
         check(self.top_k >= 0, f"rollout.top_k is {self.top_k}; use 0 (all tokens) or more")
         check(self.max_staleness >= 0, f"rollout.max_staleness is {self.max_staleness}; use 0 (on-policy) or more")
         check(self.num_slots >= 1, f"rollout.num_slots is {self.num_slots}; use 1 or more")
-        check(self.decode_chunk_tokens >= 1, f"rollout.decode_chunk_tokens is {self.decode_chunk_tokens}; use 1 or more")
+        check(
+            self.decode_chunk_tokens >= 1, f"rollout.decode_chunk_tokens is {self.decode_chunk_tokens}; use 1 or more"
+        )
         check(
             self.engine != "sglang" or len(self.urls) > 0,
             "rollout.urls is empty; rollout.engine=sglang needs the address of a running server, "
@@ -152,15 +169,17 @@ class VerifierConfig:
     """How programs are run and judged."""
 
     backend: Literal["auto", "docker", "local"]
-    """docker: containers of a Docker Engine. local: namespaces and rlimits (weaker). auto: docker where an engine answers, else local."""
+    """docker: containers of a Docker Engine. local: namespaces and rlimits (weaker). auto: docker where an engine
+    answers, else local."""
     image: str
     """Docker image with a Python 3; made from this machine's own Python where it does not exist."""
     runtime: str
     """OCI runtime that Docker uses (runc, crun, runsc); empty: the engine's default."""
     num_workers: int
     """Sandboxes that run programs at the same time."""
-    rollouts_per_container: int
-    """Rollouts that one container judges before it is thrown away. 1: a fresh container a rollout."""
+    rollouts_per_sandbox: int
+    """Rollouts that one container, or local runner, judges before it is thrown away; after each test it kills and wipes
+    whatever is left, and is thrown away at once where that fails. 1: a fresh one a rollout."""
     default_time_limit_s: float
     """CPU seconds a test, for problems without a limit of their own."""
     wall_factor: float
@@ -175,10 +194,16 @@ class VerifierConfig:
     """Times a judge failure is tried again in another sandbox before the rollout becomes untrainable."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "rollouts_per_container", "memory_limit_mib", "output_limit_mib", "max_processes"):
+        for name in ("num_workers", "rollouts_per_sandbox", "memory_limit_mib", "output_limit_mib", "max_processes"):
             check(getattr(self, name) >= 1, f"verifier.{name} is {getattr(self, name)}; use 1 or more")
-        check(self.default_time_limit_s > 0, f"verifier.default_time_limit_s is {self.default_time_limit_s}; use more than 0")
-        check(self.wall_factor >= 1, f"verifier.wall_factor is {self.wall_factor}; wall time cannot be below CPU time, use 1 or more")
+        check(
+            self.default_time_limit_s > 0,
+            f"verifier.default_time_limit_s is {self.default_time_limit_s}; use more than 0",
+        )
+        check(
+            self.wall_factor >= 1,
+            f"verifier.wall_factor is {self.wall_factor}; wall time cannot be below CPU time, use 1 or more",
+        )
         check(self.max_retries >= 0, f"verifier.max_retries is {self.max_retries}; use 0 or more")
 
 
@@ -209,7 +234,11 @@ class ExperienceConfig:
     """Optimizer steps that share one batch, each on its own part of the groups."""
 
     def __post_init__(self) -> None:
-        check(self.reward_accepted > self.reward_rejected, f"experience.reward_accepted is {self.reward_accepted}; it must exceed experience.reward_rejected ({self.reward_rejected})")
+        check(
+            self.reward_accepted > self.reward_rejected,
+            f"experience.reward_accepted is {self.reward_accepted}; it must exceed "
+            f"experience.reward_rejected ({self.reward_rejected})",
+        )
         check(self.std_ddof in (0, 1), f"experience.std_ddof is {self.std_ddof}; use 0 or 1")
         for name in ("max_draws_per_batch", "row_tokens", "rows_per_micro_batch", "updates_per_batch"):
             check(getattr(self, name) >= 1, f"experience.{name} is {getattr(self, name)}; use 1 or more")
@@ -235,11 +264,17 @@ class LossConfig:
     def __post_init__(self) -> None:
         check(0 < self.clip_low < 1, f"loss.clip_low is {self.clip_low}; use a number between 0 and 1")
         check(self.clip_high > 0, f"loss.clip_high is {self.clip_high}; use more than 0")
-        check(self.dual_clip == 0 or self.dual_clip > 1, f"loss.dual_clip is {self.dual_clip}; use 0 (off) or more than 1")
-        check(self.max_importance_weight >= 0, f"loss.max_importance_weight is {self.max_importance_weight}; use 0 (off) or more")
+        check(
+            self.dual_clip == 0 or self.dual_clip > 1, f"loss.dual_clip is {self.dual_clip}; use 0 (off) or more than 1"
+        )
+        check(
+            self.max_importance_weight >= 0,
+            f"loss.max_importance_weight is {self.max_importance_weight}; use 0 (off) or more",
+        )
         check(
             self.max_importance_weight == 0 or self.old_logprobs == "recomputed",
-            "loss.max_importance_weight corrects recomputed old_logprobs; set --loss.old-logprobs recomputed, or 0 to turn it off",
+            "loss.max_importance_weight corrects recomputed old_logprobs; set --loss.old-logprobs recomputed, "
+            "or 0 to turn it off",
         )
 
 
@@ -266,7 +301,10 @@ class OptimizerConfig:
         check(self.learning_rate >= 0, f"optimizer.learning_rate is {self.learning_rate}; use 0 or more")
         check(self.warmup_updates >= 0, f"optimizer.warmup_updates is {self.warmup_updates}; use 0 or more")
         for name in ("beta1", "beta2"):
-            check(0 <= getattr(self, name) < 1, f"optimizer.{name} is {getattr(self, name)}; use 0 up to, not including, 1")
+            check(
+                0 <= getattr(self, name) < 1,
+                f"optimizer.{name} is {getattr(self, name)}; use 0 up to, not including, 1",
+            )
         check(self.epsilon > 0, f"optimizer.epsilon is {self.epsilon}; use more than 0")
         check(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; use 0 or more")
         check(self.max_grad_norm > 0, f"optimizer.max_grad_norm is {self.max_grad_norm}; use more than 0")
@@ -290,8 +328,13 @@ class EvaluationConfig:
     """Length limit of evaluation's completions."""
 
     def __post_init__(self) -> None:
-        check(self.every_steps >= 0, f"evaluation.every_steps is {self.every_steps}; use 0 (only first and last) or more")
-        check(self.samples_per_problem >= 1, f"evaluation.samples_per_problem is {self.samples_per_problem}; use 1 or more")
+        check(
+            self.every_steps >= 0, f"evaluation.every_steps is {self.every_steps}; use 0 (only first and last) or more"
+        )
+        check(
+            self.samples_per_problem >= 1,
+            f"evaluation.samples_per_problem is {self.samples_per_problem}; use 1 or more",
+        )
         check(self.temperature > 0, f"evaluation.temperature is {self.temperature}; use more than 0")
         check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; use a number above 0 and up to 1")
         check(self.top_k >= 0, f"evaluation.top_k is {self.top_k}; use 0 (all tokens) or more")
@@ -355,8 +398,8 @@ class TrainConfig:
         check(
             self.experience.row_tokens >= longest,
             f"experience.row_tokens is {self.experience.row_tokens}, shorter than the longest prompt + completion "
-            f"({self.data.max_prompt_tokens} + {self.rollout.max_completion_tokens} = {longest}); raise it to {longest} "
-            "or lower data.max_prompt_tokens or rollout.max_completion_tokens",
+            f"({self.data.max_prompt_tokens} + {self.rollout.max_completion_tokens} = {longest}); raise it to "
+            f"{longest} or lower data.max_prompt_tokens or rollout.max_completion_tokens",
         )
         check(
             self.experience.rows_per_micro_batch % self.mesh.num_row_shards == 0,
@@ -400,10 +443,14 @@ class TrainConfig:
             for field in dataclasses.fields(TrainConfig):
                 section = _SECTIONS.get(field.name)
                 if section is not None:
-                    values[field.name] = section(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[field.name].items()})
+                    values[field.name] = section(
+                        **{k: tuple(v) if isinstance(v, list) else v for k, v in values[field.name].items()}
+                    )
             return TrainConfig(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"the stored config does not fit this version: {error}; use the version that wrote it") from error
+            raise UserError(
+                f"the stored config does not fit this version: {error}; use the version that wrote it"
+            ) from error
 
 
 _SECTIONS: dict[str, type] = {

@@ -30,7 +30,7 @@ def main() -> None:
     total = sum(num_updates for num_updates, _ in PHASES)
 
     def on_update(number: int, loss: float) -> None:
-        if number % 10 == 0 or number == total:
+        if number % 50 == 0 or number == total:
             print(f"warm start {number}/{total}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
 
     config = cli.load_config_file(CONFIGS / "tiny.py")

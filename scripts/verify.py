@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--workers", default=2, type=int, help="programs judged at the same time (default: 2)")
     parser.add_argument("--image", default="nouscoder-judge", help="docker: image with a python3 (default: made here)")
     parser.add_argument("--runtime", default="", help="docker: OCI runtime, such as crun (default: the engine's)")
-    parser.add_argument("--rollouts-per-container", default=1, type=int, help="docker: programs a container judges")
+    parser.add_argument("--rollouts-per-sandbox", default=1, type=int, help="docker: programs a container judges")
     parser.add_argument("--memory-mib", default=4096, type=int, help="most memory of a program (default: 4096)")
     parser.add_argument("--wall-factor", default=3.0, type=float, help="wall limit as a multiple of the CPU limit")
     parser.add_argument("--all-tests", action="store_true", help="do not stop at the first failed test")
@@ -35,7 +35,7 @@ def main() -> int:
             image=options.image,
             runtime=options.runtime,
             num_workers=options.workers,
-            rollouts_per_container=options.rollouts_per_container,
+            rollouts_per_sandbox=options.rollouts_per_sandbox,
             default_time_limit_s=15.0,
             wall_factor=options.wall_factor,
             memory_limit_mib=options.memory_mib,

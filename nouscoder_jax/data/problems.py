@@ -15,7 +15,7 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     memory_limit_mb     MiB, or null
     checker             "exact", "tokens" or "float:EPS" (absolute and relative)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
-    needs_case_insensitive   optional; true: letters compare without case
+    needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
     family              text, optional; kind of problem, for tables
     solutions           optional list of {"label": text, "code": text}
 
@@ -198,7 +198,7 @@ def _test(test: Any) -> TestCase:
 def _comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
     kind, colon, tolerance = checker.partition(":")
-    ignore_case = bool(record.maybe("needs_case_insensitive", bool))
+    ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
     if checker in ("exact", "tokens"):
         return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case)
     detail = _Record(record.maybe("checker_detail", dict) or {})

@@ -208,5 +208,3 @@ def _solved(experience: Experience) -> bool:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-

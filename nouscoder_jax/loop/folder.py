@@ -101,19 +101,21 @@ def create(config: TrainConfig) -> RunFolder:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
     except OSError as error:
-        raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; give another --run-dir") from error
+        raise UserError(
+            f"cannot write the run folder {folder.path}: {error.strerror}; give another --run-dir"
+        ) from error
     return folder
 
 
-def reopen(path: Path) -> RunFolder:
-    """The folder of a run to resume. Raises UserError where it cannot be written."""
-    folder = RunFolder(path=path.expanduser().resolve())
+def reopen(config: TrainConfig) -> RunFolder:
+    """The folder of a run to resume, `config.run_dir`; keeps the config as it is now. Raises UserError where it cannot
+    be written."""
+    folder = RunFolder(path=Path(config.run_dir).expanduser().resolve())
     try:
         folder.rollouts.mkdir(exist_ok=True)
+        folder.write_config(config)
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; mend its permissions") from error
-    if not os.access(folder.path, os.W_OK):
-        raise UserError(f"cannot write the run folder {folder.path}; mend its permissions")
     return folder
 
 

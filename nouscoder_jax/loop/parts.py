@@ -1,6 +1,6 @@
 """The parts of a run, built from its config: problems, engine, judge, mesh, update.
 
-In: a TrainConfig. Out: `Parts`. Everything that can be wrong with the user's input is found here, before the first step.
+In: a TrainConfig. Out: `Parts`. What can be wrong with the user's input is found here, before the first step.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def _local_model(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"model.path {path!r} is neither a folder nor a hub id that can be fetched; check it") from error
+        raise UserError(
+            f"model.path {path!r} is neither a folder nor a hub id that can be fetched; check it"
+        ) from error
 
 
 def _instead(config: TrainConfig) -> str:

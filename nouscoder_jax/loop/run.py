@@ -58,14 +58,10 @@ class Progress:
 def train(config: TrainConfig, *, resume: bool) -> Path:
     """Runs the experiment and returns its folder. With `resume`, `config.run_dir` holds the run to continue.
 
-    Raises UserError before anything is written where the input is wrong, EngineError where generation fails for good.
+    Raises UserError where the input is wrong, EngineError where generation fails for good.
     """
-    if resume:
-        folder = folders.reopen(Path(config.run_dir))
-        parts = build(config)
-    else:
-        parts = build(config)
-        folder = folders.create(config)
+    parts = build(config)
+    folder = folders.reopen(config) if resume else folders.create(config)
     run = Run(parts, folder, resume=resume)
     asyncio.run(run.run())
     return folder.path
@@ -146,9 +142,7 @@ class Run:
 
     async def _step(self, engine: Engine, collected: Collected) -> None:
         """One turn of the loop: update, new weights to the engine, metrics, now and then evaluation and checkpoint."""
-        metrics = {"step": float(collected.step)} | step_metrics(
-            collected, policy_version=self.progress.policy_version
-        )
+        metrics = {"step": float(collected.step)} | step_metrics(collected, policy_version=self.progress.policy_version)
         self.folder.write_rollouts(
             collected.step,
             (rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences),
@@ -160,7 +154,7 @@ class Run:
         else:
             self.display.line(
                 f"step {collected.step}: no update: all {len(collected.groups)} groups were dropped "
-                f"({', '.join(f'{n} {reason}' for reason, n in sorted(collected.fates.items()))}); weights are unchanged"
+                f"({', '.join(f'{n} {reason}' for reason, n in sorted(collected.fates.items()))}); the weights stay"
             )
         for message in collected.judge_failures[:1]:
             self.display.line(
@@ -349,7 +343,9 @@ class Run:
         lines = read_jsonl(self.folder.metrics)
         held_out = [(int(x["step"]), x["held_out/pass_at_1"]) for x in lines if "held_out/pass_at_1" in x]
         training = [(int(x["step"]), x["solved_share"]) for x in lines if x.get("solved_share") is not None]
-        plot_pass_at_1(self.folder.plot, held_out, training=training, title=f"{self.config.name}, seed {self.config.seed}")
+        plot_pass_at_1(
+            self.folder.plot, held_out, training=training, title=f"{self.config.name}, seed {self.config.seed}"
+        )
         finished = self.progress.step >= self.config.num_steps
         after = held_out[-1][1] if finished else None
         summary = {
@@ -369,8 +365,8 @@ class Run:
         say = self.display.line
         if finished:
             say(
-                f"held-out pass@1: {summary['pass_at_1_before']:.1%} before, {after:.1%} after {self.progress.step} steps "
-                f"({summary['seconds']:.0f} s)"
+                f"held-out pass@1: {summary['pass_at_1_before']:.1%} before, {after:.1%} after "
+                f"{self.progress.step} steps ({summary['seconds']:.0f} s)"
             )
         else:
             say(f"stopped after step {self.progress.step}; everything up to it is kept")
@@ -384,7 +380,9 @@ class Run:
         loop = asyncio.get_running_loop()
 
         def interrupted() -> None:
-            self.display.line("interrupted: finishing the current update, then writing a checkpoint (again: stop at once)")
+            self.display.line(
+                "interrupted: finishing the current update, then writing a checkpoint (again: stop at once)"
+            )
             self.stopping.set()
             loop.remove_signal_handler(signal.SIGINT)
 

@@ -41,7 +41,7 @@ RATIO_MEAN = "update/ratio_mean"
 RATIO_MAX = "update/ratio_max"
 CLIP_LOW_SHARE = "update/clip_low_share"
 CLIP_HIGH_SHARE = "update/clip_high_share"
-KL = "update/kl"
+APPROX_KL = "update/approx_kl"
 DRIFT_MEAN = "update/drift_mean"
 DRIFT_MAX = "update/drift_max"
 TRAINED_TOKENS = "update/trained_tokens"
@@ -84,10 +84,10 @@ METRICS: dict[str, str] = {
     LEARNING_RATE: "learning rate of the last update",
     ENTROPY: "mean entropy of the policy over trained tokens, nats",
     RATIO_MEAN: "mean importance ratio over trained tokens",
-    RATIO_MAX: "largest importance ratio",
+    RATIO_MAX: "largest importance ratio of a token",
     CLIP_LOW_SHARE: "share of trained tokens whose ratio was clipped from below",
     CLIP_HIGH_SHARE: "share of trained tokens whose ratio was clipped from above",
-    KL: "estimate (k3) of KL between the policy and old_logprobs, nats a token",
+    APPROX_KL: "estimate (k3) of KL between the policy and old_logprobs, nats a token",
     DRIFT_MEAN: "mean |trainer logprob - engine logprob| over trained tokens, nats",
     DRIFT_MAX: "largest of the same",
     TRAINED_TOKENS: "completion tokens that entered the loss",

@@ -39,7 +39,7 @@ IDLE_LENGTH = 2**30
 _prepare = jax.jit(generate.prepare, static_argnames="compute_dtype")
 _prefill = jax.jit(generate.prefill, static_argnames="architecture", donate_argnames="cache")
 _copy_prefix = jax.jit(generate.copy_prefix, donate_argnames="cache")
-_resize = jax.jit(generate.resize, static_argnames="time", donate_argnames="cache")
+_resize = jax.jit(generate.resize, static_argnames="time")  # another shape: nothing to donate
 _decode = jax.jit(generate.decode, static_argnames=("num_steps", "eos_ids", "architecture"), donate_argnames="cache")
 
 

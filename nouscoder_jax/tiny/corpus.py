@@ -1,4 +1,7 @@
-"""What the warm start imitates: statements with programs as a beginner would write them, slips included.
+"""What the warm start imitates: statements with programs as beginners would write them, slips included.
+
+Some authors plan and slip rarely, most do not plan and slip often. So the imitator knows both ways and mostly takes the
+worse one; that planning pays is for reinforcement learning to find out.
 
 In: a seed. Out: an endless stream of (statement, completion text), never with a reserved pair of steps.
 """
@@ -10,19 +13,26 @@ from collections.abc import Iterator
 
 from nouscoder_jax.tiny.problems import Sketch, draw_sketch, reserved_pairs
 
-SLIP_CHANCE = 0.30
-"""Chance that a component is written with one of its slips."""
+PLAN_CHANCE = 0.35
+"""Chance that an author first writes the plan as a comment. Those who plan slip rarely; the others often."""
+SLIP_CHANCE_WITH_PLAN = 0.05
+"""Chance that a component is written with one of its slips, after a plan."""
+SLIP_CHANCE_WITHOUT_PLAN = 0.4
+"""The same without a plan."""
 UNFINISHED_CHANCE = 0.02
 """Chance that the closing fence is missing, so that there is no program to run."""
 
 
 def write_completion(sketch: Sketch, rng: random.Random) -> str:
-    """The text of an answer: a fenced program, perhaps with slips."""
+    """The text of an answer: a fenced program, perhaps with a plan, perhaps with slips."""
+    has_plan = rng.random() < PLAN_CHANCE
+    slip_chance = SLIP_CHANCE_WITH_PLAN if has_plan else SLIP_CHANCE_WITHOUT_PLAN
     codes = [
-        rng.choice(part.slips) if part.slips and rng.random() < SLIP_CHANCE else part.code for part in sketch.components
+        rng.choice(part.slips) if part.slips and rng.random() < slip_chance else part.code for part in sketch.components
     ]
+    plan = f"# plan: {sketch.plan}\n" if has_plan else ""
     fence = "" if rng.random() < UNFINISHED_CHANCE else "```"
-    return f"```python\n{sketch.assemble(codes)}{fence}"
+    return f"```python\n{plan}{sketch.assemble(codes)}{fence}"
 
 
 def examples(seed: int) -> Iterator[tuple[str, str]]:

@@ -20,8 +20,8 @@ from typing import Any
 from nouscoder_jax.tiny.grammar import DOMAINS, LETTERS, Component, Domain
 
 NUM_TRAIN = 384
-NUM_HELD_OUT = 72
-NUM_HELD_OUT_RESERVED = 48
+NUM_HELD_OUT = 64
+NUM_HELD_OUT_RESERVED = 40
 NUM_TESTS = 8
 TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_MB = 256
@@ -65,6 +65,11 @@ class Sketch:
         """The English of the problem."""
         phrases = (part.phrases[i] for part, i in zip(self.components, self.wording, strict=True))
         return self.fill(" ".join(p for p in phrases if p))
+
+    @property
+    def plan(self) -> str:
+        """The names of the components that do something."""
+        return ", ".join(part.name.replace("_", " ") for part in self.components if part.code)
 
     @property
     def program(self) -> str:

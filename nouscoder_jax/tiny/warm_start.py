@@ -42,10 +42,10 @@ ARCHITECTURE = Architecture(
     attention_bias=False,
     max_position_embeddings=4096,
 )
-PHASES = ((280, 4e-3), (80, 1e-3), (40, 2e-4))
+PHASES = ((900, 3e-3), (220, 1e-3), (140, 3e-4))
 """(updates, learning rate), one after another."""
-EXAMPLES_PER_UPDATE = 48
-ROW_TOKENS = 192
+EXAMPLES_PER_UPDATE = 14
+ROW_TOKENS = 232
 TOKENIZER_EXAMPLES = 8000
 
 

@@ -198,8 +198,8 @@ class DockerSandbox:
         )  # fmt: skip
         made = api.create_container(
             config.image, command=self._command, entrypoint=[], environment=bundle.ENVIRONMENT, stdin_open=True,
-            network_disabled=True, user="0:0", working_dir="/", labels={_OWNER_LABEL: self._owner},
-            host_config=host_config,
+            network_disabled=True, stop_signal="SIGKILL", user="0:0", working_dir="/",
+            labels={_OWNER_LABEL: self._owner}, host_config=host_config,
         )  # fmt: skip
         return made["Id"]
 

@@ -12,7 +12,12 @@ import pytest
 def train(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.run(
-        [sys.executable, "scripts/train.py", *arguments], capture_output=True, text=True, timeout=120, cwd=root, env=variables
+        [sys.executable, "scripts/train.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root,
+        env=variables,
     )
 
 
@@ -33,7 +38,8 @@ CASES = [
     ("a model that is not there", lambda tmp: [f"--model.path={tmp}"], "model.path"),
     ("a resumed folder without a run", lambda tmp: ["--resume", str(tmp)], "holds no run"),
     ("a run folder below a file", lambda tmp: [f"--run-dir={broken_file(tmp)}/run"], "cannot write the run folder"),
-    ("an SGLang server that is not there", lambda tmp: ["--rollout.engine=sglang", "--rollout.urls", "http://127.0.0.1:9"], "127.0.0.1:9"),
+    ("an SGLang server that is not there", lambda tmp: ["--rollout.engine=sglang", "--rollout.urls", "http://127.0.0.1:9"],
+     "127.0.0.1:9"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace where the machine is alike."""
+"""The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace on a like machine."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command line from `train` to `convert`, on the embedded default made small: real engine, real sandbox, real files."""
+"""The command line from `train` to `convert`, on the embedded default made small: real engine, real sandbox."""
 
 import json
 import os
@@ -49,7 +49,8 @@ def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
     names = {path.name for path in run_dir.iterdir()}
     assert {
-        "config.json", "metrics.jsonl", "rollouts", "checkpoints", "export", "summary.json", "pass_at_1.png", "tensorboard",
+        "config.json", "metrics.jsonl", "rollouts", "checkpoints", "export", "summary.json", "pass_at_1.png",
+        "tensorboard",
     } <= names  # fmt: skip
     summary = json.loads((run_dir / "summary.json").read_text())
     assert {"pass_at_1_before", "pass_at_1_after", "steps", "seconds", "seed"} <= summary.keys()
@@ -119,7 +120,14 @@ def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, tmp_path: 
     folder = tmp_path / "run"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
-    arguments = ["--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL, "--num-steps=50", "--checkpoint.every-steps=50"]
+    arguments = [
+        "--config",
+        "configs/tiny.py",
+        f"--run-dir={folder}",
+        *SMALL,
+        "--num-steps=50",
+        "--checkpoint.every-steps=50",
+    ]
     process = subprocess.Popen(
         [sys.executable, "scripts/train.py", *arguments],
         cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

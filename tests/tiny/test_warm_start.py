@@ -21,7 +21,9 @@ def test_the_shipped_policy_is_a_small_qwen3_that_transformers_loads(root: Path)
     assert 1e6 <= model.num_parameters() <= 4e6
     assert model.config.num_key_value_heads < model.config.num_attention_heads
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Print 1."}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Print 1."}], tokenize=False, add_generation_prompt=True
+    )
     assert text == "<|im_start|>user\nPrint 1.<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -38,9 +40,7 @@ def test_the_warm_start_learns_and_repeats_bit_for_bit(root: Path, tmp_path: Pat
     weights, losses = [], []
     for name in ("a", "b"):
         make_tokenizer(tmp_path / name, seed=1)
-        warm_start(
-            config, tmp_path / name, seed=1, phases=((6, 4e-3),), on_update=lambda n, loss: losses.append(loss)
-        )
+        warm_start(config, tmp_path / name, seed=1, phases=((6, 4e-3),), on_update=lambda n, loss: losses.append(loss))
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert losses[5] < losses[0] - 0.5 and np.isfinite(losses).all()

@@ -5,9 +5,13 @@ set -eu
 folder=${2:-/tmp/nouscoder-dockerd}
 socket=unix://$folder/docker.sock
 
+# A process that its parent does not wait for stays a zombie, and its pid file blocks the next start.
+alive() {
+    test -s "$1" && ps -o stat= -p "$(cat "$1")" 2>/dev/null | grep -qv '^Z'
+}
+
 running() {
-    # A dead dockerd whose parent does not wait for it stays a zombie and its pid file blocks the next start.
-    test -s "$folder/docker.pid" && ps -o stat= -p "$(cat "$folder/docker.pid")" 2>/dev/null | grep -qv '^Z'
+    alive "$folder/docker.pid"
 }
 
 case ${1:-} in
@@ -18,6 +22,7 @@ start)
     mkdir -p "$folder"
     if ! running; then
         rm -f "$folder/docker.pid"
+        alive "$folder/exec/containerd/containerd.pid" || rm -f "$folder/exec/containerd/containerd.pid"
         setsid nohup dockerd --data-root "$folder/root" --exec-root "$folder/exec" -H "$socket" \
             --pidfile "$folder/docker.pid" --iptables=false --ip6tables=false --bridge=none --log-level warn \
             </dev/null >>"$folder/log" 2>&1 &
