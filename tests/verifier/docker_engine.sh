@@ -44,6 +44,11 @@ stop)
         kill "$(cat "$folder/docker.pid")"
         while running; do sleep 0.2; done
     fi
+    # What an engine that was killed leaves: its containers' shims, and its folder mounted on itself.
+    for pid in $(ps -eo pid=,args= | awk -v folder="$folder/" '/containerd-shim/ && index($0, folder) { print $1 }'); do
+        kill -9 "$pid"
+    done
+    if mountpoint -q "$folder/root"; then umount "$folder/root"; fi
     ;;
 *)
     echo "usage: $0 start|stop [FOLDER]" >&2
