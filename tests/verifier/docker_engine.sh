@@ -46,7 +46,7 @@ stop)
     fi
     # What an engine that was killed leaves: its containers' shims, and its folder mounted on itself.
     for pid in $(ps -eo pid=,args= | awk -v folder="$folder/" '/containerd-shim/ && index($0, folder) { print $1 }'); do
-        kill -9 "$pid"
+        kill -9 "$pid" 2>/dev/null || true  # awk finds itself as well
     done
     if mountpoint -q "$folder/root"; then umount "$folder/root"; fi
     ;;
