@@ -18,7 +18,7 @@ test: $(VENV)/.test
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
 
-# Remakes the tiny problems, the tokenizer and the warm-started policy (about 15 minutes on 2 cores).
+# Remakes the tiny problems, the tokenizer and the warm-started policy (about 20 minutes on 2 cores).
 tiny: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/make_tiny.py $(ARGS)
 

@@ -24,10 +24,10 @@ def main() -> None:
         print(f"wrote {path}", flush=True)
     if options.problems_only:
         return
-    from nouscoder_jax.tiny.warm_start import PHASES, make_tokenizer, warm_start
+    from nouscoder_jax.tiny.warm_start import PARTS, make_tokenizer, warm_start
 
     started = time.monotonic()
-    total = sum(num_updates for num_updates, _ in PHASES)
+    total = sum(num_updates for part in PARTS for num_updates, _ in part.phases)
 
     def on_update(number: int, loss: float) -> None:
         if number % 50 == 0 or number == total:
@@ -35,7 +35,7 @@ def main() -> None:
 
     config = cli.load_config_file(CONFIGS / "tiny.py")
     make_tokenizer(options.out / "policy", seed=options.seed)
-    warm_start(config, options.out / "policy", seed=options.seed, phases=PHASES, on_update=on_update)
+    warm_start(config, options.out / "policy", seed=options.seed, parts=PARTS, on_update=on_update)
     print(f"wrote {options.out / 'policy'}")
 
 

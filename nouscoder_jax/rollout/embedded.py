@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -300,7 +300,7 @@ class EmbeddedEngine:
     def _slot_arrays(self) -> generate.Slots:
         """Returns what `decode` wants to know of each slot, as NumPy arrays."""
 
-        def column(dtype: type, idle: float, read) -> np.ndarray:  # noqa: ANN001
+        def column(dtype: type, idle: int | bool, read: Callable[[_Request], int | float | bool]) -> np.ndarray:
             return np.asarray([idle if request is None else read(request) for request in self._slots], dtype)
 
         return generate.Slots(

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 
 from nouscoder_jax.tiny.problems import Sketch, draw_sketch, reserved_pairs
 
-PLAN_CHANCE = 0.35
-"""Chance that an author first writes the plan as a comment. Those who plan slip rarely; the others often."""
 SLIP_CHANCE_WITH_PLAN = 0.05
 """Chance that a component is written with one of its slips, after a plan."""
 SLIP_CHANCE_WITHOUT_PLAN = 0.4
@@ -23,9 +21,9 @@ UNFINISHED_CHANCE = 0.02
 """Chance that the closing fence is missing, so that there is no program to run."""
 
 
-def write_completion(sketch: Sketch, rng: random.Random) -> str:
-    """The text of an answer: a fenced program, perhaps with a plan, perhaps with slips."""
-    has_plan = rng.random() < PLAN_CHANCE
+def write_completion(sketch: Sketch, rng: random.Random, *, plan_chance: float) -> str:
+    """The text of an answer: a fenced program, perhaps with a plan (a comment before it), perhaps with slips."""
+    has_plan = rng.random() < plan_chance
     slip_chance = SLIP_CHANCE_WITH_PLAN if has_plan else SLIP_CHANCE_WITHOUT_PLAN
     codes = [
         rng.choice(part.slips) if part.slips and rng.random() < slip_chance else part.code for part in sketch.components
@@ -35,11 +33,11 @@ def write_completion(sketch: Sketch, rng: random.Random) -> str:
     return f"```python\n{plan}{sketch.assemble(codes)}{fence}"
 
 
-def examples(seed: int) -> Iterator[tuple[str, str]]:
-    """Statement and completion, for ever; the same for the same seed."""
-    rng = random.Random(f"warm start {seed}")
+def examples(seed: int, *, part: int, plan_chance: float) -> Iterator[tuple[str, str]]:
+    """Statement and completion, for ever; the same for the same arguments. `plan_chance`: share of authors who plan."""
+    rng = random.Random(f"warm start {seed}" + (f" part {part}" if part else ""))
     reserved = reserved_pairs(seed)
     while True:
         sketch = draw_sketch(rng)
         if not sketch.pairs & reserved:
-            yield sketch.statement, write_completion(sketch, rng)
+            yield sketch.statement, write_completion(sketch, rng, plan_chance=plan_chance)

@@ -19,11 +19,11 @@ from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.experience.packing import pack
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.weights import save_model
+from nouscoder_jax.model.weights import load_model, save_model
 from nouscoder_jax.tiny.corpus import examples
 from nouscoder_jax.tiny.tokenizer import TURN_END, VOCAB_SIZE, train_tokenizer, write_tokenizer
 from nouscoder_jax.training.optimizer import make_optimizer
-from nouscoder_jax.training.state import init
+from nouscoder_jax.training.state import from_model, init
 from nouscoder_jax.training.update import make_update
 from nouscoder_jax.types import Comparison, Completion, Experience, Problem, Prompt, Rollout
 
@@ -42,8 +42,27 @@ ARCHITECTURE = Architecture(
     attention_bias=False,
     max_position_embeddings=4096,
 )
-PHASES = ((900, 3e-3), (220, 1e-3), (140, 3e-4))
-"""(updates, learning rate), one after another."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of the warm start with an optimizer of its own.
+
+    Example:
+        Part(plan_chance=0.35, phases=((900, 3e-3), (220, 1e-3)))
+    """
+
+    plan_chance: float
+    """Share of the imitated authors who plan."""
+    phases: tuple[tuple[int, float], ...]
+    """(updates, learning rate), one after another."""
+
+
+PARTS = (
+    Part(plan_chance=0.35, phases=((900, 3e-3), (220, 1e-3), (140, 3e-4))),
+    Part(plan_chance=0.22, phases=((420, 1.5e-3), (160, 3e-4))),
+)
+"""The second part begins with the first one's rounded weights."""
 EXAMPLES_PER_UPDATE = 14
 ROW_TOKENS = 232
 TOKENIZER_EXAMPLES = 8000
@@ -52,7 +71,7 @@ TOKENIZER_EXAMPLES = 8000
 def make_tokenizer(out_dir: Path, *, seed: int) -> None:
     """Writes the tokenizer, trained on the corpus, into `out_dir`."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    texts = itertools.chain.from_iterable(itertools.islice(examples(seed), TOKENIZER_EXAMPLES))
+    texts = itertools.chain.from_iterable(itertools.islice(_corpus(seed, 0, PARTS[0]), TOKENIZER_EXAMPLES))
     write_tokenizer(train_tokenizer(texts), out_dir, max_length_tokens=ARCHITECTURE.max_position_embeddings)
 
 
@@ -61,37 +80,48 @@ def warm_start(
     out_dir: Path,
     *,
     seed: int,
-    phases: tuple[tuple[int, float], ...],
+    parts: tuple[Part, ...],
     on_update: Callable[[int, float], None],
 ) -> None:
     """Trains a fresh model on the corpus and writes it to `out_dir` in bfloat16. `on_update(number, loss)`.
 
     `out_dir` must hold the tokenizer already (`make_tokenizer`).
     """
-    batches = _experiences(out_dir, config, seed=seed)
     mesh = sharding.make_mesh(config.mesh, devices=jax.devices())
-    state = None
     number = 0
-    for num_updates, learning_rate in phases:
-        optimizer_config = dataclasses.replace(
-            config.optimizer, learning_rate=learning_rate, warmup_updates=20, beta2=0.98, max_grad_norm=1.0
-        )
-        phase = dataclasses.replace(config, optimizer=optimizer_config)
-        if state is None:
-            state = init(ARCHITECTURE, make_optimizer(optimizer_config), jax.random.key(seed), mesh=mesh)
-        update = make_update(phase, ARCHITECTURE, mesh, loss_name="supervised")
-        for _ in range(num_updates):
-            batch, num_micro_batches = pack(
-                list(itertools.islice(batches, EXAMPLES_PER_UPDATE)),
-                row_tokens=ROW_TOKENS,
-                rows_per_micro_batch=config.experience.rows_per_micro_batch,
-                max_experiences=EXAMPLES_PER_UPDATE,
+    for index, part in enumerate(parts):
+        batches = _experiences(out_dir, config, _corpus(seed, index, part))
+        state = None
+        for num_updates, learning_rate in part.phases:
+            phase = dataclasses.replace(
+                config,
+                optimizer=dataclasses.replace(
+                    config.optimizer, learning_rate=learning_rate, warmup_updates=20, beta2=0.98, max_grad_norm=1.0
+                ),
             )
-            state, metrics = update(state, batch, num_micro_batches)
-            number += 1
-            on_update(number, metrics["loss"])
-    assert state is not None
-    _save(state.model, out_dir)
+            if state is None:
+                optimizer = make_optimizer(phase.optimizer)
+                if index == 0:
+                    state = init(ARCHITECTURE, optimizer, jax.random.key(seed), mesh=mesh)
+                else:
+                    state = from_model(load_model(out_dir)[1], ARCHITECTURE, optimizer, mesh=mesh)
+            update = make_update(phase, ARCHITECTURE, mesh, loss_name="supervised")
+            for _ in range(num_updates):
+                batch, num_micro_batches = pack(
+                    list(itertools.islice(batches, EXAMPLES_PER_UPDATE)),
+                    row_tokens=ROW_TOKENS,
+                    rows_per_micro_batch=config.experience.rows_per_micro_batch,
+                    max_experiences=EXAMPLES_PER_UPDATE,
+                )
+                state, metrics = update(state, batch, num_micro_batches)
+                number += 1
+                on_update(number, metrics["loss"])
+        assert state is not None, "a part has at least one phase"
+        _save(state.model, out_dir)
+
+
+def _corpus(seed: int, index: int, part: Part) -> Iterator[tuple[str, str]]:
+    return examples(seed, part=index, plan_chance=part.plan_chance)
 
 
 def _save(model: object, out_dir: Path) -> None:
@@ -105,11 +135,11 @@ def _save(model: object, out_dir: Path) -> None:
     shutil.rmtree(tokenizer)
 
 
-def _experiences(tokenizer_dir: Path, config: TrainConfig, *, seed: int) -> Iterator[Experience]:
+def _experiences(tokenizer_dir: Path, config: TrainConfig, corpus: Iterator[tuple[str, str]]) -> Iterator[Experience]:
     """The corpus as experiences that all train: prompt by the run's own template, completion up to the end of turn."""
     maker = PromptMaker(str(tokenizer_dir), config.data)
     end = maker.encode(TURN_END)
-    for number, (statement, text) in enumerate(examples(seed)):
+    for number, (statement, text) in enumerate(corpus):
         completion = (*maker.encode(text), *end)
         logprobs = (0.0,) * len(completion)
         yield Experience(

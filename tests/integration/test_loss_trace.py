@@ -1,4 +1,4 @@
-"""The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace on a like machine."""
+"""The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace on a like one."""
 
 import json
 import os

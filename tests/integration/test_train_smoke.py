@@ -1,4 +1,4 @@
-"""The command line from `train` to `convert`, on the embedded default made small: real engine, real sandbox."""
+"""From `train` to `convert` on the command line, the embedded default made small: real engine, real sandbox."""
 
 import json
 import os

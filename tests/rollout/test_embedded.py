@@ -69,6 +69,12 @@ async def burst(engine, prompts, **changes):
     return await asyncio.gather(*(engine.generate(p, sampling(i, **changes)) for i, p in enumerate(prompts)))
 
 
+async def first_tokens(engine, task):
+    """Waits until `task` has tokens but is not done."""
+    while engine.tokens_generated == 0 and not task.done():
+        await asyncio.sleep(0.001)
+
+
 def prompts_of(count):
     """Three groups of equal prompts, interleaved lengths."""
     bases = [(3, 1, 4, 1, 5), (9,), (2, 6, 5, 3, 5, 8, 9, 7, 9)]
@@ -190,8 +196,7 @@ def test_reload_takes_new_weights_and_a_completion_carries_its_oldest_version(mo
     async def run():
         engine = make_engine(model, eos_ids=())
         running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=400)))
-        while engine.tokens_generated == 0:
-            await asyncio.sleep(0.001)
+        await first_tokens(engine, running)
         await engine.reload(tmp_path / "export", policy_version=1)
         assert not running.done() and engine.policy_version == 1
         after = await engine.generate(prompt(3, 1, 4), sampling(0))
@@ -232,8 +237,7 @@ def test_cancelling_a_call_frees_its_slot(model):
         engine = make_engine(model, num_slots=1, eos_ids=())
         endless = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=500)))
         waiting = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=500)))
-        while engine.tokens_generated == 0:
-            await asyncio.sleep(0.001)
+        await first_tokens(engine, endless)
         endless.cancel()
         waiting.cancel()
         short = await engine.generate(prompt(3, 1, 4), sampling(0))
@@ -267,8 +271,7 @@ def test_closing_fails_pending_calls(model):
     async def run():
         engine = make_engine(model, eos_ids=())
         pending = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=400)))
-        while engine.tokens_generated == 0:
-            await asyncio.sleep(0.001)
+        await first_tokens(engine, pending)
         await engine.close()
         with pytest.raises(EngineError, match="closed"):
             await pending

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nouscoder_jax import cli
-from nouscoder_jax.tiny.warm_start import ARCHITECTURE, make_tokenizer, warm_start
+from nouscoder_jax.tiny.warm_start import ARCHITECTURE, Part, make_tokenizer, warm_start
 
 
 def test_the_shipped_policy_is_a_small_qwen3_that_transformers_loads(root: Path):
@@ -40,9 +40,15 @@ def test_the_warm_start_learns_and_repeats_bit_for_bit(root: Path, tmp_path: Pat
     weights, losses = [], []
     for name in ("a", "b"):
         make_tokenizer(tmp_path / name, seed=1)
-        warm_start(config, tmp_path / name, seed=1, phases=((6, 4e-3),), on_update=lambda n, loss: losses.append(loss))
+        warm_start(
+            config,
+            tmp_path / name,
+            seed=1,
+            parts=(Part(plan_chance=0.5, phases=((6, 4e-3),)), Part(plan_chance=0.2, phases=((2, 1e-3),))),
+            on_update=lambda n, loss: losses.append(loss),
+        )
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
-    assert losses[5] < losses[0] - 0.5 and np.isfinite(losses).all()
+    assert losses[7] < losses[0] - 0.5 and np.isfinite(losses).all()
     config_json = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config_json["num_hidden_layers"] == ARCHITECTURE.num_layers
