@@ -85,7 +85,7 @@ def get_config() -> TrainConfig:
             max_draws_per_batch=3,
             row_tokens=2304,
             rows_per_micro_batch=8,
-            updates_per_batch=1,
+            updates_per_batch=2,
         ),
         loss=LossConfig(
             name="dapo",
@@ -96,7 +96,7 @@ def get_config() -> TrainConfig:
             max_importance_weight=0.0,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            learning_rate=4e-4,
             warmup_updates=2,
             beta1=0.9,
             beta2=0.95,
