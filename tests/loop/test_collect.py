@@ -73,7 +73,7 @@ def collect(config: TrainConfig, judge: ScriptedJudge, engine: ScriptedEngine | 
         collector = Collector(
             config,
             engine=engine or ScriptedEngine(),
-            judge=judge,  # pyright: ignore[reportArgumentType]
+            judge=judge,
             problems=problems,
             prompts={p.problem_id: Prompt(problem_id=p.problem_id, token_ids=(3,)) for p in problems},
             decode=lambda ids: f"```python\n{ids[0]}\n```",
