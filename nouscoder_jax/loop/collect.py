@@ -206,5 +206,5 @@ def _solved(experience: Experience) -> bool:
     return experience.verdict is not None and experience.verdict.outcome.value == "accepted"
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float | bool]) -> float:
     return sum(values) / len(values) if values else math.nan
