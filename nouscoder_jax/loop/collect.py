@@ -206,5 +206,5 @@ def _solved(experience: Experience) -> bool:
     return experience.verdict is not None and experience.verdict.outcome.value == "accepted"
 
 
-def _mean(values: Sequence[float | bool]) -> float:
+def _mean(values: Sequence[float | int]) -> float:
     return sum(values) / len(values) if values else math.nan
