@@ -32,7 +32,8 @@ def _auto(config: VerifierConfig) -> Sandbox:
         return _docker(config)
     except UserError as error:
         sandbox = _local(config)
-        sandbox.name += f" (docker: {error})"
+        reason = str(error).partition(" (")[0]
+        sandbox.name += f" (docker: {reason})"
         return sandbox
 
 
