@@ -45,7 +45,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), CASES, ids=[case[0] for case in CASES])
 def test_bad_input_is_one_clear_line_and_exit_code_2(name, arguments, expected, root: Path, tmp_path: Path):
-    done = train(root, *arguments(tmp_path), f"--run-dir={tmp_path / 'run'}", *([] if "run-dir" in name else []))
+    done = train(root, f"--run-dir={tmp_path / 'run'}", *arguments(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and expected in errors[0], done.stderr
