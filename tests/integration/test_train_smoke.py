@@ -93,16 +93,19 @@ def test_the_converted_checkpoint_gives_transformers_our_logits_and_reads_back_b
     done = command(root, "convert.py", "--checkpoint", str(run_dir), "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     import jax
+    import jax.numpy as jnp
     import transformers
 
     from nouscoder_jax.model import qwen3
     from nouscoder_jax.model.weights import load_model
 
     _, ours = load_model(out)
+    ours = jax.tree.map(jnp.asarray, ours)
     tokens = np.random.default_rng(0).integers(0, ours.architecture.vocab_size, (2, 40)).astype(np.int32)
-    positions = np.broadcast_to(np.arange(40, dtype=np.int32), tokens.shape)
+    positions = jnp.broadcast_to(jnp.arange(40, dtype=jnp.int32)[None], tokens.shape)
+    ones = jnp.ones_like(positions)
     hidden = qwen3.forward(
-        ours, tokens, positions, np.ones_like(tokens), compute_dtype="float32", attention="reference", remat="none"
+        ours, jnp.asarray(tokens), positions, ones, compute_dtype="float32", attention="reference", remat="none"
     )
     logits = np.asarray(qwen3.logits(hidden, qwen3.output_embedding(ours)))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
