@@ -42,7 +42,7 @@ MICRO_BATCHES_SPEC = P(None, ("data", "fsdp"))
 """Arrays of "micro_batches rows time": each micro-batch is spread over all row shards."""
 
 
-def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device]) -> Mesh:
+def make_mesh(config: MeshConfig, *, devices: Sequence[Any]) -> Mesh:
     """The mesh data x fsdp x tensor over the first devices. Raises UserError where there are too few.
 
     Axes are Auto: the compiler places what the table leaves open (jax's default is Explicit, under which embedding

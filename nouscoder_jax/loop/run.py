@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -341,8 +342,8 @@ class Run:
         """Export, picture, summary, last lines."""
         self._export(self.folder.export)
         lines = read_jsonl(self.folder.metrics)
-        held_out = [(int(x["step"]), x["held_out/pass_at_1"]) for x in lines if "held_out/pass_at_1" in x]
-        training = [(int(x["step"]), x["solved_share"]) for x in lines if x.get("solved_share") is not None]
+        held_out = _curve(lines, "held_out/pass_at_1")
+        training = _curve(lines, "solved_share")
         plot_pass_at_1(
             self.folder.plot, held_out, training=training, title=f"{self.config.name}, seed {self.config.seed}"
         )
@@ -391,6 +392,11 @@ class Run:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+
+
+def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, where it was measured."""
+    return [(int(line["step"] or 0), value) for line in lines if (value := line.get(name)) is not None]
 
 
 def average(measured: list[dict[str, float]]) -> dict[str, float]:
