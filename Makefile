@@ -16,7 +16,7 @@ test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/.test
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports
 
 # Remakes the tiny problems, the tokenizer and the warm-started policy (about 20 minutes on 2 cores).
 tiny: $(VENV)/.train
