@@ -10,22 +10,27 @@ from __future__ import annotations
 import atexit
 import builtins
 import ctypes
+import fcntl
 import gc
 import io
+import marshal
 import os
 import resource
-import signal
 import struct
 import sys
-import threading
 
 from nouscoder_jax.verifier import seccomp
 
 EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"
 _MIB = 1 << 20
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
-_BUILTIN_METHOD = type(len)
+_SIGKILL = 9
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_ALL = 1033, 1034, 15
+_MOST_CODE = 1 << 28
+# What may hold text that a dying interpreter would still write: objects with a finalizer, files in data structures.
+_NEEDS_FINALIZERS = (b"__del__", b"open(", b"io.", b"Buffered", b"TextIO", b"finalize")
+_show_exception = sys.__excepthook__
 
 
 class Task:
@@ -33,26 +38,29 @@ class Task:
 
     program: bytes
     fn_name: str
+    main: type(sys)  # type: ignore[valid-type]
     stdin_fd: int
     stdout_fd: int
     stderr_fd: int
     result_fd: int
     ready_fd: int
+    code_fd: int  # the compiled program, sealed by the process of the first test
+    limits: list[tuple[int, int]]  # (resource, value)
+    uid: int  # 0: stay who we are
+    alone: bool
+    folder: str
+    libc: ctypes.CDLL
+    filter: bytes  # empty: the runner has put it on already
     cpu_s: float
     memory_mib: int
     output_mib: int
-    max_processes: int  # 0: something else counts processes
-    uid: int  # 0: stay who we are
-    folder: str
-    libc: ctypes.CDLL
-    filter: bytes
+    max_processes: int
 
 
 def become(task: Task) -> None:
     """Turns this process into the program. Never returns. A byte on `ready_fd` says that the program's code began."""
     try:
         _give_up_rights(task)
-        _fresh_interpreter(task)
         os.write(task.ready_fd, b"R")
         os.close(task.ready_fd)
     except BaseException as error:  # whatever it is, it is the judge's failure and must reach the runner
@@ -63,29 +71,30 @@ def become(task: Task) -> None:
 
 def _give_up_rights(task: Task) -> None:
     os.setsid()
-    for number, fd in enumerate((task.stdin_fd, task.stdout_fd, task.stderr_fd)):
-        os.dup2(fd, number)
+    os.dup2(task.stdin_fd, 0)
+    os.dup2(task.stdout_fd, 1)
+    os.dup2(task.stderr_fd, 2)
     start = 3
-    for keep in sorted(fd for fd in (task.ready_fd, task.result_fd) if fd >= 0):
+    for keep in sorted(fd for fd in (task.ready_fd, task.result_fd, task.code_fd) if fd >= 0):
         os.closerange(start, keep)
         start = keep + 1
     os.closerange(start, 256)
-    os.chdir(task.folder)
-    os.umask(0o022)
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # out of memory: this process dies, not the runner
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(descriptor, b"1000")  # out of memory: this process dies, not the runner
+        os.close(descriptor)
     except OSError:
         pass
-    _set_rlimits(task)
+    for which, value in task.limits:
+        resource.setrlimit(which, (value, value))
     if task.uid:
-        os.setgroups([])
         os.setresgid(task.uid, task.uid, task.uid)
-        os.setresuid(task.uid, task.uid, task.uid)
-    drop_capabilities(task.libc)
-    task.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        os.setresuid(task.uid, task.uid, task.uid)  # all capabilities go with it
+    else:
+        drop_capabilities(task.libc)
     task.libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # so that /proc/self and /dev/stdin are the program's own
-    task.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if not task.alone:
+        task.libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if task.filter:
         seccomp.install(task.libc, task.filter)
 
@@ -97,107 +106,120 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
         raise OSError(ctypes.get_errno(), "capset refused")
 
 
-def _set_rlimits(task: Task) -> None:
-    output = task.output_mib * _MIB + 1
-    cpu = int(task.cpu_s) + 2
-    # Resident memory is what the runner limits: address space may be large, as threads with large stacks need it.
-    space = task.memory_mib * _MIB * 2 + (4 << 30)
-    limits = [
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_FSIZE, output),
-        (resource.RLIMIT_AS, space),
+def limits(*, cpu_s: float, memory_mib: int, output_mib: int, max_processes: int) -> list[tuple[int, int]]:
+    """(resource, value) for a process of a test. max_processes 0: something else counts processes."""
+    wanted = [
+        (resource.RLIMIT_CPU, int(cpu_s) + 2),
+        (resource.RLIMIT_FSIZE, output_mib * _MIB + 1),
+        # Resident memory is what the runner limits: address space may be large, as threads with large stacks need it.
+        (resource.RLIMIT_AS, memory_mib * _MIB * 2 + (4 << 30)),
     ]
-    if task.max_processes:
-        limits.append((resource.RLIMIT_NPROC, task.max_processes))
-    for which, value in limits:
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, value))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
+    if max_processes:
+        wanted.append((resource.RLIMIT_NPROC, max_processes))
+    hard = {which: resource.getrlimit(which)[1] for which, _ in wanted}
+    return [(which, value if hard[which] == -1 else min(value, hard[which])) for which, value in wanted]
 
 
-def _fresh_interpreter(task: Task) -> None:
-    sys.stdin = sys.__stdin__ = _open(0, "r", "surrogateescape")
-    sys.stdout = sys.__stdout__ = _open(1, "w", "surrogateescape")
-    sys.stderr = sys.__stderr__ = _open(2, "w", "backslashreplace")
+def prepare(task: Task) -> None:
+    """In the runner, once a program: the streams and the `__main__` that every test's process starts with.
+
+    The streams are made over the runner's own descriptors 0, 1 and 2, which lead nowhere; a test's process puts its
+    own files there. Made before the fork, they need not be made for each test.
+    """
+    sys.stdin = sys.__stdin__ = _open(0, "r", "surrogateescape", "<stdin>")
+    sys.stdout = sys.__stdout__ = _open(1, "w", "surrogateescape", "<stdout>")
+    sys.stderr = sys.__stderr__ = _open(2, "w", "backslashreplace", "<stderr>")
     path = os.path.join(task.folder, PROGRAM_PATH)
     sys.argv = [path]
-    sys.path.insert(0, task.folder)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "nouscoder_jax"]:
-        del sys.modules[name]
     main = type(sys)("__main__" if not task.fn_name else "program")
     main.__dict__.update(__file__=path, __builtins__=builtins, __spec__=None, __annotations__={})
-    sys.modules["__main__"] = sys.modules[main.__name__] = main
-    sys.set_int_max_str_digits(0)
-    sys.setrecursionlimit(1000 + 12)  # 1000 as in a fresh interpreter, above the frames of the runner
-    if "random" in sys.modules:
-        sys.modules["random"].seed()
-    gc.enable()
+    sys.modules["__main__"] = sys.modules[main.__name__] = task.main = main
 
 
-def _open(number: int, mode: str, errors: str) -> io.TextIOWrapper:
+def _open(number: int, mode: str, errors: str, name: str) -> io.TextIOWrapper:
     """A standard stream as Python makes it under a C.UTF-8 locale: `newline` too, so CRLF arrives as it is."""
     line_by_line = 1 if number == 2 else -1
-    return open(number, mode, line_by_line, "utf-8", errors, "\n", closefd=False)  # type: ignore[return-value]
+    stream = open(number, mode, line_by_line, "utf-8", errors, "\n", closefd=False)  # noqa: SIM115
+    stream.buffer.raw.name = name  # type: ignore[attr-defined]
+    return stream  # type: ignore[return-value]
 
 
 def _execute(task: Task) -> int:
     """The exit code: 0 after a normal end or SystemExit, EXIT_MEMORY, or EXIT_EXCEPTION."""
-    main = sys.modules["__main__"]
+    main = task.main
     code = 0
+    sys.path.insert(0, task.folder)
+    gc.enable()
     try:
-        namespace = main.__dict__
-        exec(compile(task.program, namespace["__file__"], "exec", dont_inherit=True), namespace)
+        exec(_compiled(task), main.__dict__)
         if task.fn_name:
-            _call(task, namespace)
+            _call(task, main.__dict__)
     except SystemExit:
         pass
     except MemoryError:
         code = EXIT_MEMORY
     except BaseException as error:
         code = _report(error)
+    return _end(task, code)
+
+
+def _compiled(task: Task) -> object:
+    """The program's code. The first test's process compiles it and leaves it to the others before it runs any of it."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter's end does
+        if fcntl.fcntl(task.code_fd, _F_GET_SEALS) == _F_SEAL_ALL:
+            return marshal.loads(os.pread(task.code_fd, _MOST_CODE, 0))
+        code = compile(task.program, task.main.__file__, "exec", dont_inherit=True)
+        data = marshal.dumps(code)
+        if len(data) < task.output_mib * _MIB:  # the limit of any file's size
+            os.ftruncate(task.code_fd, 0)
+            os.pwrite(task.code_fd, data, 0)
+            fcntl.fcntl(task.code_fd, _F_ADD_SEALS, _F_SEAL_ALL)
+        return code
+    finally:
+        os.close(task.code_fd)
+
+
+def _end(task: Task, code: int) -> int:
+    """What an interpreter does when its program ended: waits for threads, runs exit functions, writes out files."""
+    try:
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        _flush(main)
+        _flush()
+        if any(word in task.program for word in _NEEDS_FINALIZERS):
+            _clear(task.main.__dict__)
+            _flush()
     except MemoryError:
         code = EXIT_MEMORY
-    except SystemExit:
-        pass
-    except BaseException as error:
-        code = code or _report(error)
+    except BaseException as error:  # shown and forgotten, as in an interpreter's end
+        _report(error)
     return code
 
 
-def _report(error: BaseException) -> int:
-    """Writes the traceback to stderr, as Python does."""
-    try:
-        import traceback
+def _flush() -> None:
+    for stream in (getattr(sys, "stdout", None), sys.__stdout__, sys.__stderr__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
 
-        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-8)
-        os.write(2, "".join(lines).encode("utf-8", "backslashreplace")[-8192:])
+
+def _clear(namespace: dict[str, object]) -> None:
+    """Lets go of the program's globals in the interpreter's order, so that finalizers run and files are written."""
+    for name in [name for name in namespace if name.startswith("_") and not name.startswith("__")]:
+        namespace[name] = None
+    for name in [name for name in namespace if name != "__builtins__"]:
+        namespace[name] = None
+    gc.collect()
+
+
+def _report(error: BaseException) -> int:
+    """Writes the traceback to stderr, as Python does, without the runner's own frame."""
+    try:
+        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        _show_exception(type(error), error.with_traceback(trace), trace)
+        sys.stderr.flush()
     except BaseException:  # a broken exception object is still an uncaught exception
         pass
     return EXIT_EXCEPTION
-
-
-def _flush(main: object) -> None:
-    """Writes out what a dying interpreter would: sys.stdout, and files that the program's globals hold open."""
-    files = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
-    stdout = sys.stdout
-    if stdout is not None and not getattr(stdout, "closed", False):
-        stdout.flush()
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None and not stream.closed:
-            stream.flush()
-    for value in list(vars(main).values()):
-        if type(value) is _BUILTIN_METHOD:
-            value = value.__self__
-        if type(value) in files and not value.closed and value.writable():
-            value.flush()
 
 
 def _call(task: Task, namespace: dict[str, object]) -> None:

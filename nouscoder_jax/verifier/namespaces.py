@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH = 2
+_SIGKILL = 9
 _PR_SET_PDEATHSIG = 1
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64")
@@ -40,14 +40,14 @@ def enter(libc: ctypes.CDLL, uid: int, line: tuple[int, int]) -> str:
     parent, child = os.getpid(), os.fork()
     if child:
         _wait_outside(libc, child, line, parent)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     _build_root(libc)
     return "root" if as_root else "user"
 
 
 def _wait_outside(libc: ctypes.CDLL, child: int, line: tuple[int, int], parent: int) -> None:
     """Never returns: holds the place in the host's process tree, so that killing this process ends everything."""
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     for descriptor in (*line, 0, 1):
         os.close(descriptor)
     os.waitpid(child, 0)

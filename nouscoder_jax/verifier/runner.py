@@ -10,13 +10,10 @@ says `clean=0` and the host throws the sandbox away.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
-import importlib
 import os
-import re
-import signal
+import resource
 import sys
 import time
 
@@ -24,17 +21,19 @@ from nouscoder_jax.verifier import candidate, namespaces, protocol, seccomp
 from nouscoder_jax.verifier.watch import GoneError, Watch
 
 _MIB = 1 << 20
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
+_SIGKILL = 9
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
+_OPEN_FILES = 256
 _SWEEP_S = 5.0
 # Imported before the fork when the program's text names them: importing is slower than forking.
 _PRELOAD = frozenset(
     {
-        "array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
-        "functools", "heapq", "io", "itertools", "json", "math", "operator", "queue", "random", "re", "statistics",
-        "string", "time", "traceback", "types", "typing",
+        "array", "asyncio", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
+        "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numpy", "operator", "queue", "random",
+        "re", "signal", "statistics", "string", "threading", "time", "traceback", "types", "typing",
     }
 )  # fmt: skip
-_IMPORTED = re.compile(rb"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w, \t]*)", re.MULTILINE)
 
 
 class Runner:
@@ -48,10 +47,12 @@ class Runner:
         self.wall_s = 0.0
         self.alone = os.getpid() == 1
         self.folders: list[str] = []
+        self.mounts: list[str] = []
         self.empty_inodes: dict[str, int] = {}
         self.fresh_inodes: dict[str, int] = {}
         self.limit_processes = False
         self.max_processes = 0
+        self.oom = OomCount()
 
     # -- the line ------------------------------------------------------------------------------------------------
 
@@ -102,24 +103,43 @@ class Runner:
             task.uid = task.uid if isolation == "root" else 0
         elif fields["enter"] == "nothing":
             isolation = "nothing"
-        task.libc = self.libc
+        task.libc, task.alone, task.code_fd = self.libc, self.alone, -1
         task.filter = seccomp.build(alone=self.alone, has_network_namespace=isolation != "nothing")
-        task.max_processes = 0
+        filtered = int(bool(task.filter))
         self.limit_processes = isolation == "root"
+        self.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if self.alone and task.filter:  # else the program may not signal anybody, and the runner must
+            seccomp.install(self.libc, task.filter)
+            task.filter = b""
         self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if isolation != "nothing"]
-        self.empty_inodes = {folder: _inodes(folder) for folder in self.folders}
+        self.mounts = [folder for folder in self.folders if os.path.ismount(folder)]
+        self.empty_inodes = {folder: self.inodes(folder) for folder in self.folders}
         self.fresh_inodes = dict(self.empty_inodes)
+        self.oom.start()
         nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for number in range(3):
             os.dup2(nothing, number)
         os.close(nothing)
+        self.become_plain()
+        return {"isolation": isolation, "filter": filtered, "python": sys.version.split()[0]}
+
+    def become_plain(self) -> None:
+        """The state that the processes of tests inherit: what a freshly started interpreter would have."""
+        if os.geteuid() == 0 and self.task.uid:
+            os.setgroups([])
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
         _set_thread_stack(self.libc, 16 * _MIB)
+        os.umask(0o022)
+        os.chdir(self.task.folder)
         os.environ.clear()
         os.environ.update(
             PATH="/usr/local/bin:/usr/bin:/bin",
-            HOME=task.folder,
+            HOME=self.task.folder,
             LANG="C.UTF-8",
             LC_ALL="C.UTF-8",
             PYTHONINTMAXSTRDIGITS="0",
@@ -127,9 +147,10 @@ class Runner:
             OPENBLAS_NUM_THREADS="1",
             OMP_NUM_THREADS="1",
         )
+        sys.set_int_max_str_digits(0)
+        sys.setrecursionlimit(1000 + 8)  # 1000 as in a fresh interpreter, above the frames of the runner
         _make_site()
         gc.disable()
-        return {"isolation": isolation, "filter": int(bool(task.filter)), "python": sys.version.split()[0]}
 
     def open(self, fields: dict[str, str], program: bytes) -> dict[str, object]:
         """Takes a program and its limits."""
@@ -139,16 +160,22 @@ class Runner:
         task.cpu_s = float(fields["cpu_s"])
         task.memory_mib = int(fields["memory_mib"])
         task.output_mib = int(fields["output_mib"])
-        task.max_processes = int(fields["max_processes"]) if self.limit_processes else 0
         self.wall_s = float(fields["wall_s"])
         self.max_processes = int(fields["max_processes"])
-        named = {word.strip() for names in _IMPORTED.findall(program) for word in names.decode().split(",")}
-        for name in sorted({word.split()[0] for word in named if word} & _PRELOAD):
-            importlib.import_module(name)
-        if task.fn_name:
-            importlib.import_module("json")
+        task.limits = candidate.limits(
+            cpu_s=task.cpu_s, memory_mib=task.memory_mib, output_mib=task.output_mib,
+            max_processes=self.max_processes if self.limit_processes else 0,
+        )  # fmt: skip
+        for name in sorted(_named_modules(program) & _PRELOAD | ({"json"} if task.fn_name else set())):
+            try:
+                __import__(name)
+            except ImportError:  # the program will see for itself
+                continue
+        if task.code_fd >= 0:
+            os.close(task.code_fd)
+        task.code_fd = os.memfd_create("code", _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
+        candidate.prepare(task)
         self.write_program()
-        gc.collect()
         gc.freeze()
         return {"ok": 1}
 
@@ -158,7 +185,7 @@ class Runner:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         with open(descriptor, "wb") as file:
             file.write(self.task.program)
-        self.fresh_inodes[self.task.folder] = _inodes(self.task.folder)
+        self.fresh_inodes[self.task.folder] = self.inodes(self.task.folder)
 
     # -- a test --------------------------------------------------------------------------------------------------
 
@@ -176,7 +203,6 @@ class Runner:
         try:
             _write_all(task.stdin_fd, stdin)
             os.lseek(task.stdin_fd, 0, os.SEEK_SET)
-            ooms = _oom_kills()
             started = time.monotonic()
             pid = os.fork()
             if pid == 0:
@@ -189,7 +215,7 @@ class Runner:
             if not said.startswith(b"R"):
                 reason = said[1:].decode("utf-8", "replace") or "it ended before the program's first line"
                 return {"judge_error": f"the process of a test could not be prepared: {reason}"}, b""
-            return self.answer(watch, sizes, clean, _oom_kills() > ooms)
+            return self.answer(watch, sizes, clean, self.oom.rose())
         finally:
             for descriptor in opened:
                 os.close(descriptor)
@@ -231,23 +257,28 @@ class Runner:
                 return False
             time.sleep(0.001)
         for folder in self.folders:
-            if _inodes(folder) != self.fresh_inodes[folder]:
+            if self.inodes(folder) != self.fresh_inodes[folder]:
                 _empty(folder)
-                if _inodes(folder) != self.empty_inodes[folder]:
+                if self.inodes(folder) != self.empty_inodes[folder]:
                     return False
                 if folder == self.task.folder:
                     self.write_program()
         return True
 
+    def inodes(self, folder: str) -> int:
+        """Inodes in use on the folder's own small file system; entries of the folder where it has none."""
+        if folder in self.mounts:
+            numbers = os.statvfs(folder)
+            return numbers.f_files - numbers.f_ffree
+        return len(os.listdir(folder)) if os.path.isdir(folder) else 0
+
     def kill_all(self) -> None:
         """SIGKILL to every process but this one, or to every descendant where other processes are in sight."""
-        if self.alone:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-            return
-        for pid in self.others():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid in [-1] if self.alone else self.others():
+            try:
+                os.kill(pid, _SIGKILL)
+            except ProcessLookupError:
+                continue
 
     def others(self) -> list[int]:
         """Every process of the program."""
@@ -284,16 +315,6 @@ def _read_some(descriptor: int, size: int) -> bytes:
 def _last_line(descriptor: int, size: int) -> str:
     tail = os.pread(descriptor, 1000, max(0, size - 1000)).decode("utf-8", "replace").rstrip()
     return tail.rpartition("\n")[2][:300]
-
-
-def _inodes(folder: str) -> int:
-    """Inodes in use on the folder's own small file system; entries of the folder where it has none."""
-    if not os.path.isdir(folder):
-        return 0
-    if os.path.ismount(folder):
-        numbers = os.statvfs(folder)
-        return numbers.f_files - numbers.f_ffree
-    return len(os.listdir(folder))
 
 
 def _empty(folder: str) -> None:
@@ -335,19 +356,44 @@ def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
         libc.pthread_setattr_default_np(attributes)
 
 
-_OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+class OomCount:
+    """How often the kernel killed for memory in this container; never where it does not say."""
+
+    _FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+        self.last = 0
+
+    def start(self) -> None:
+        for path in self._FILES:
+            try:
+                self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                break
+            except OSError:
+                continue
+        self.rose()
+
+    def rose(self) -> bool:
+        """Whether it happened since this was last asked."""
+        if self.descriptor < 0:
+            return False
+        words = os.pread(self.descriptor, 1000, 0).split()
+        before, self.last = self.last, int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
+        return self.last > before
 
 
-def _oom_kills() -> int:
-    """Times the kernel killed for memory in this container; 0 where it does not say."""
-    for path in _OOM_FILES:
-        try:
-            with open(path, "rb") as file:
-                words = file.read().split()
-        except OSError:
-            continue
-        return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
-    return 0
+def _named_modules(program: bytes) -> set[str]:
+    """First parts of the names after `import` and `from` at the beginning of a line; perhaps some that are none."""
+    names = set()
+    for line in program.splitlines():
+        words = line.replace(b",", b" ").split()
+        if words and words[0] in (b"import", b"from"):
+            names |= {
+                word.partition(b".")[0].decode("utf-8", "replace")
+                for word in words[1 : None if words[0] == b"import" else 2]
+            }
+    return names
 
 
 def main() -> None:
@@ -356,6 +402,8 @@ def main() -> None:
     os.dup2(0, control_in, inheritable=False)
     os.dup2(1, control_out, inheritable=False)
     runner = Runner(control_in, control_out)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nouscoder_jax"]:
+        del sys.modules[name]
     try:
         runner.serve()
     except (GoneError, BrokenPipeError):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nouscoder_jax.verifier.runner import Runner
 
 _MIB = 1 << 20
-_FIRST_POLL_MS, _LAST_POLL_MS = 5, 20
+_FIRST_POLL_MS, _LAST_POLL_MS = 10, 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RUNNING = 1 << 20  # no exit code
