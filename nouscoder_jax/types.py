@@ -45,18 +45,21 @@ class Comparison:
     """How expected and actual output are compared.
 
     Example:
-        Comparison(kind="float", abs_tolerance=1e-6, rel_tolerance=1e-6, ignore_case=False)
+        Comparison(kind="float", abs_tolerance=1e-6, rel_tolerance=1e-6, ignore_case=False, program="")
     """
 
-    kind: Literal["exact", "tokens", "float"]
-    """exact: lines equal after trailing blanks are dropped. tokens: blank-separated tokens equal. float: tokens equal
-    or both numbers within tolerance."""
+    kind: Literal["exact", "lines", "tokens", "float", "program"]
+    """exact: lines equal after trailing blanks are dropped. lines: LiveCodeBench's rule, line by line, numbers by
+    value. tokens: blank-separated tokens equal, `2.0` is `2`. float: tokens equal or both numbers within tolerance.
+    program: several answers are right, and `program` decides."""
     abs_tolerance: float
     """Largest absolute difference, for kind float."""
     rel_tolerance: float
     """Largest difference relative to the expected number, for kind float."""
     ignore_case: bool
     """Letters compare without case."""
+    program: str
+    """Source that defines `check(input, expected, output) -> bool`, all three text; empty for the other kinds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

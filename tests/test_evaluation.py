@@ -17,7 +17,7 @@ from nouscoder_jax.types import (
     Verdict,
 )
 
-COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False)
+COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program="")
 
 
 def problem(problem_id, family=""):

@@ -13,9 +13,12 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
                         arguments and its output a JSON value
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
-    checker             "exact", "tokens" or "float:EPS" (absolute and relative)
+    checker             "exact", "lines", "tokens", "float:EPS" (absolute and relative) or "program" (types.Comparison)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
+    checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
+    exact_bytes_ok      optional; false: a program known to be right prints other bytes than the expected ones, so
+                        tokens compare without case, as programming contests do
     family              text, optional; kind of problem, for tables
     solutions           optional list of {"label": text, "code": text}
 
@@ -100,7 +103,7 @@ def write_problems(
 
 def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dict[str, Any]:
     comparison = problem.comparison
-    checker = f"float:{comparison.abs_tolerance:g}" if comparison.kind == "float" else comparison.kind
+    checker = f"float:{comparison.abs_tolerance!r}" if comparison.kind == "float" else comparison.kind
     record: dict[str, Any] = {
         "id": problem.problem_id,
         "source": problem.source,
@@ -118,6 +121,8 @@ def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dic
     }
     if comparison.kind == "float":
         record["checker_detail"] = {"abs": comparison.abs_tolerance, "rel": comparison.rel_tolerance}
+    if comparison.kind == "program":
+        record["checker_program"] = comparison.program
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
     record["solutions"] = [{"language": "python3", "label": item.label, "code": item.code} for item in solutions]
     return record
@@ -199,8 +204,15 @@ def _comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
-    if checker in ("exact", "tokens"):
-        return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case)
+    if checker == "tokens" and record.maybe("exact_bytes_ok", bool) is False:
+        ignore_case = True
+    if checker in ("exact", "lines", "tokens", "program"):
+        program = (record.maybe("checker_program", str) or "") if checker == "program" else ""
+        if checker == "program" and not program:
+            raise ValueError(
+                "the field 'checker_program' is missing; expected the source of check(input, expected, output)"
+            )
+        return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case, program=program)
     detail = _Record(record.maybe("checker_detail", dict) or {})
     try:
         both = float(tolerance)
@@ -208,12 +220,12 @@ def _comparison(record: _Record) -> Comparison:
             raise ValueError
     except ValueError as error:
         raise ValueError(
-            f"the field 'checker' is {checker!r}, expected exact, tokens or float:EPS; problems with several right "
-            "answers are not judged by equality"
+            f"the field 'checker' is {checker!r}, expected exact, lines, tokens, float:EPS or program; a problem with "
+            "several right answers needs a program, it is not judged by equality"
         ) from error
     split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))
     absolute, relative = (float(detail.get(name) or 0.0) for name in ("abs", "rel")) if split else (both, both)
-    return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case)
+    return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case, program="")
 
 
 def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:

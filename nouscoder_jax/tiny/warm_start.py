@@ -174,7 +174,7 @@ def _problem(statement: str) -> Problem:
         prelude="",
         time_limit_s=None,
         memory_limit_mib=None,
-        comparison=Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False),
+        comparison=Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program=""),
         source="",
         family="",
     )

@@ -3,6 +3,7 @@
 In: expected text, the bytes that the program printed, a Comparison. Out: None where they agree, else a line for people.
 Nothing here can raise or take long on what a program chose to print: sizes are bounded by the sandbox's output limit,
 numbers are plain ASCII of bounded length (`Decimal` and `float` alone would take full-width digits, `1_2` and `nan`).
+Problems with several right answers are not decided here but by their own program (verifier/verify.py).
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
+from decimal import Decimal
 
 from nouscoder_jax.types import Comparison
 
 _NUMBER = re.compile(rb"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
+_PLAIN = re.compile(rb"(-?)(0|[1-9]\d{0,400})(?:\.(\d{1,400}))?")
 _SHOWN_CHARS = 60
 _MAX_INT_DIGITS = 4000
 
@@ -21,16 +25,23 @@ _MAX_INT_DIGITS = 4000
 def mismatch(expected: str, actual: bytes, comparison: Comparison) -> str | None:
     """None where stdout agrees with the expected text.
 
-    exact: lines are equal after blanks at their ends and empty lines at the end are dropped. tokens: blank-separated
-    tokens are equal. float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or
-    |a - e| <= rel * |e|.
+    exact: lines are equal after blanks at their ends and empty lines at the end are dropped.
+    lines: LiveCodeBench's rule (lcb_runner/evaluation/testing_util.py): as many lines, blanks around the output and
+    around each line dropped, and two lines are equal or hold numbers only that are equal one by one as decimals.
+    tokens: blank-separated tokens are equal; a number may have a fraction of zeros more, `2.0` for `2` (but `007` is
+    not `7`).
+    float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or |a - e| <= rel * |e|.
     """
     wanted = expected.encode("utf-8", "surrogatepass")
     if comparison.ignore_case:
         wanted, actual = wanted.lower(), actual.lower()
     if comparison.kind == "exact":
-        return _first_difference("line", _lines(wanted), _lines(actual), comparison)
-    return _first_difference("token", wanted.split(), actual.split(), comparison)
+        return _first_difference("line", _lines(wanted), _lines(actual), lambda left, right: False)
+    if comparison.kind == "lines":
+        return _first_difference("line", _stripped(wanted), _stripped(actual), _equal_numbers)
+    if comparison.kind == "tokens":
+        return _first_difference("token", wanted.split(), actual.split(), _equal_but_for_zeros)
+    return _first_difference("token", wanted.split(), actual.split(), lambda a, b: _close(a, b, comparison))
 
 
 def _lines(data: bytes) -> list[bytes]:
@@ -40,15 +51,38 @@ def _lines(data: bytes) -> list[bytes]:
     return lines
 
 
-def _first_difference(what: str, wanted: list[bytes], actual: list[bytes], comparison: Comparison) -> str | None:
+def _stripped(data: bytes) -> list[bytes]:
+    return [line.strip() for line in data.strip().split(b"\n")]
+
+
+def _first_difference(
+    what: str, wanted: list[bytes], actual: list[bytes], agree: Callable[[bytes, bytes], bool]
+) -> str | None:
     if wanted == actual:
         return None
     for number, (left, right) in enumerate(zip(wanted, actual, strict=False), start=1):
-        if left != right and not (comparison.kind == "float" and _close(left, right, comparison)):
+        if left != right and not agree(left, right):
             return f"{what} {number}: expected {_shown(left)}, got {_shown(right)}"
     if len(wanted) != len(actual):
         return f"expected {len(wanted)} {what}s, got {len(actual)}"
     return None
+
+
+def _equal_but_for_zeros(wanted: bytes, actual: bytes) -> bool:
+    """Whether two tokens are one number, with more or fewer zeros at the end of its fraction."""
+    left, right = _PLAIN.fullmatch(wanted), _PLAIN.fullmatch(actual)
+    if not (left and right):
+        return False
+    values = [(match[2], (match[3] or b"").rstrip(b"0")) for match in (left, right)]
+    return values[0] == values[1] and (left[1] == right[1] or values[0] == (b"0", b""))
+
+
+def _equal_numbers(wanted: bytes, actual: bytes) -> bool:
+    """Whether two lines hold numbers only, and the same ones."""
+    left, right = wanted.split(), actual.split()
+    if len(left) != len(right) or not all(_NUMBER.fullmatch(token) for token in left + right):
+        return False
+    return all(Decimal(a.decode()) == Decimal(b.decode()) for a, b in zip(left, right, strict=True))
 
 
 def _close(wanted: bytes, actual: bytes, comparison: Comparison) -> bool:

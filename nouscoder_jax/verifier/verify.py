@@ -6,12 +6,14 @@ Inputs go into the sandbox, outputs come out, and the comparison happens here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
-from nouscoder_jax.verifier import checker
-from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, Sandbox
+from nouscoder_jax.verifier.checker import mismatch, value_mismatch
+from nouscoder_jax.verifier.checker_program import ProgramChecker, open_checker
+from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, Sandbox, SandboxOutError
 
 _FAILURES = {
     ExecutionStatus.EXCEPTION: Outcome.RUNTIME_ERROR,
@@ -34,8 +36,8 @@ async def verify(
 ) -> Verdict:
     """Judges one program, its hardest tests (longest input) first.
 
-    A JudgeError is tried again in a new sandbox up to `config.max_retries` times and then raised. A sandbox that dies
-    while the program runs is tried once more and then counts against the program.
+    A JudgeError is tried again in a new sandbox up to `config.max_retries` times and then raised; a SandboxOutError is
+    raised at once. A sandbox that ends by itself while the program runs is tried once more, then counts against it.
     """
     if program is None:
         return _verdict(problem, Outcome.NO_PROGRAM, [], 0, "no program in the completion")
@@ -47,6 +49,8 @@ async def verify(
             lost += 1
             if lost > _MAX_LOST:
                 return _verdict(problem, Outcome.RUNTIME_ERROR, [], 0, f"ended its sandbox {lost} times: {error}")
+        except SandboxOutError:
+            raise  # nobody's failure: the judge waits, or goes elsewhere
         except JudgeError:
             failures += 1
             if failures > config.max_retries:
@@ -59,11 +63,17 @@ async def _judge(
     executions: list[Execution] = []
     passed, outcome, detail = 0, Outcome.ACCEPTED, ""
     source = with_prelude(problem.prelude, program)
-    async with sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config)) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config))
+        )
+        checker = None
         for number, test in hardest_first(problem.tests):
             execution = await session.run(test.input)
             executions.append(execution)
-            result, reason = conclude(problem, test, execution)
+            if problem.comparison.kind == "program" and checker is None and execution.status is ExecutionStatus.EXITED:
+                checker = await stack.enter_async_context(open_checker(problem, sandbox=sandbox, config=config))
+            result, reason = await conclude(problem, test, execution, checker)
             if result is Outcome.ACCEPTED:
                 passed += 1
                 continue
@@ -74,12 +84,17 @@ async def _judge(
     return _verdict(problem, outcome, executions, passed, detail)
 
 
-def conclude(problem: Problem, test: TestCase, execution: Execution) -> tuple[Outcome, str]:
-    """What one execution means, and why."""
+async def conclude(
+    problem: Problem, test: TestCase, execution: Execution, checker: ProgramChecker | None
+) -> tuple[Outcome, str]:
+    """What one execution means, and why. `checker`: for problems with several right answers. Raises JudgeError."""
     if execution.status is not ExecutionStatus.EXITED:
         return _FAILURES[execution.status], execution.detail
-    compare = checker.value_mismatch if problem.fn_name else checker.mismatch
-    difference = compare(test.expected, execution.stdout, problem.comparison)
+    if checker is not None:
+        difference = await checker.mismatch(test, execution.stdout)
+    else:
+        compare = value_mismatch if problem.fn_name else mismatch
+        difference = compare(test.expected, execution.stdout, problem.comparison)
     return (Outcome.ACCEPTED, "") if difference is None else (Outcome.WRONG_ANSWER, difference)
 
 

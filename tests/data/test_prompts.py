@@ -16,7 +16,7 @@ from nouscoder_jax.types import Comparison, Problem
 
 ROOT = Path(__file__).parents[2]
 QWEN = ROOT.parent / "shared/tokenizer"
-COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False)
+COMPARISON = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program="")
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant:{% if not enable_thinking %}!{% endif %}{% endif %}"

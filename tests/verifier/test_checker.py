@@ -6,10 +6,10 @@ from nouscoder_jax.verifier.checker import mismatch, value_mismatch
 
 def comparison(kind, tolerance=0.0, ignore_case=False, relative=None):
     relative = tolerance if relative is None else relative
-    return Comparison(kind=kind, abs_tolerance=tolerance, rel_tolerance=relative, ignore_case=ignore_case)
+    return Comparison(kind=kind, abs_tolerance=tolerance, rel_tolerance=relative, ignore_case=ignore_case, program="")
 
 
-EXACT, TOKENS, FLOAT = comparison("exact"), comparison("tokens"), comparison("float", 1e-6)
+EXACT, TOKENS, FLOAT, LINES = comparison("exact"), comparison("tokens"), comparison("float", 1e-6), comparison("lines")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ EXACT, TOKENS, FLOAT = comparison("exact"), comparison("tokens"), comparison("fl
         ("x 0.5", b"x .5", FLOAT),
         ("-0", b"0", FLOAT),
         ("é", "é".encode(), TOKENS),
+        ("13\n", b"13.0\n", TOKENS),
+        ("2.50", b"2.5", TOKENS),
+        ("-0.0", b"0", TOKENS),
+        ("1 2\n3\n", b"\n 1 2 \n3\n\n", LINES),
+        ("2 3", b"2.0   3e0", LINES),
+        ("007", b"7", LINES),
+        ("100000000000000000000.5", b"100000000000000000000.50", LINES),
     ],
 )
 def test_equal_outputs_agree(expected, actual, rule):
@@ -39,7 +46,23 @@ def test_equal_outputs_agree(expected, actual, rule):
         ("5", b"", TOKENS),
         ("5", b"5 5", TOKENS),
         ("5 5", b"5", TOKENS),
-        ("2", b"2.0", TOKENS),
+        ("007", b"7", TOKENS),
+        ("2", b"2.1", TOKENS),
+        ("2", b"-2.0", TOKENS),
+        ("2", b"+2", TOKENS),
+        ("20", b"2", TOKENS),
+        ("1000", b"1e3", TOKENS),
+        ("2", b"2.0", EXACT),
+        ("2", "２.0".encode(), TOKENS),
+        ("2", b"2." + b"0" * 1_000_000, TOKENS),
+        ("1 2\n3", b"1\n2 3", LINES),
+        ("YES", b"Yes", LINES),
+        ("a  b", b"a b", LINES),
+        ("12", b"1_2", LINES),
+        ("12", "１２".encode(), LINES),
+        ("2", b"nan", LINES),
+        ("1", b"1e999999999", LINES),
+        ("100000000000000000000", b"100000000000000000001", LINES),
         ("a  b", b"a b", EXACT),
         ("a\nb", b"a b", EXACT),
         ("YES", b"yes", TOKENS),
