@@ -13,7 +13,8 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
                         arguments and its output a JSON value
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
-    checker             "exact", "lines", "tokens", "float:EPS" (absolute and relative) or "program" (types.Comparison)
+    checker             "exact", "lines", "tokens", "float:EPS" (absolute and relative) or "program" (types.Comparison);
+                        tokens become float where the statement grants a tolerance (data/tolerance.py)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
     checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.data.tolerance import stated_tolerance
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
 _Parsed = TypeVar("_Parsed")
@@ -204,8 +206,13 @@ def _comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
-    if checker == "tokens" and record.maybe("exact_bytes_ok", bool) is False:
-        ignore_case = True
+    if checker == "tokens":
+        ignore_case = ignore_case or record.maybe("exact_bytes_ok", bool) is False
+        granted = stated_tolerance(record.maybe("statement", str) or "")
+        if granted is not None:
+            return Comparison(
+                kind="float", abs_tolerance=granted, rel_tolerance=granted, ignore_case=ignore_case, program=""
+            )
     if checker in ("exact", "lines", "tokens", "program"):
         program = (record.maybe("checker_program", str) or "") if checker == "program" else ""
         if checker == "program" and not program:
