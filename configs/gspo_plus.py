@@ -89,6 +89,7 @@ def get_config() -> TrainConfig:
         ),
         verifier=VerifierConfig(
             backend="docker",
+            docker_hosts=(),  # [O] the engine of DOCKER_HOST
             image="nouscoder-verifier",
             runtime="",
             num_workers=100,  # [N] a semaphore of 100
@@ -99,6 +100,7 @@ def get_config() -> TrainConfig:
             output_limit_mib=8,  # [O]
             max_processes=64,  # [O]
             max_retries=3,  # [N]
+            outage_limit_s=1800.0,  # [O]
         ),
         experience=ExperienceConfig(
             reward_accepted=1.0,  # [N]

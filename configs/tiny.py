@@ -64,6 +64,7 @@ def get_config() -> TrainConfig:
         ),
         verifier=VerifierConfig(
             backend="auto",
+            docker_hosts=(),
             image="nouscoder-verifier",
             runtime="",
             num_workers=2,
@@ -74,6 +75,7 @@ def get_config() -> TrainConfig:
             output_limit_mib=1,
             max_processes=16,
             max_retries=2,
+            outage_limit_s=1800.0,
         ),
         experience=ExperienceConfig(
             reward_accepted=1.0,

@@ -171,12 +171,15 @@ class VerifierConfig:
     backend: Literal["auto", "docker", "local"]
     """docker: containers of a Docker Engine. local: namespaces and rlimits (weaker). auto: docker where an engine
     answers, else local."""
+    docker_hosts: tuple[str, ...]
+    """Docker engines that share the programs, each as DOCKER_HOST takes it (unix:///path, tcp://host:port,
+    ssh://user@host). Empty: the one of DOCKER_HOST."""
     image: str
     """Docker image with a Python 3; made from this machine's own Python where it does not exist."""
     runtime: str
     """OCI runtime that Docker uses (runc, crun, runsc); empty: the engine's default."""
     num_workers: int
-    """Sandboxes that run programs at the same time."""
+    """Programs that are judged at the same time, over all engines."""
     rollouts_per_sandbox: int
     """Rollouts that one container, or local runner, judges before it is thrown away; after each test it kills and wipes
     whatever is left, and is thrown away at once where that fails. 1: a fresh one a rollout."""
@@ -192,6 +195,8 @@ class VerifierConfig:
     """Processes and threads a program may have at once."""
     max_retries: int
     """Times a judge failure is tried again in another sandbox before the rollout becomes untrainable."""
+    outage_limit_s: float
+    """Seconds the judge waits for an engine that is gone before the run stops."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "rollouts_per_sandbox", "memory_limit_mib", "output_limit_mib", "max_processes"):
@@ -205,6 +210,11 @@ class VerifierConfig:
             f"verifier.wall_factor is {self.wall_factor}; wall time cannot be below CPU time, use 1 or more",
         )
         check(self.max_retries >= 0, f"verifier.max_retries is {self.max_retries}; use 0 or more")
+        check(self.outage_limit_s > 0, f"verifier.outage_limit_s is {self.outage_limit_s}; use more than 0")
+        check(
+            len(set(self.docker_hosts)) == len(self.docker_hosts),
+            f"verifier.docker_hosts names an engine twice: {' '.join(self.docker_hosts)}; name each once",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,7 +188,9 @@ async def evaluate_directory(
     problems = read_problems(config.data.held_out)
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
-    judge = verifier.Judge(verifier.make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True)
+    judge = verifier.Judge(
+        verifier.make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line
+    )
     try:
         line(f"judge: {judge.name}")
         if left_out:

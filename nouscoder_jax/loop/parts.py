@@ -85,7 +85,7 @@ def build(config: TrainConfig) -> Parts:
         optimizer=make_optimizer(config.optimizer),
         update=make_update(config, architecture, mesh, loss_name=config.loss.name),
         token_logprobs=make_token_logprobs(config, mesh),
-        judge=Judge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True),
+        judge=Judge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
     )
 
 

@@ -95,6 +95,7 @@ class Run:
     async def run(self) -> None:
         """Steps until the last one, or until Ctrl-C; then evaluation, checkpoint, export and summary."""
         with self.display, self._catch_interrupt():
+            self.parts.judge.breaker.say = self.display.line
             self._introduce()
             engine = make_engine(self.parts)
             try:

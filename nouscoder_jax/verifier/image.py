@@ -1,7 +1,7 @@
 """A Docker image with a Python and nothing else, made of this machine's own files: nothing is pulled.
 
-In: an Interpreter, a Docker API client. Out: an image on the engine. Users may name any image with a python3 (3.11 or
-newer) instead, for example one with numpy.
+In: an Interpreter. Out: a tar that `docker import` takes, and its label. Users may name any image with a python3 (3.11
+or newer) instead, for example one with numpy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import Any
 
 from nouscoder_jax.verifier.interpreter import Interpreter
 
@@ -57,11 +56,9 @@ def root_tar(python: Interpreter) -> bytes:
     return buffer.getvalue()
 
 
-def make(api: Any, name: str, python: Interpreter) -> None:
-    """Makes the image `name` on the engine. Raises docker.errors.APIError."""
-    repository, _, tag = name.partition(":")
-    changes = [f"LABEL {BYTECODE_LABEL}={BYTECODE if python.same_bytecode else ''}"]
-    api.import_image_from_data(root_tar(python), repository=repository, tag=tag or "latest", changes=changes)
+def label(python: Interpreter) -> str:
+    """The line of a Dockerfile that says which byte code an image made of this Python runs."""
+    return f"LABEL {BYTECODE_LABEL}={BYTECODE if python.same_bytecode else ''}"
 
 
 def _is_left_out(path: Path) -> bool:

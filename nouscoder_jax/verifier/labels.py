@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
@@ -73,10 +73,10 @@ def judge_file(
     console = Console(soft_wrap=True, highlight=False, markup=False)
 
     async def run() -> Summary:
-        judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure)
+        judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print)
         console.print(judge.name)
         try:
-            with Progress(console=console, disable=not console.is_terminal) as progress:
+            with _progress(console) as progress:
                 task = progress.add_task("judging", total=len(pairs))
                 return await judge_all(pairs, judge, out=out, on_verdict=lambda: progress.advance(task))
         finally:
@@ -87,6 +87,19 @@ def judge_file(
         console.print(line)
     console.print(summary.describe())
     return summary.exit_code
+
+
+def _progress(console: Console) -> Progress:
+    """A bar with counts and times; nothing where the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 async def judge_all(

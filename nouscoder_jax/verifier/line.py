@@ -2,11 +2,14 @@
 
 In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/runner.py). Out: Execution, JudgeError or
 RunnerLostError. What comes back is bounded in size and time and is only ever data.
+
+A line that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError
 from nouscoder_jax.verifier import protocol
@@ -22,11 +25,29 @@ _MIB = 1 << 20
 class Line:
     """One runner, from the host."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        why_lost: Callable[[str], Awaitable[JudgeError]],
+    ) -> None:
+        """`why_lost(what happened)`: RunnerLostError where the runner ended by itself, else another JudgeError."""
         self.reader = reader
         self.writer = writer
+        self.why_lost = why_lost
         self.limits: Limits | None = None
         self.clean = True
+        self.retired = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another program may run here."""
+        return self.clean and not self.retired
+
+    def retire(self) -> None:
+        """Nothing else will run here after this program."""
+        self.retired = True
 
     async def setup(self, **fields: object) -> dict[str, str]:
         """Has the place made. Returns what the runner says about it. Raises JudgeError."""
@@ -51,8 +72,10 @@ class Line:
             answer, output = await asyncio.wait_for(
                 self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), _deadline_s(limits)
             )
-        except (TimeoutError, OSError, EOFError, ValueError) as error:
-            raise RunnerLostError(f"the sandbox fell silent during a test: {error!r}") from error
+        except ValueError as error:
+            raise RunnerLostError(f"the sandbox gave a broken answer: {error}") from error
+        except (TimeoutError, OSError, EOFError) as error:
+            raise await self.why_lost(f"the line broke during a test: {error!r}") from error
         if "judge_error" in answer:
             raise JudgeError(answer["judge_error"])
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -25,14 +26,16 @@ import tempfile
 from collections.abc import AsyncIterator
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.types import JudgeError
+from nouscoder_jax.types import ExecutionStatus, JudgeError
 from nouscoder_jax.verifier import bundle, interpreter, protocol
 from nouscoder_jax.verifier.line import Line
-from nouscoder_jax.verifier.sandbox import Limits
+from nouscoder_jax.verifier.sandbox import Limits, RunnerLostError, SandboxOutError
 
 _FIRST_UID, _NUM_UIDS = 200_000, 50_000
 _STREAM_BYTES = 1 << 20
 _LEAVE_S = 2.0
+_KILLED = 128 + 9
+_PROBE_LIMITS = Limits(cpu_s=10.0, wall_s=30.0, memory_mib=64, output_mib=1, max_processes=4)
 # Deep recursion needs a large main stack, and the kernel lays memory out for it when a program starts.
 _SHELL = 'ulimit -s unlimited 2>/dev/null || ulimit -s "$(ulimit -H -s)"; exec "$@"'
 _NAMES = {
@@ -40,6 +43,22 @@ _NAMES = {
     "user": "local (weaker than docker): fresh namespaces of an ordinary user, no network, seccomp, rlimits",
     "nothing": "local, WEAK: this system permits no namespaces; seccomp and rlimits only, host files are in sight",
 }
+
+
+async def _why_lost(process: asyncio.subprocess.Process, what: str) -> JudgeError:
+    """Whose doing it was that a runner's line broke; the process that was started ends as its pid 1 did.
+
+    Nothing inside can kill the runner, and it leaves with 0 only when its line is cut.
+    """
+    try:
+        code = await asyncio.wait_for(process.wait(), _LEAVE_S)
+    except TimeoutError:
+        return JudgeError(f"the line to a runner that still runs was lost ({what})")
+    if code == 0:
+        return JudgeError(f"the line to the runner was cut ({what})")
+    if code in (-signal.SIGKILL, -signal.SIGTERM, _KILLED):
+        return JudgeError(f"the runner was killed from outside ({what})")
+    return RunnerLostError(f"the runner ended with code {code} ({what})")
 
 
 class _Place:
@@ -72,14 +91,35 @@ class LocalSandbox:
 
     @contextlib.asynccontextmanager
     async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
-        """A place of its own with this program. Raises JudgeError."""
+        """A place of its own with this program. Raises JudgeError; SandboxOutError where nothing else runs either."""
+        try:
+            async with self._session(program, fn_name=fn_name, limits=limits) as line:
+                yield line
+        except RunnerLostError:
+            raise
+        except JudgeError as error:
+            try:
+                await self.probe()
+            except JudgeError as reason:
+                raise SandboxOutError(f"this machine runs no program: {reason}") from error
+            raise
+
+    async def probe(self) -> None:
+        """Returns where a program can be run, by running one. Raises JudgeError."""
+        async with self._session("print(6 * 7)", fn_name=None, limits=_PROBE_LIMITS) as line:
+            execution = await line.run("")
+        if execution.status is not ExecutionStatus.EXITED or execution.stdout != b"42\n":
+            raise JudgeError(f"a program of one line ended with {execution.status.value} ({execution.detail})")
+
+    @contextlib.asynccontextmanager
+    async def _session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
         place = await self._take()
         reusable = False
         try:
             await place.line.open(program, fn_name=fn_name, limits=limits)
             yield place.line
             place.rollouts += 1
-            reusable = place.line.clean and place.rollouts < self._reuse
+            reusable = place.line.reusable and place.rollouts < self._reuse
         finally:
             if reusable and not self._closed:
                 self._spare.append(place)
@@ -102,7 +142,8 @@ class LocalSandbox:
         folder = "/tmp" if self._enter == "namespaces" else tempfile.mkdtemp(prefix="nouscoder-judge-")
         process = await self._start()
         assert process.stdin is not None and process.stdout is not None
-        place = _Place(process, Line(process.stdout, process.stdin), folder)
+        line = Line(process.stdout, process.stdin, why_lost=functools.partial(_why_lost, process))
+        place = _Place(process, line, folder)
         self._live.add(place)
         try:
             process.stdin.write(self._bundle)

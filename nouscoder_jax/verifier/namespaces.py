@@ -50,8 +50,8 @@ def _wait_outside(libc: ctypes.CDLL, child: int, line: tuple[int, int], parent: 
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     for descriptor in (*line, 0, 1):
         os.close(descriptor)
-    os.waitpid(child, 0)
-    os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)  # the host asks how pid 1 ended
 
 
 def _build_root(libc: ctypes.CDLL) -> None:

@@ -1,6 +1,9 @@
 """The judge of a run: one sandbox backend, a bounded number of programs at a time.
 
 In: VerifierConfig; problems and programs. Out: Verdicts, JudgeErrors, counters. `make_sandbox` chooses the backend.
+
+    judge() -> line of workers, first asked first served -> gate, closed during an outage -> verify() -> verdict
+                                                             ^------ not counted ------- SandboxOutError
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from collections.abc import Callable
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Problem, Verdict
+from nouscoder_jax.verifier.breaker import Breaker
 from nouscoder_jax.verifier.local import LocalSandbox
-from nouscoder_jax.verifier.sandbox import Sandbox
+from nouscoder_jax.verifier.sandbox import Sandbox, SandboxOutError
 from nouscoder_jax.verifier.verify import verify
 
 
@@ -52,17 +56,23 @@ class Judge:
     """Judges programs, `config.num_workers` at a time; who asks first is served first.
 
     Example:
-        judge = Judge(make_sandbox(config), config, stop_at_first_failure=True)
+        judge = Judge(make_sandbox(config), config, stop_at_first_failure=True, say=print)
         verdict = await judge.judge(problem, program)
     """
 
-    def __init__(self, sandbox: Sandbox, config: VerifierConfig, *, stop_at_first_failure: bool) -> None:
+    def __init__(
+        self, sandbox: Sandbox, config: VerifierConfig, *, stop_at_first_failure: bool, say: Callable[[str], None]
+    ) -> None:
+        """`say` takes the lines for people when an outage begins, goes on and ends."""
         self.sandbox = sandbox
         self.config = config
         self.outcomes: Counter[str] = Counter()
         """Verdicts so far, by outcome; `judge_error` counts programs that could not be judged."""
         self.busy_s = 0.0
         """Seconds spent judging, summed over workers."""
+        self.num_waiting = 0
+        """Programs asked for and not judged yet."""
+        self.breaker = Breaker(sandbox, limit_s=config.outage_limit_s, say=say, num_waiting=lambda: self.num_waiting)
         self._stop_at_first_failure = stop_at_first_failure
         self._workers = asyncio.Semaphore(config.num_workers)
 
@@ -72,25 +82,42 @@ class Judge:
         return self.sandbox.name
 
     async def judge(self, problem: Problem, program: str | None) -> Verdict:
-        """The verdict on one program. Raises JudgeError, which never says anything about the program."""
-        async with self._workers:
-            started = time.monotonic()
-            try:
-                verdict = await verify(
-                    problem,
-                    program,
-                    sandbox=self.sandbox,
-                    config=self.config,
-                    stop_at_first_failure=self._stop_at_first_failure,
-                )
-            except JudgeError:
-                self.outcomes["judge_error"] += 1
-                raise
-            finally:
-                self.busy_s += time.monotonic() - started
+        """The verdict on one program. Raises JudgeError, which never says anything about the program, and OutageError
+        after an outage that lasted `config.outage_limit_s`."""
+        self.num_waiting += 1
+        try:
+            async with self._workers:
+                verdict = await self._judge(problem, program)
+        except JudgeError:
+            self.outcomes["judge_error"] += 1
+            raise
+        finally:
+            self.num_waiting -= 1
         self.outcomes[verdict.outcome.value] += 1
         return verdict
 
     async def close(self) -> None:
         """Ends every sandbox."""
+        await self.breaker.close()
         await self.sandbox.close()
+
+    async def _judge(self, problem: Problem, program: str | None) -> Verdict:
+        while True:
+            await self.breaker.gate()
+            try:
+                return await self._timed(problem, program)
+            except SandboxOutError as error:
+                await self.breaker.wait(error)
+
+    async def _timed(self, problem: Problem, program: str | None) -> Verdict:
+        started = time.monotonic()
+        try:
+            return await verify(
+                problem,
+                program,
+                sandbox=self.sandbox,
+                config=self.config,
+                stop_at_first_failure=self._stop_at_first_failure,
+            )
+        finally:
+            self.busy_s += time.monotonic() - started

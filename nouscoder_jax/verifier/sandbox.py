@@ -22,8 +22,13 @@ from nouscoder_jax.types import ExecutionStatus, JudgeError
 
 
 class RunnerLostError(JudgeError):
-    """The sandbox died or fell silent while the program ran. It may be the program's doing: tried once more, then it
-    counts against the program. Every other JudgeError happened before or after the program and never does."""
+    """The sandbox ended by itself while the program ran, and nobody outside ended it: the program's doing, perhaps.
+    Tried once more, then it counts against the program. No other JudgeError ever does."""
+
+
+class SandboxOutError(JudgeError):
+    """What makes sandboxes was found out of order: no program can run there now. Never counted: whoever gets it waits
+    until `probe` passes, or goes where it passes already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,10 @@ class Session(Protocol):
         """Runs the program once on this input, in a process of its own. Raises JudgeError, RunnerLostError."""
         ...
 
+    def retire(self) -> None:
+        """Nothing else will run in this sandbox after this program."""
+        ...
+
 
 @runtime_checkable
 class Sandbox(Protocol):
@@ -78,7 +87,12 @@ class Sandbox(Protocol):
     """For people, shown on the first line of a run: what isolates, and how strongly."""
 
     def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AbstractAsyncContextManager[Session]:
-        """A fresh sandbox with this program; leaving the context destroys it. Raises JudgeError."""
+        """A fresh sandbox with this program; leaving the context destroys it. Raises JudgeError; SandboxOutError where
+        a probe after the failure failed too."""
+        ...
+
+    async def probe(self) -> None:
+        """Returns where a program can be run, by running one. Raises JudgeError."""
         ...
 
     async def close(self) -> None:

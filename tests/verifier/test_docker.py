@@ -11,7 +11,7 @@ import pytest
 from judge_bench import Bench, make_problem
 
 from nouscoder_jax.types import JudgeError, Outcome
-from nouscoder_jax.verifier.docker import _is_orphan, _start_time
+from nouscoder_jax.verifier.docker_engine import is_orphan, start_time
 from nouscoder_jax.verifier.verify import verify
 
 ENGINE = Path(__file__).parent / "docker_engine.sh"
@@ -92,6 +92,6 @@ def test_a_container_killed_under_a_program_changes_no_verdict(own_engine):
 
 def test_a_container_of_a_dead_process_is_an_orphan_and_of_a_living_one_is_not():
     host, pid = os.uname().nodename, os.getpid()
-    assert not _is_orphan(f"{host}/{pid}/{_start_time(pid)}")
-    assert _is_orphan(f"{host}/{pid}/1")
-    assert not _is_orphan(f"elsewhere/{pid}/1")
+    assert not is_orphan(f"{host}/{pid}/{start_time(pid)}/ab")
+    assert is_orphan(f"{host}/{pid}/1/ab")
+    assert not is_orphan(f"elsewhere/{pid}/1/ab")

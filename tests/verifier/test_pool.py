@@ -51,6 +51,9 @@ class ScriptedSandbox:
         finally:
             self.running -= 1
 
+    async def probe(self):
+        pass
+
     async def close(self):
         pass
 
@@ -119,7 +122,7 @@ def test_the_pool_runs_as_many_programs_at_once_as_it_has_workers_and_counts_out
     config = make_config("local", num_workers=2, max_retries=0)
 
     async def run():
-        pool = Judge(sandbox, config, stop_at_first_failure=True)
+        pool = Judge(sandbox, config, stop_at_first_failure=True, say=print)
         results = await asyncio.gather(*(pool.judge(PROBLEM, "x") for _ in range(6)), return_exceptions=True)
         return pool, results
 

@@ -1,0 +1,137 @@
+"""One container of a Docker Engine: how it is made, the line to its runner, and what it died of.
+
+In: a verifier config; the engine's frames; the engine's account of a container. Out: the configuration that it is made
+from, a `Line`, a JudgeError. Each container has no network, a read-only root, two small tmpfs, limits on memory and
+processes, and only the capabilities that the runner (pid 1) needs to become somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import docker.types
+
+from nouscoder_jax.config import VerifierConfig
+from nouscoder_jax.types import JudgeError
+from nouscoder_jax.verifier import bundle
+from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier.sandbox import RunnerLostError
+
+OWNER_LABEL = "nouscoder.judge"
+UID = 10001
+_CAPABILITIES = ["SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER"]
+_TMPFS = "rw,nosuid,nodev,noexec,size=64m,nr_inodes=4096,mode=1777"
+_RUNNER_MIB = 192
+"""Memory of a container beyond the program's: the runner, two tmpfs, input and output files."""
+_RUNNER_PROCESSES = 8
+_KILLED, _UNKNOWN = 128 + 9, 255
+# The runner puts a finer filter of its own on itself and on programs. This one stands before it does, names what no
+# container of ours needs, and is short: the engine compiles it for each container, its default takes 20 ms.
+_SECCOMP = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {
+            "names": [
+                *("acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "delete_module", "fanotify_init"),
+                *("finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "init_module", "io_uring_enter"),
+                *("io_uring_register", "io_uring_setup", "kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie"),
+                *("mount", "mount_setattr", "move_mount", "move_pages", "name_to_handle_at", "open_by_handle_at"),
+                *("open_tree", "perf_event_open", "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace"),
+                *("quotactl", "reboot", "request_key", "setns", "settimeofday", "swapoff", "swapon", "syslog"),
+                *("umount2", "unshare", "userfaultfd", "vhangup"),
+            ],
+            "action": "SCMP_ACT_ERRNO",
+        }
+    ],
+}
+
+
+def creation(api: Any, config: VerifierConfig, *, command: list[str], owner: str) -> Any:
+    """The configuration of all containers, made once, for `create_container_from_config` of an SDK client."""
+    memory = f"{config.memory_limit_mib + _RUNNER_MIB}m"
+    host_config = api.create_host_config(
+        read_only=True, cap_drop=["ALL"], cap_add=_CAPABILITIES, mem_limit=memory, memswap_limit=memory,
+        security_opt=["no-new-privileges", "seccomp=" + json.dumps(_SECCOMP)], runtime=config.runtime or None,
+        pids_limit=config.max_processes + _RUNNER_PROCESSES, ipc_mode="none",
+        tmpfs={"/tmp": _TMPFS, "/dev/shm": _TMPFS}, log_config=docker.types.LogConfig(type="none"),
+        ulimits=[
+            docker.types.Ulimit(name="stack", soft=-1, hard=-1), docker.types.Ulimit(name="core", soft=0, hard=0)
+        ],
+    )  # fmt: skip
+    return api.create_container_config(  # stdin_open: the SDK has it end when its line is cut, whoever cuts it
+        config.image, command, entrypoint=[], environment=bundle.ENVIRONMENT, stdin_open=True, network_disabled=True,
+        stop_signal="SIGKILL", user="0:0", working_dir="/", labels={OWNER_LABEL: owner}, host_config=host_config,
+    )  # fmt: skip
+
+
+class FramedLine(Line):
+    """A line whose stdout comes in the engine's frames: stream (1 byte), 3 zeros, length (4 bytes), data."""
+
+    def __init__(
+        self,
+        framed: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        why_lost: Callable[[str], Awaitable[JudgeError]],
+    ) -> None:
+        super().__init__(asyncio.StreamReader(), writer, why_lost=why_lost)
+        self.ended = asyncio.Event()
+        """The engine closed its end: the container is gone, or the engine."""
+        self._pump = asyncio.ensure_future(self._unpack(framed))
+
+    def hang_up(self) -> None:
+        """Tells the runner that nothing more comes; it then ends. Where the stream has no halves, all of it closes."""
+        if self.writer.can_write_eof():
+            self.writer.write_eof()
+        else:
+            self.writer.close()
+
+    def close(self) -> None:
+        """Lets go of the stream."""
+        self.writer.close()
+        self._pump.cancel()
+
+    async def _unpack(self, framed: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                head = await framed.readexactly(8)
+                data = await framed.readexactly(int.from_bytes(head[4:], "big"))
+                if head[0] == 1:
+                    self.reader.feed_data(data)
+        except (EOFError, OSError):
+            pass
+        finally:
+            self.reader.feed_eof()
+            self.ended.set()
+
+
+class Container:
+    """One running container and its line."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rollouts = 0
+        self.line: FramedLine
+
+
+def cause_of_end(state: Mapping[str, Any], what: str) -> JudgeError:
+    """Whose doing it was that a container whose line broke has ended: RunnerLostError, perhaps the program's; any other
+    JudgeError, surely not. `state`: the engine's account of it, `what`: happened to the line.
+
+    pid 1 of a container cannot be killed from inside, so SIGKILL came from outside unless the memory limit sent it. A
+    runner leaves with 0 when its line is cut, which a program cannot do. 255 is what an engine says that lost sight of
+    a container.
+    """
+    code = state.get("ExitCode")
+    if state.get("OOMKilled"):
+        return RunnerLostError(f"the container was ended for its memory ({what})")
+    if code == _KILLED:
+        return JudgeError(f"the container was killed from outside ({what})")
+    if code == 0:
+        return JudgeError(f"the line to the container was cut ({what})")
+    if code in (None, _UNKNOWN):
+        return JudgeError(f"the engine does not know how the container ended ({what})")
+    return RunnerLostError(f"the runner ended with exit code {code} ({what})")

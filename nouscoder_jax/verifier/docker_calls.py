@@ -1,0 +1,122 @@
+"""Calls of the Docker SDK from asyncio, and lines to containers as asyncio streams, whatever the engine is reached by.
+
+In: an address as DOCKER_HOST takes it; functions of an SDK client. Out: their results, or JudgeErrors. The SDK blocks,
+so it runs in threads, a client each. They are daemons and every request has a time limit: an engine that is stopped
+delays nobody's exit. TLS is set up as Docker's own tools do (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH); ssh:// takes the
+`ssh` on PATH and needs the package paramiko.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+import docker.utils
+import requests.exceptions
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.types import JudgeError
+from nouscoder_jax.verifier.pump import as_socket
+
+CALL_S = 60.0
+"""Seconds an engine may take to answer, or to send more of an answer."""
+_ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
+_SHOWN_CHARS = 200
+_Result = TypeVar("_Result")
+
+
+class DockerCalls:
+    """One engine.
+
+    Example:
+        calls = DockerCalls("unix:///var/run/docker.sock", num_threads=4)
+        version = await calls.call(lambda api: api.version()["Version"], timeout_s=10.0)
+    """
+
+    def __init__(self, host: str, *, num_threads: int) -> None:
+        """Raises UserError where `host` is no address or its certificates cannot be read."""
+        environment = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+        try:
+            self._arguments = docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": host})
+            docker.utils.parse_host(host, tls="tls" in self._arguments)
+        except docker.errors.DockerException as error:
+            raise UserError(
+                f"got {host!r} as the address of a Docker engine ({short(error)}); use unix:///path, tcp://host:port "
+                "(for TLS with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH) or ssh://user@host"
+            ) from error
+        self._clients = threading.local()
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = queue.SimpleQueue()
+        self._num_threads = num_threads
+        self._threads: list[threading.Thread] = []
+
+    async def call(self, function: Callable[[Any], _Result], *, timeout_s: float) -> _Result:
+        """The function with a client, in a thread. A call that is given up goes on there. Raises JudgeError."""
+        return await self.result(self.begin(function), timeout_s=timeout_s)
+
+    async def result(self, future: Future[_Result], *, timeout_s: float) -> _Result:
+        """What the thread gives; the call goes on where this is given up. Raises JudgeError."""
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), timeout_s)
+        except TimeoutError as error:
+            raise JudgeError(f"no answer within {timeout_s:g} s") from error
+        except _ENGINE_ERRORS as error:
+            raise JudgeError(short(error)) from error
+
+    def begin(self, function: Callable[[Any], _Result]) -> Future[_Result]:
+        """The same without waiting; its errors are the SDK's."""
+        if len(self._threads) < self._num_threads:
+            self._threads.append(threading.Thread(target=self._work, name="docker", daemon=True))
+            self._threads[-1].start()
+        future: Future[_Result] = Future()
+        self._jobs.put((future, function))
+        return future
+
+    def close(self) -> None:
+        """Lets the threads end when they are idle."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._threads.clear()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, function = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function(self._client()))
+            except BaseException as error:  # whoever waits for the future gets it
+                future.set_exception(error)
+            del job, future, function
+
+    def _client(self) -> Any:
+        """This thread's client: the SDK does not promise that one may be shared."""
+        if not hasattr(self._clients, "api"):
+            ssh = {"use_ssh_client": True} if self._arguments["base_url"].startswith("ssh://") else {}
+            self._clients.api = docker.APIClient(**self._arguments, **ssh, timeout=CALL_S)
+        return self._clients.api
+
+
+def attach(api: Any, name: str) -> socket.socket:
+    """The raw two-way socket to a container's stdin and stdout, kept apart from the client's pool of connections."""
+    return as_socket(api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stream": 1}))
+
+
+def remove(api: Any, name: str) -> None:
+    """Removes a container, running or not, with its anonymous volumes; nothing happens where it is gone."""
+    with contextlib.suppress(docker.errors.APIError):  # gone, or on its way out
+        api.remove_container(name, force=True, v=True)
+
+
+def short(error: BaseException) -> str:
+    """The error in one line of bounded length."""
+    text = " ".join(str(getattr(error, "explanation", None) or error or type(error).__name__).split())
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
