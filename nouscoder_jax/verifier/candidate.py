@@ -19,7 +19,7 @@ import resource
 import struct
 import sys
 
-from nouscoder_jax.verifier import seccomp
+from nouscoder_jax.verifier import landlock, seccomp
 
 EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"
@@ -51,6 +51,7 @@ class Task:
     folder: str
     libc: ctypes.CDLL
     filter: bytes  # empty: the runner has put it on already
+    landlock: int  # its version; 0: not needed, or not there
     cpu_s: float
     memory_mib: int
     output_mib: int
@@ -95,6 +96,8 @@ def _give_up_rights(task: Task) -> None:
     task.libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # so that /proc/self and /dev/stdin are the program's own
     if not task.alone:
         task.libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if task.landlock:
+        landlock.restrict(task.libc, task.folder, task.landlock)
     if task.filter:
         seccomp.install(task.libc, task.filter)
 

@@ -3,11 +3,13 @@
 In: programs and inputs. Out: Executions. The process is started from a bare interpreter by its real path (a version
 manager's shim costs ten times as much) and without preexec_fn, so that a large parent is not copied (vfork).
 
-Three strengths, found out once by trying and shown in `name`; all have rlimits, a seccomp filter and no capabilities:
+Four strengths, found out once by trying and shown in `name`; all have rlimits, a seccomp filter and no capabilities:
 
     root     namespaces and an unprivileged user id of its own; host files and processes are out of sight; no network
     user     the same in a user namespace; nothing but polling limits the number of processes
-    nothing  no namespaces permitted: host files that this user can read are in sight
+    landlock no namespaces permitted (inside an unprivileged container, say): Landlock shows only the system, this
+             Python and the program's folder; no sockets, no signals to others; /dev/shm is the host's, never wiped
+    nothing  no Landlock either: host files that this user can read are in sight
 
 Weaker than a container in all: no cgroup, so memory is polled every 20 ms, and the kernel's other limits are shared.
 """
@@ -41,6 +43,8 @@ _SHELL = 'ulimit -s unlimited 2>/dev/null || ulimit -s "$(ulimit -H -s)"; exec "
 _NAMES = {
     "root": "local (weaker than docker): fresh namespaces, user id of its own, no network, seccomp, rlimits",
     "user": "local (weaker than docker): fresh namespaces of an ordinary user, no network, seccomp, rlimits",
+    "landlock": "local (weaker than docker): no namespaces permitted here; Landlock hides host files and processes, "
+    "seccomp, rlimits",
     "nothing": "local, WEAK: this system permits no namespaces; seccomp and rlimits only, host files are in sight",
 }
 

@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 
-from nouscoder_jax.verifier import candidate, namespaces, protocol, seccomp
+from nouscoder_jax.verifier import candidate, landlock, namespaces, protocol, seccomp
 from nouscoder_jax.verifier.watch import GoneError, Watch
 
 _MIB = 1 << 20
@@ -96,24 +96,30 @@ class Runner:
         task = self.task
         task.uid = int(fields["uid"])
         task.folder = fields["folder"]
-        isolation = "container"
+        isolation, apart = "container", fields["enter"] != "nothing"
         if fields["enter"] == "namespaces":
             isolation = namespaces.enter(self.libc, task.uid, (self.control_in, self.control_out))
             self.alone = os.getpid() == 1
             task.uid = task.uid if isolation == "root" else 0
-        elif fields["enter"] == "nothing":
+        elif not apart:
             isolation = "nothing"
         task.libc, task.alone, task.code_fd = self.libc, self.alone, -1
-        task.filter = seccomp.build(alone=self.alone, has_network_namespace=isolation != "nothing")
+        task.filter = seccomp.build(alone=self.alone, has_network_namespace=apart)
         filtered = int(bool(task.filter))
-        self.limit_processes = isolation == "root"
+        task.landlock = 0
+        if not apart:
+            task.landlock = landlock.version(self.libc)
+            isolation = "landlock" if task.landlock else isolation
+            if task.uid:
+                os.chown(task.folder, task.uid, task.uid)
+        self.limit_processes = isolation == "root" or (task.uid != 0 and not self.alone)
         self.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if self.alone and task.filter:  # else the program may not signal anybody, and the runner must
             seccomp.install(self.libc, task.filter)
             task.filter = b""
-        self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if isolation != "nothing"]
+        self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if apart]
         self.mounts = [folder for folder in self.folders if os.path.ismount(folder)]
         self.empty_inodes = {folder: self.inodes(folder) for folder in self.folders}
         self.fresh_inodes = dict(self.empty_inodes)

@@ -1,0 +1,166 @@
+# ruff: noqa: E501  (programs read better on one line)
+"""The local sandbox as each system permits it: run by an ordinary user, and where no namespaces may be made at all.
+
+A forked child gives up root (and, for the second, the right to make namespaces), judges, and hands its verdicts back.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import traceback
+
+import pytest
+from judge_bench import make_config, make_problem
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.types import Outcome
+from nouscoder_jax.verifier import seccomp
+from nouscoder_jax.verifier.local import LocalSandbox
+from nouscoder_jax.verifier.verify import limits_of, verify
+
+UID = 150_000
+RIGHT = "print(sum(map(int, input().split())))"
+PROGRAMS = {
+    "right": (RIGHT, Outcome.ACCEPTED),
+    "wrong": ("print(6)", Outcome.WRONG_ANSWER),
+    "raises": (RIGHT + "\nraise ValueError", Outcome.RUNTIME_ERROR),
+    "segfault": ("import os\nos.abort()", Outcome.RUNTIME_ERROR),
+    "endless": ("while True: pass", Outcome.TIME_LIMIT),
+    "endless_children": ("import os\nfor _ in range(2): os.fork()\nwhile True: pass", Outcome.TIME_LIMIT),
+    "sleeps": ("import time\ntime.sleep(60)", Outcome.TIME_LIMIT),
+    "memory": ("x = []\nwhile True: x.append(bytearray(1 << 24))", Outcome.MEMORY_LIMIT),
+    "output": ("while True: print('x' * 1000)", Outcome.OUTPUT_LIMIT),
+    "thread": ("import threading\nthreading.Thread(target=lambda: " + RIGHT + ").start()", Outcome.ACCEPTED),
+    "pool": (
+        "from multiprocessing import Pool\nif __name__ == '__main__':\n    with Pool(2) as p:\n"
+        "        print(sum(p.map(int, input().split())))",
+        Outcome.ACCEPTED,
+    ),
+    "daemon": (RIGHT + "\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)", Outcome.ACCEPTED),
+    "leaves_a_file": (
+        "import os\nprint(sum(map(int, input().split())) if not os.path.exists('left') else 0)\nopen('left', 'w').close()",
+        Outcome.ACCEPTED,
+    ),
+    "kills_everything": (
+        "import os\nfor pid in (-1, 1, os.getppid()):\n    try: os.kill(pid, 9)\n    except OSError: pass\n",
+        Outcome.WRONG_ANSWER,
+    ),
+    "uses_the_network": (
+        "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 22), 1)\n    print(0)\n"
+        "except OSError:\n    " + RIGHT,
+        Outcome.ACCEPTED,
+    ),
+    "traces": (
+        "import ctypes\nprint(0 if ctypes.CDLL(None).syscall(101, 16, 1, 0, 0) == 0 else sum(map(int, input().split())))",
+        Outcome.ACCEPTED,
+    ),
+}
+
+
+REPORT = """
+import json, os
+judge, test_file = input().split()
+def opens(path, flags=os.O_RDONLY):
+    try: os.close(os.open(path, flags, 0o600))
+    except OSError: return False
+    return True
+files = [p for p in (test_file, '/etc/passwd', '/etc/shadow', '/root/.bashrc', '/proc/1/environ') if opens(p)]
+try: memory = [p for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid() and opens(f'/proc/{p}/mem')]
+except OSError: memory = []
+memory += [p for p in (judge, '1', str(os.getppid())) if opens(f'/proc/{p}/mem')]
+made = [p for p in ('/x', '/etc/x', '/usr/x', '/var/tmp/x', os.path.dirname(os.getcwd()).rstrip('/') + '/x') if opens(p, os.O_CREAT | os.O_WRONLY)]
+print(json.dumps({'files': files, 'memory': memory, 'made': made, 'secret': 'secret' in str(dict(os.environ))}))
+"""
+
+
+def in_a_child(work):
+    """What `work()` returns, from a forked child; JSON only."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = json.dumps(work())
+        except BaseException:
+            answer = json.dumps({"failed": traceback.format_exc()})
+        os.write(write, answer.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        answer = json.loads(file.read() or b'{"failed": "nothing came back"}')
+    os.waitpid(pid, 0)
+    assert "failed" not in answer, answer["failed"]
+    return answer
+
+
+def judge_all(*, root, namespaces):
+    """The sandbox's isolation, its name, and the outcome of every program."""
+    os.environ["NOUSCODER_SECRET"] = "secret"
+    if not root and os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
+    if not namespaces:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(38, 1, 0, 0, 0)
+        seccomp.install(libc, seccomp.build(alone=True, has_network_namespace=True))  # denies unshare
+
+    async def run():
+        sandbox = LocalSandbox(reuse=4)
+        config = make_config("local", memory_limit_mib=256)
+        outcomes = {}
+        try:
+            for name, (program, _) in PROGRAMS.items():
+                slow = name in ("memory", "output", "pool")
+                problem = make_problem([("2 3\n", "5\n"), ("1 4\n", "5\n")], time_limit_s=10.0 if slow else 0.6)
+                verdict = await verify(problem, program, sandbox=sandbox, config=config, stop_at_first_failure=True)
+                outcomes[name] = [verdict.outcome.value, verdict.detail]
+            limits = limits_of(make_problem([("", "")], time_limit_s=5.0), config)
+            async with sandbox.session(REPORT, fn_name=None, limits=limits) as session:
+                report = (await session.run(f"{os.getpid()} {os.path.abspath(__file__)}\n")).stdout.decode()
+        finally:
+            await sandbox.close()
+        return {"isolation": sandbox.isolation, "name": sandbox.name, "outcomes": outcomes, "report": report}
+
+    try:
+        return asyncio.run(run())
+    except UserError as error:
+        return {"isolation": str(error), "name": "", "outcomes": {}}
+
+
+PLACES = {
+    "an ordinary user": dict(root=False, namespaces=True),
+    "an ordinary user without namespaces": dict(root=False, namespaces=False),
+    "root without namespaces": dict(root=True, namespaces=False),
+}
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def judged(request):
+    place = PLACES[request.param]
+    if place["root"] and os.geteuid() != 0:
+        pytest.skip("not root")
+    answer = in_a_child(lambda: judge_all(**place))
+    if place["namespaces"] and answer["isolation"] != "user":
+        pytest.skip("this system lets no ordinary user make namespaces")
+    if not place["namespaces"] and answer["isolation"] == "nothing":
+        pytest.skip("this kernel has no Landlock")
+    assert answer["isolation"] == ("user" if place["namespaces"] else "landlock"), answer
+    return answer
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_weaker_place_gives_the_same_verdicts(judged, program):
+    outcome, detail = judged["outcomes"][program]
+    assert outcome == PROGRAMS[program][1].value, detail
+
+
+def test_the_name_says_how_weak_it_is(judged):
+    assert "weaker than docker" in judged["name"]
+    assert ("no namespaces" in judged["name"]) == (judged["isolation"] == "landlock")
+
+
+def test_the_judge_and_the_hosts_files_are_out_of_reach(judged):
+    """What a program reports: host files it could open, processes whose memory it could open, files it could make."""
+    seen = json.loads(judged["report"])
+    assert seen == {"files": [], "memory": [], "made": [], "secret": False}
