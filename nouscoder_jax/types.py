@@ -48,10 +48,10 @@ class Comparison:
         Comparison(kind="float", abs_tolerance=1e-6, rel_tolerance=1e-6, ignore_case=False, program="")
     """
 
-    kind: Literal["exact", "lines", "tokens", "float", "program"]
+    kind: Literal["exact", "lines", "tokens", "numbers", "float", "program"]
     """exact: lines equal after trailing blanks are dropped. lines: LiveCodeBench's rule, line by line, numbers by
-    value. tokens: blank-separated tokens equal, `2.0` is `2`. float: tokens equal or both numbers within tolerance.
-    program: several answers are right, and `program` decides."""
+    value. tokens: blank-separated tokens equal. numbers: tokens equal or the same number, `2.0` for `2`. float: tokens
+    equal or both numbers within tolerance. program: several answers are right, and `program` decides."""
     abs_tolerance: float
     """Largest absolute difference, for kind float."""
     rel_tolerance: float

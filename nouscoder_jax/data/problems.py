@@ -13,13 +13,14 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
                         arguments and its output a JSON value
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
-    checker             "exact", "lines", "tokens", "float:EPS" (absolute and relative) or "program" (types.Comparison);
+    checker             "exact", "lines", "tokens", "numbers", "float:EPS" (absolute and relative) or "program", see
+                        types.Comparison;
                         tokens become float where the statement grants a tolerance (data/tolerance.py)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
     checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
     exact_bytes_ok      optional; false: a program known to be right prints other bytes than the expected ones, so
-                        tokens compare without case, as programming contests do
+                        tokens compare as contests with such answers do: without case, and 2.0 is 2
     family              text, optional; kind of problem, for tables
     solutions           optional list of {"label": text, "code": text}
 
@@ -207,13 +208,14 @@ def _comparison(record: _Record) -> Comparison:
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
     if checker == "tokens":
-        ignore_case = ignore_case or record.maybe("exact_bytes_ok", bool) is False
+        if record.maybe("exact_bytes_ok", bool) is False:
+            checker, ignore_case = "numbers", True
         granted = stated_tolerance(record.maybe("statement", str) or "")
         if granted is not None:
             return Comparison(
                 kind="float", abs_tolerance=granted, rel_tolerance=granted, ignore_case=ignore_case, program=""
             )
-    if checker in ("exact", "lines", "tokens", "program"):
+    if checker in ("exact", "lines", "tokens", "numbers", "program"):
         program = (record.maybe("checker_program", str) or "") if checker == "program" else ""
         if checker == "program" and not program:
             raise ValueError(
@@ -227,7 +229,7 @@ def _comparison(record: _Record) -> Comparison:
             raise ValueError
     except ValueError as error:
         raise ValueError(
-            f"the field 'checker' is {checker!r}, expected exact, lines, tokens, float:EPS or program; a problem with "
+            f"the field 'checker' is {checker!r}, expected exact, lines, tokens, numbers, float:EPS or program; a problem with "
             "several right answers needs a program, it is not judged by equality"
         ) from error
     split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))

@@ -28,18 +28,20 @@ def mismatch(expected: str, actual: bytes, comparison: Comparison) -> str | None
     exact: lines are equal after blanks at their ends and empty lines at the end are dropped.
     lines: LiveCodeBench's rule (lcb_runner/evaluation/testing_util.py): as many lines, blanks around the output and
     around each line dropped, and two lines are equal or hold numbers only that are equal one by one as decimals.
-    tokens: blank-separated tokens are equal; a number may have a fraction of zeros more, `2.0` for `2` (but `007` is
-    not `7`).
+    tokens: blank-separated tokens are equal. numbers: as tokens, and a number may have more or fewer zeros at the end of
+    its fraction, `2.0` for `2` (but `007` is not `7`).
     float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or |a - e| <= rel * |e|.
     """
     wanted = expected.encode("utf-8", "surrogatepass")
     if comparison.ignore_case:
         wanted, actual = wanted.lower(), actual.lower()
     if comparison.kind == "exact":
-        return _first_difference("line", _lines(wanted), _lines(actual), lambda left, right: False)
+        return _first_difference("line", _lines(wanted), _lines(actual), _never)
     if comparison.kind == "lines":
         return _first_difference("line", _stripped(wanted), _stripped(actual), _equal_numbers)
     if comparison.kind == "tokens":
+        return _first_difference("token", wanted.split(), actual.split(), _never)
+    if comparison.kind == "numbers":
         return _first_difference("token", wanted.split(), actual.split(), _equal_but_for_zeros)
     return _first_difference("token", wanted.split(), actual.split(), lambda a, b: _close(a, b, comparison))
 
@@ -66,6 +68,10 @@ def _first_difference(
     if len(wanted) != len(actual):
         return f"expected {len(wanted)} {what}s, got {len(actual)}"
     return None
+
+
+def _never(wanted: bytes, actual: bytes) -> bool:
+    return False
 
 
 def _equal_but_for_zeros(wanted: bytes, actual: bytes) -> bool:
