@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nouscoder_jax.bench.judge_baselines import InProcess, docker_run, host_process
 from nouscoder_jax.bench.judge_programs import TIME_LIMIT_S, Contender, Judged
@@ -109,13 +109,11 @@ def make_modes(*, image: str, num_workers: int, num_programs: int, floor: bool) 
 def _config(
     *, backend: Literal["docker", "local"], image: str, runtime: str, num_workers: int, reuse: int
 ) -> VerifierConfig:
-    values: dict[str, Any] = dict(
-        backend=backend, image=image, runtime=runtime, num_workers=num_workers, rollouts_per_sandbox=reuse,
-        default_time_limit_s=float(TIME_LIMIT_S), wall_factor=3.0, memory_limit_mib=4096, output_limit_mib=8,
-        max_processes=64, max_retries=1, docker_hosts=(), outage_limit_s=30.0,
+    return VerifierConfig(
+        backend=backend, docker_hosts=(), image=image, runtime=runtime, num_workers=num_workers,
+        rollouts_per_sandbox=reuse, default_time_limit_s=float(TIME_LIMIT_S), wall_factor=3.0, memory_limit_mib=4096,
+        output_limit_mib=8, max_processes=64, max_retries=1, outage_limit_s=30.0,
     )  # fmt: skip
-    known = {field.name for field in fields(VerifierConfig)}
-    return VerifierConfig(**{name: value for name, value in values.items() if name in known})
 
 
 def _ours(config: VerifierConfig) -> Contender:
