@@ -229,8 +229,8 @@ def _comparison(record: _Record) -> Comparison:
             raise ValueError
     except ValueError as error:
         raise ValueError(
-            f"the field 'checker' is {checker!r}, expected exact, lines, tokens, numbers, float:EPS or program; a problem with "
-            "several right answers needs a program, it is not judged by equality"
+            f"the field 'checker' is {checker!r}, expected exact, lines, tokens, numbers, float:EPS or program; a "
+            "problem with several right answers needs a program, it is not judged by equality"
         ) from error
     split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))
     absolute, relative = (float(detail.get(name) or 0.0) for name in ("abs", "rel")) if split else (both, both)

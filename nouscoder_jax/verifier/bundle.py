@@ -12,7 +12,7 @@ import marshal
 from pathlib import Path
 
 _PACKAGE = "nouscoder_jax.verifier"
-_INSIDE = ("protocol", "seccomp", "landlock", "namespaces", "candidate", "watch", "runner")
+_INSIDE = ("protocol", "seccomp", "landlock", "namespaces", "candidate", "meter", "watch", "runner")
 
 BOOTSTRAP = """
 import marshal, os, sys

@@ -28,8 +28,9 @@ def mismatch(expected: str, actual: bytes, comparison: Comparison) -> str | None
     exact: lines are equal after blanks at their ends and empty lines at the end are dropped.
     lines: LiveCodeBench's rule (lcb_runner/evaluation/testing_util.py): as many lines, blanks around the output and
     around each line dropped, and two lines are equal or hold numbers only that are equal one by one as decimals.
-    tokens: blank-separated tokens are equal. numbers: as tokens, and a number may have more or fewer zeros at the end of
-    its fraction, `2.0` for `2` (but `007` is not `7`).
+    tokens: blank-separated tokens are equal.
+    numbers: as tokens, and a number may have more or fewer zeros at the end of its fraction, `2.0` for `2` (but `007`
+    is not `7`).
     float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or |a - e| <= rel * |e|.
     """
     wanted = expected.encode("utf-8", "surrogatepass")

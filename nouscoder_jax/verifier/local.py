@@ -11,7 +11,8 @@ Four strengths, found out once by trying and shown in `name`; all have rlimits, 
              Python and the program's folder; no sockets, no signals to others; /dev/shm is the host's, never wiped
     nothing  no Landlock either: host files that this user can read are in sight
 
-Weaker than a container in all: no cgroup, so memory is polled every 20 ms, and the kernel's other limits are shared.
+Weaker than a container in all: no cgroup, so memory is polled every 20 ms, memory that no process has mapped (files in
+memory) is not counted, and the kernel's other limits are shared.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import sys
 import time
 
 from nouscoder_jax.verifier import candidate, landlock, namespaces, protocol, seccomp
+from nouscoder_jax.verifier.meter import Meter
 from nouscoder_jax.verifier.watch import GoneError, Watch
 
 _MIB = 1 << 20
@@ -26,6 +27,7 @@ _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _OPEN_FILES = 256
 _SWEEP_S = 5.0
+_EXIT_CRASHED = 70
 # Imported before the fork when the program's text names them: importing is slower than forking.
 _PRELOAD = frozenset(
     {
@@ -52,7 +54,7 @@ class Runner:
         self.fresh_inodes: dict[str, int] = {}
         self.limit_processes = False
         self.max_processes = 0
-        self.oom = OomCount()
+        self.meter = Meter()
 
     # -- the line ------------------------------------------------------------------------------------------------
 
@@ -123,7 +125,8 @@ class Runner:
         self.mounts = [folder for folder in self.folders if os.path.ismount(folder)]
         self.empty_inodes = {folder: self.inodes(folder) for folder in self.folders}
         self.fresh_inodes = dict(self.empty_inodes)
-        self.oom.start()
+        if isolation == "container":
+            self.meter.use_control_group()
         nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for number in range(3):
             os.dup2(nothing, number)
@@ -209,6 +212,7 @@ class Runner:
         try:
             _write_all(task.stdin_fd, stdin)
             os.lseek(task.stdin_fd, 0, os.SEEK_SET)
+            self.meter.begin()
             started = time.monotonic()
             pid = os.fork()
             if pid == 0:
@@ -217,11 +221,12 @@ class Runner:
             watch.until_end()
             sizes = [os.fstat(fd).st_size for fd in (task.stdout_fd, task.stderr_fd, max(task.result_fd, 0))]
             clean = self.sweep(watch)
+            watch.finish()
             said = _read_some(ready, 400)
             if not said.startswith(b"R"):
                 reason = said[1:].decode("utf-8", "replace") or "it ended before the program's first line"
                 return {"judge_error": f"the process of a test could not be prepared: {reason}"}, b""
-            return self.answer(watch, sizes, clean, self.oom.rose())
+            return self.answer(watch, sizes, clean, self.meter.oom_rose())
         finally:
             for descriptor in opened:
                 os.close(descriptor)
@@ -324,20 +329,28 @@ def _last_line(descriptor: int, size: int) -> str:
 
 
 def _empty(folder: str) -> None:
-    """Removes everything in the folder, however it was left; what cannot be removed stays and is found by counting."""
-    import shutil
+    """Removes everything in the folder, however deep; what cannot be removed stays and is found by counting.
 
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(20000)
-    for entry in os.scandir(folder):
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)
-        except (OSError, RecursionError):
-            continue
-    sys.setrecursionlimit(limit)
+    A folder's children move up before it is removed, so that no path grows long and no descriptor is kept.
+    """
+    deadline, number = time.monotonic() + _SWEEP_S, 0
+    while time.monotonic() < deadline and (entries := list(os.scandir(folder))):
+        for entry in entries:
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)
+                for child in list(os.scandir(entry.path)):
+                    if not child.is_dir(follow_symlinks=False):
+                        os.unlink(child.path)
+                        continue
+                    number += 1
+                    os.chmod(child.path, 0o700)
+                    os.rename(child.path, os.path.join(folder, f".{number}"))
+                os.rmdir(entry.path)
+            except OSError:
+                continue
 
 
 def _make_site() -> None:
@@ -362,33 +375,6 @@ def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
         libc.pthread_setattr_default_np(attributes)
 
 
-class OomCount:
-    """How often the kernel killed for memory in this container; never where it does not say."""
-
-    _FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-
-    def __init__(self) -> None:
-        self.descriptor = -1
-        self.last = 0
-
-    def start(self) -> None:
-        for path in self._FILES:
-            try:
-                self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                break
-            except OSError:
-                continue
-        self.rose()
-
-    def rose(self) -> bool:
-        """Whether it happened since this was last asked."""
-        if self.descriptor < 0:
-            return False
-        words = os.pread(self.descriptor, 1000, 0).split()
-        before, self.last = self.last, int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
-        return self.last > before
-
-
 def _named_modules(program: bytes) -> set[str]:
     """First parts of the names after `import` and `from` at the beginning of a line; perhaps some that are none."""
     names = set()
@@ -410,12 +396,12 @@ def main() -> None:
     runner = Runner(control_in, control_out)
     for name in [name for name in sys.modules if name.partition(".")[0] == "nouscoder_jax"]:
         del sys.modules[name]
+    code = _EXIT_CRASHED
     try:
         runner.serve()
     except (GoneError, BrokenPipeError):
-        pass
+        code = 0
     finally:
-        if runner.alone:
-            os._exit(0)  # the kernel ends the rest of the namespace
-        runner.kill_all()
-        os._exit(0)
+        if not runner.alone:  # else the kernel ends the rest of the namespace
+            runner.kill_all()
+        os._exit(code)

@@ -70,6 +70,9 @@ class Execution:
 class Session(Protocol):
     """One program in one sandbox."""
 
+    clean: bool
+    """False: what a test left could not be removed; nothing more may run here."""
+
     async def run(self, stdin: str) -> Execution:
         """Runs the program once on this input, in a process of its own. Raises JudgeError, RunnerLostError."""
         ...

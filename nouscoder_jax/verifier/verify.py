@@ -63,16 +63,18 @@ async def _judge(
     executions: list[Execution] = []
     passed, outcome, detail = 0, Outcome.ACCEPTED, ""
     source = with_prelude(problem.prelude, program)
-    async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(
-            sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config))
-        )
-        checker = None
+    async with contextlib.AsyncExitStack() as checkers, contextlib.AsyncExitStack() as sessions:
+        session = checker = None
         for number, test in hardest_first(problem.tests):
+            if session is None or not session.clean:  # what a program leaves behind is no reason not to judge it
+                await sessions.aclose()
+                session = await sessions.enter_async_context(
+                    sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config))
+                )
             execution = await session.run(test.input)
             executions.append(execution)
             if problem.comparison.kind == "program" and checker is None and execution.status is ExecutionStatus.EXITED:
-                checker = await stack.enter_async_context(open_checker(problem, sandbox=sandbox, config=config))
+                checker = await checkers.enter_async_context(open_checker(problem, sandbox=sandbox, config=config))
             result, reason = await conclude(problem, test, execution, checker)
             if result is Outcome.ACCEPTED:
                 passed += 1

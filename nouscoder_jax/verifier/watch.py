@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _FIRST_POLL_MS, _LAST_POLL_MS = 10, 20
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _RUNNING = 1 << 20  # no exit code
 
 
@@ -40,6 +38,7 @@ class Watch:
         self.code = _RUNNING
         self.ended_for = ""
         self.cpu_s = 0.0
+        self.spent_s = 0.0
         self.wall_s = 0.0
         self.peak_mib = 0.0
 
@@ -71,6 +70,10 @@ class Watch:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    def finish(self) -> None:
+        """After all its processes are gone: the CPU time of all of them."""
+        self.cpu_s = max(self.spent_s, self.runner.meter.spent_s(self.cpu_s, 0.0))
+
     def reap(self) -> bool:
         """Takes in every process that ended. False: none is left."""
         while True:
@@ -87,26 +90,19 @@ class Watch:
 
     def limit_reached(self) -> str:
         """The limit that the running processes are over, or an empty text."""
-        task = self.runner.task
-        ticks = pages = count = 0
-        for pid in self.runner.others():
-            try:
-                with open(f"/proc/{pid}/stat", "rb") as file:
-                    words = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            ticks += sum(map(int, words[11:15]))
-            pages += int(words[21])
-            count += int(words[17])
-        memory_mib = pages * _PAGE / _MIB
-        self.peak_mib = max(self.peak_mib, memory_mib)
+        task, meter, pids = self.runner.task, self.runner.meter, self.runner.others()
+        running_s, memory_mib = meter.look(pids)
         if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
             return "output_limit"
+        if memory_mib > task.memory_mib and len(pids) > 1:
+            memory_mib = meter.shared_fairly_mib(pids)
+        self.peak_mib = max(self.peak_mib, memory_mib)
         if memory_mib > task.memory_mib:
             return "memory_limit"
-        if self.cpu_s + ticks / _TICKS > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
+        self.spent_s = meter.spent_s(self.cpu_s, running_s)
+        if self.spent_s > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
             return "time_limit"
-        if count > 4 * self.runner.max_processes:  # only where nothing stops it from growing
+        if meter.processes > 4 * self.runner.max_processes:  # only where nothing stops it from growing
             return f"more than {self.runner.max_processes} processes"
         return ""
 

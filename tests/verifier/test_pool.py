@@ -36,6 +36,8 @@ class ScriptedSandbox:
         outer, outputs = self, list(script)
 
         class Session:
+            clean = True
+
             async def run(self, stdin):
                 await asyncio.sleep(0.01)
                 outer.inputs.append(stdin)
