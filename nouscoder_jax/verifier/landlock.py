@@ -17,6 +17,7 @@ _VERSION_QUESTION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE
+_SCOPES_SINCE, _SIGNALS_AND_SOCKETS = 6, 3
 _ALL_OF_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1}
 _ALL_SINCE_3 = (1 << 15) - 1
 _SYSTEM = (
@@ -31,14 +32,21 @@ def version(libc: ctypes.CDLL) -> int:
     return max(0, libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION_QUESTION)))
 
 
+def keeps_signals_in(kernel: int) -> bool:
+    """Whether the rules also keep signals and abstract unix sockets among the processes under them."""
+    return kernel >= _SCOPES_SINCE
+
+
 def restrict(libc: ctypes.CDLL, folder: str, kernel: int) -> None:
     """From now on: the system and this Python to read, `folder` and /dev/shm to write, of /proc only this process.
 
     `kernel`: what `version` said. Needs no_new_privs. Raises OSError.
     """
     everything = _ALL_OF_VERSION.get(kernel, _ALL_SINCE_3)
-    attributes = ctypes.c_uint64(everything)
-    ruleset = libc.syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(8), ctypes.c_uint(0))
+    parts = (everything, 0, _SIGNALS_AND_SOCKETS) if keeps_signals_in(kernel) else (everything,)
+    attributes = (ctypes.c_uint64 * len(parts))(*parts)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    ruleset = libc.syscall(_CREATE_RULESET, attributes, size, ctypes.c_uint(0))
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "no Landlock ruleset")
     prefix = os.path.realpath(sys.base_prefix)

@@ -8,7 +8,7 @@ Four strengths, found out once by trying and shown in `name`; all have rlimits, 
     root     namespaces and an unprivileged user id of its own; host files and processes are out of sight; no network
     user     the same in a user namespace; nothing but polling limits the number of processes
     landlock no namespaces permitted (inside an unprivileged container, say): Landlock shows only the system, this
-             Python and the program's folder; no sockets, no signals to others; /dev/shm is the host's, never wiped
+             Python and the program's folder; no sockets, no signals but to its own; /dev/shm is the host's, never wiped
     nothing  no Landlock either: host files that this user can read are in sight
 
 Weaker than a container in all: no cgroup, so memory is polled every 20 ms, memory that no process has mapped (files in

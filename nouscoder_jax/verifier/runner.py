@@ -106,19 +106,20 @@ class Runner:
         elif not apart:
             isolation = "nothing"
         task.libc, task.alone, task.code_fd = self.libc, self.alone, -1
-        task.filter = seccomp.build(alone=self.alone, has_network_namespace=apart)
-        filtered = int(bool(task.filter))
         task.landlock = 0
         if not apart:
             task.landlock = landlock.version(self.libc)
             isolation = "landlock" if task.landlock else isolation
             if task.uid:
                 os.chown(task.folder, task.uid, task.uid)
+        may_signal = self.alone or task.uid != 0 or landlock.keeps_signals_in(task.landlock)
+        task.filter = seccomp.build(may_signal=may_signal, has_network_namespace=apart)
+        filtered = int(bool(task.filter))
         self.limit_processes = isolation == "root" or (task.uid != 0 and not self.alone)
         self.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        if self.alone and task.filter:  # else the program may not signal anybody, and the runner must
+        if self.alone and task.filter:  # else the runner must do what the program may not
             seccomp.install(self.libc, task.filter)
             task.filter = b""
         self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if apart]

@@ -76,11 +76,11 @@ def supported() -> bool:
     return os.uname().machine in _TABLES
 
 
-def build(*, alone: bool, has_network_namespace: bool) -> bytes:
-    """The filter. alone: the program shares its processes with nobody (a pid namespace), so it may send signals.
+def build(*, may_signal: bool, has_network_namespace: bool) -> bytes:
+    """The filter. may_signal: its signals can reach nobody but its own processes, so it may send them.
 
     Without a network namespace it may not open any socket (pairs of sockets stay allowed); with one it may open unix
-    and internet sockets, which lead nowhere. Without a pid namespace it may signal nobody. Empty where `supported` is
+    and internet sockets, which lead nowhere. Empty where `supported` is
     False.
     """
     table = _TABLES.get(os.uname().machine)
@@ -91,7 +91,7 @@ def build(*, alone: bool, has_network_namespace: bool) -> bytes:
     if table is _X86_64:
         ops += [_op(_JUMP_GE, _X32_BIT, 0, 1), _stop(_KILL)]
     denied = set(table["denied"])
-    if not alone:
+    if not may_signal:
         denied |= {table["kill"], table["tkill"]}
     for number in sorted(denied):
         ops += [_op(_JUMP_EQ, number, 0, 1), deny]

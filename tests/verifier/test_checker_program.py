@@ -63,7 +63,12 @@ def test_a_checker_that_fails_on_the_expected_output_is_the_judges_failure(bench
 
 
 def test_nothing_else_runs_in_a_sandbox_that_has_seen_expected_outputs(bench):
-    where = "def f(): return int(open('/proc/1/stat').read().rpartition(')')[2].split()[19])"  # when pid 1 was started
+    where = """
+import os
+def f():  # when pid 1 was started, and the namespace and name of its host
+    started = open('/proc/1/stat').read().rpartition(')')[2].split()[19]
+    return [started, os.stat('/proc/self/ns/pid').st_ino, os.uname().nodename]
+"""
     limits = limits_of(make_problem([("", "")]), bench.config)
 
     async def visit(*, retire):
