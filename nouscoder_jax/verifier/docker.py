@@ -68,12 +68,11 @@ class DockerSandbox:
         if any(engine.healthy for engine in self.engines):
             return
         failures = await asyncio.gather(*(engine.probe() for engine in self.engines), return_exceptions=True)
-        for failure in failures:
-            if not isinstance(failure, BaseException):
-                return
-        for failure in failures:
-            if isinstance(failure, BaseException):
-                raise failure
+        if not all(isinstance(failure, JudgeError) for failure in failures):
+            return
+        raise JudgeError(
+            "; ".join(f"{_out([e])}: {failure}" for e, failure in zip(self.engines, failures, strict=True))
+        )
 
     async def close(self) -> None:
         """Ends all containers of this sandbox and waits until they are gone."""

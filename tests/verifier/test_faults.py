@@ -1,0 +1,237 @@
+"""Faults while a batch is judged: no verdict changes, nothing is blamed on a program, nothing is left running."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+from judge_bench import make_config, make_problem
+from own_engine import OwnEngine
+
+from nouscoder_jax.types import Outcome
+from nouscoder_jax.verifier.breaker import OutageError
+from nouscoder_jax.verifier.pool import Judge, make_sandbox
+
+TESTS = [(f"{n} {n + 1}\n", f"{2 * n + 1}\n") for n in range(4)]
+RIGHT = "import time\ntime.sleep(0.3)\nprint(sum(map(int, input().split())))"
+PROGRAMS = [
+    (RIGHT, Outcome.ACCEPTED),
+    (RIGHT.replace("sum(", "1 + sum("), Outcome.WRONG_ANSWER),
+    ("import time\ntime.sleep(0.3)\nraise ValueError('mine')", Outcome.RUNTIME_ERROR),
+    ("while True: pass", Outcome.TIME_LIMIT),
+    ("import time\ntime.sleep(0.3)\nlist(range(10**9))", Outcome.MEMORY_LIMIT),
+    (RIGHT, Outcome.ACCEPTED),
+] * 2
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """An engine that a test may break."""
+    made = OwnEngine()
+    monkeypatch.setenv("DOCKER_HOST", made.host)
+    yield made
+    made.close()
+
+
+class Batch:
+    """Programs of known verdicts, judged while `fault(self)` happens."""
+
+    def __init__(self, **changes):
+        self.said = []
+        self.started = None
+        values = dict(
+            num_workers=2, rollouts_per_sandbox=1, default_time_limit_s=0.7, memory_limit_mib=128, max_retries=2,
+            outage_limit_s=60.0,
+        )  # fmt: skip
+        self.config = make_config("docker", **(values | changes))
+
+    def judge(self, fault):
+        return asyncio.run(self._judge(fault))
+
+    async def _judge(self, fault):
+        self.pool = Judge(make_sandbox(self.config), self.config, stop_at_first_failure=True, say=self.said.append)
+        problem = make_problem(TESTS, time_limit_s=0.7)
+        try:
+            tasks = [asyncio.ensure_future(self.pool.judge(problem, program)) for program, _ in PROGRAMS]
+            await asyncio.sleep(1.0)
+            broken = asyncio.ensure_future(fault())
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await broken
+        finally:
+            started = time.monotonic()
+            await self.pool.close()
+            self.close_s = time.monotonic() - started
+        return results
+
+
+def expect_known(results):
+    assert [getattr(result, "outcome", result) for result in results] == [outcome for _, outcome in PROGRAMS]
+
+
+def expect_nothing_left(engine):
+    assert engine.containers() == []
+    assert engine.runners() == []
+
+
+async def in_thread(*calls):
+    for call in calls:
+        await asyncio.to_thread(call)
+
+
+@pytest.mark.slow
+def test_an_engine_killed_and_started_again_changes_no_verdict(engine):
+    batch = Batch()
+
+    async def fault():
+        await in_thread(engine.kill)
+        await asyncio.sleep(2.0)
+        await in_thread(engine.start)
+
+    expect_known(batch.judge(fault))
+    assert batch.pool.breaker.num_outages == 1 and batch.pool.breaker.outage_s > 1.0
+    assert batch.said[0].startswith("judge: waiting: ") and engine.host in batch.said[0]
+    assert batch.said[-1].startswith("judge: back after ")
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_an_engine_restarted_in_order_changes_no_verdict(engine):
+    async def fault():
+        await in_thread(engine.stop_in_order, engine.start)
+
+    expect_known(Batch().judge(fault))
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_an_engine_that_stands_still_for_five_seconds_changes_no_verdict(engine):
+    async def fault():
+        engine.signal(signal.SIGSTOP)
+        await asyncio.sleep(5.0)
+        engine.signal(signal.SIGCONT)
+
+    expect_known(Batch().judge(fault))
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_a_slow_engine_changes_no_verdict(engine):
+    batch = Batch()
+
+    async def fault():
+        for _ in range(40):
+            engine.signal(signal.SIGSTOP)
+            await asyncio.sleep(0.2)
+            engine.signal(signal.SIGCONT)
+            await asyncio.sleep(0.05)
+
+    expect_known(batch.judge(fault))
+    assert batch.said == []
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_containers_killed_from_outside_change_no_verdict(engine, times):
+    async def fault():
+        for _ in range(times):
+            await asyncio.to_thread(lambda: engine.docker("kill", *engine.docker("ps", "-q")))
+            await asyncio.sleep(0.5)
+
+    expect_known(Batch(max_retries=4).judge(fault))
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_an_image_of_ours_that_is_removed_is_made_again(engine):
+    batch = Batch(max_retries=0)
+
+    async def fault():
+        await asyncio.to_thread(lambda: engine.docker("rmi", "-f", batch.config.image))
+
+    expect_known(batch.judge(fault))
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_waited_out(monkeypatch):
+    engine = OwnEngine(root_mib=120)
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    batch = Batch()
+
+    async def fault():
+        with open(engine.root / "filler", "wb", buffering=0) as file:
+            for size in [1 << 20] + [1 << 12] * 100:  # what containers that end give back is taken too
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+                await asyncio.sleep(0.05)
+        (engine.root / "filler").unlink()
+
+    try:
+        expect_known(batch.judge(fault))
+        assert batch.pool.breaker.num_outages == 1
+        expect_nothing_left(engine)
+    finally:
+        engine.close()
+
+
+@pytest.mark.slow
+def test_a_machine_out_of_processes_is_waited_out(engine):
+    batch = Batch()
+    limit = f"/sys/fs/cgroup/pids/{engine.folder.name}/pids.max"
+    try:
+        os.makedirs(os.path.dirname(limit), exist_ok=True)
+    except OSError:
+        pytest.skip("no pids controller of cgroup v1 that may be written")
+
+    async def fault():
+        with open(limit, "w") as file:
+            file.write("1")
+        await asyncio.sleep(4.0)
+        with open(limit, "w") as file:
+            file.write("max")
+
+    expect_known(batch.judge(fault))
+    assert batch.pool.breaker.num_outages >= 1
+    expect_nothing_left(engine)
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_line(engine):
+    batch = Batch(outage_limit_s=3.0)
+    results = batch.judge(lambda: in_thread(engine.kill))
+    outages = [result for result in results if isinstance(result, OutageError)]
+    assert len(outages) >= len(PROGRAMS) - 4 and all(
+        isinstance(result, OutageError) or result.outcome is outcome
+        for result, (_, outcome) in zip(results, PROGRAMS, strict=True)
+    )
+    assert engine.host in str(outages[0]) and "--resume" in str(outages[0]) and "\n" not in str(outages[0])
+    assert len(batch.said) == 1 and batch.close_s < 5
+    engine.start()  # what a crashed engine left idle goes when it comes back
+    expect_no_runner(engine)
+
+
+@pytest.mark.slow
+def test_when_one_of_two_engines_dies_the_other_finishes_the_batch_without_waiting(engine):
+    other = OwnEngine()
+    batch = Batch(docker_hosts=(engine.host, other.host))
+    try:
+        expect_known(batch.judge(lambda: in_thread(engine.kill)))
+        assert batch.said == [] and batch.pool.breaker.num_outages == 0
+        expect_nothing_left(other)
+        engine.start()
+        expect_no_runner(engine)
+    finally:
+        other.close()
+
+
+def expect_no_runner(engine):
+    """Nothing runs. Entries of dead containers may be there until the next judge starts."""
+    for _ in range(50):
+        if not engine.runners():
+            break
+        time.sleep(0.1)
+    assert engine.runners() == []
