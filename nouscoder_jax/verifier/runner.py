@@ -14,6 +14,7 @@ import ctypes
 import gc
 import os
 import resource
+import select
 import sys
 import time
 
@@ -28,6 +29,8 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _OPEN_FILES = 256
 _SWEEP_S = 5.0
 _EXIT_CRASHED = 70
+# An engine that was killed leaves its containers' lines open: nobody will ever speak, or hang up.
+_MOST_IDLE_S = 3600
 # Imported before the fork when the program's text names them: importing is slower than forking.
 _PRELOAD = frozenset(
     {
@@ -74,7 +77,11 @@ class Runner:
             data = data[os.write(self.control_out, data) :]
 
     def serve(self) -> None:
+        idle = select.poll()
+        idle.register(self.control_in, select.POLLIN)
         while True:
+            if not idle.poll(_MOST_IDLE_S * 1000):
+                raise GoneError
             fields_size, body_size = protocol.HEAD.unpack(self.read(protocol.HEAD.size))
             fields = protocol.unpack_fields(self.read(fields_size))
             body = self.read(body_size)
