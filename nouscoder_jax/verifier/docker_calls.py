@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import docker
+import docker.constants
 import docker.errors
 import docker.utils
 import requests.exceptions
@@ -39,7 +40,8 @@ class DockerCalls:
 
     Example:
         calls = DockerCalls("unix:///var/run/docker.sock", num_threads=4)
-        version = await calls.call(lambda api: api.version()["Version"], timeout_s=10.0)
+        version = await calls.agree(timeout_s=10.0)
+        containers = await calls.call(lambda api: api.containers(), timeout_s=60.0)
     """
 
     def __init__(self, host: str, *, num_threads: int) -> None:
@@ -48,15 +50,22 @@ class DockerCalls:
         try:
             self._arguments = docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": host})
             docker.utils.parse_host(host, tls="tls" in self._arguments)
-        except docker.errors.DockerException as error:
+        except (docker.errors.DockerException, ValueError) as error:
             raise UserError(
                 f"got {host!r} as the address of a Docker engine ({short(error)}); use unix:///path, tcp://host:port "
                 "(for TLS with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH) or ssh://user@host"
             ) from error
+        self._api_version = docker.constants.MINIMUM_DOCKER_API_VERSION
         self._clients = threading.local()
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = queue.SimpleQueue()
         self._num_threads = num_threads
         self._threads: list[threading.Thread] = []
+
+    async def agree(self, *, timeout_s: float) -> str:
+        """Settles on the version of the API that the engine speaks. Returns the engine's own. Raises JudgeError."""
+        told = await self.call(lambda api: api.version(api_version=False), timeout_s=timeout_s)
+        self._api_version = told["ApiVersion"]
+        return told["Version"]
 
     async def call(self, function: Callable[[Any], _Result], *, timeout_s: float) -> _Result:
         """The function with a client, in a thread. A call that is given up goes on there. Raises JudgeError."""
@@ -99,9 +108,12 @@ class DockerCalls:
 
     def _client(self) -> Any:
         """This thread's client: the SDK does not promise that one may be shared."""
-        if not hasattr(self._clients, "api"):
+        version = self._api_version
+        if getattr(self._clients, "version", "") != version:
             ssh = {"use_ssh_client": True} if self._arguments["base_url"].startswith("ssh://") else {}
-            self._clients.api = docker.APIClient(**self._arguments, **ssh, timeout=CALL_S)
+            self._clients.api = docker.APIClient(**self._arguments, **ssh, version=version, timeout=CALL_S)
+            self._clients.api.trust_env = False  # certificates of the environment would count before the engine's own
+            self._clients.version = version
         return self._clients.api
 
 

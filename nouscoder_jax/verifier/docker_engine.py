@@ -58,7 +58,7 @@ class DockerEngine:
         Raises UserError.
         """
         try:
-            self.version = await self._calls.call(lambda api: api.version()["Version"], timeout_s=_PING_S)
+            self.version = await self._calls.agree(timeout_s=_PING_S)
         except JudgeError as error:
             raise UserError(
                 f"no Docker engine answers at {self.host} ({error}); start one, set DOCKER_HOST or "

@@ -15,6 +15,7 @@ from nouscoder_jax.types import JudgeError, Outcome
 from nouscoder_jax.verifier.container import cause_of_end
 from nouscoder_jax.verifier.docker import DockerSandbox
 from nouscoder_jax.verifier.docker_calls import DockerCalls
+from nouscoder_jax.verifier.docker_engine import DockerEngine
 from nouscoder_jax.verifier.pool import Judge, make_sandbox
 from nouscoder_jax.verifier.sandbox import RunnerLostError, SandboxOutError
 
@@ -72,11 +73,11 @@ def test_certificates_that_are_missing_are_named(monkeypatch, tmp_path):
         DockerCalls("tcp://127.0.0.1:2376", num_threads=1)
 
 
-class Engine:
-    """What the choice looks at."""
-
-    def __init__(self, *, healthy, num_running):
-        self.host, self.healthy, self.num_running = "h", healthy, num_running
+def an_engine(*, healthy, num_running):
+    """An engine that nobody has reached yet, in some state."""
+    made = DockerEngine(f"unix:///{num_running}", make_config("docker"), num_spares=1)
+    made.healthy, made.num_running = healthy, num_running
+    return made
 
 
 def chosen(*engines):
@@ -86,18 +87,18 @@ def chosen(*engines):
 
 
 def test_a_program_goes_to_the_engine_with_the_fewest():
-    busy, idle = Engine(healthy=True, num_running=3), Engine(healthy=True, num_running=1)
+    busy, idle = an_engine(healthy=True, num_running=3), an_engine(healthy=True, num_running=1)
     assert chosen(busy, idle) is idle
 
 
 def test_a_program_does_not_go_to_an_engine_whose_probe_failed():
-    out, busy = Engine(healthy=False, num_running=0), Engine(healthy=True, num_running=9)
+    out, busy = an_engine(healthy=False, num_running=0), an_engine(healthy=True, num_running=9)
     assert chosen(out, busy) is busy
 
 
 def test_no_healthy_engine_is_an_outage():
     with pytest.raises(SandboxOutError):
-        chosen(Engine(healthy=False, num_running=0))
+        chosen(an_engine(healthy=False, num_running=0))
 
 
 def judge_all(config, jobs):
