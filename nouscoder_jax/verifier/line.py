@@ -69,9 +69,8 @@ class Line:
         if not self.clean:
             raise JudgeError("the sandbox could not be cleaned after the last test")
         try:
-            answer, output = await asyncio.wait_for(
-                self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass")), _deadline_s(limits)
-            )
+            async with asyncio.timeout(_deadline_s(limits)):
+                answer, output = await self._ask({"op": "run"}, stdin.encode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise RunnerLostError(f"the sandbox gave a broken answer: {error}") from error
         except (TimeoutError, OSError, EOFError) as error:
@@ -93,7 +92,8 @@ class Line:
 
     async def _before_program(self, fields: dict[str, object], body: bytes) -> dict[str, str]:
         try:
-            answer, _ = await asyncio.wait_for(self._ask(fields, body), START_S)
+            async with asyncio.timeout(START_S):
+                answer, _ = await self._ask(fields, body)
         except (TimeoutError, OSError, EOFError, ValueError) as error:
             raise JudgeError(f"the sandbox did not start ({fields['op']}): {error!r}") from error
         if "judge_error" in answer:
