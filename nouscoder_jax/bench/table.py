@@ -98,6 +98,12 @@ def ratios(result: ModeResult, reference: ModeResult | None) -> list[float]:
     return [mine / theirs for mine, theirs in pairs]
 
 
+def cpu_in_floors(result: ModeResult, results: list[ModeResult]) -> str:
+    """CPU of a test as a multiple of the floor's; `-` where no floor was measured."""
+    floor = next((one for one in results if one.kind == "floor" and not one.skipped), None)
+    return "-" if floor is None else readable(result.median("cpu_ms_per_test") / floor.median("cpu_ms_per_test"))
+
+
 def find(results: list[ModeResult], name: str) -> ModeResult | None:
     """The mode of this name."""
     return next((result for result in results if result.name == name), None)
@@ -107,16 +113,17 @@ def results_table(results: list[ModeResult], *, ratio_to: str) -> Table:
     """A line a mode."""
     table = Table(title="judge", title_justify="left")
     table.add_column("mode", no_wrap=True)
-    for head in ("rollouts", "tests/s", "rollouts/s", "p50 ms", "p99 ms", "CPU ms/test", f"x {ratio_to}"):
+    for head in ("rollouts", "tests/s", "rollouts/s", "p50 ms", "p99 ms", "CPU ms/test", "/ floor", f"x {ratio_to}"):
         table.add_column(head, justify="right", no_wrap=True)
     reference = find(results, ratio_to)
     for result in results:
         if result.skipped:
             table.add_row(result.name, "skipped", style="dim")
             continue
-        cells = [_spread(result.values(name)) for name in ("tests_per_s", "rollouts_per_s")]
-        cells += [readable(result.median(name)) for name in ("p50_ms", "p99_ms")]
-        cells += [_spread(result.values("cpu_ms_per_test")), _spread(ratios(result, reference))]
+        cells = [_spread(result.values("tests_per_s"))]
+        cells += [readable(result.median(name)) for name in ("rollouts_per_s", "p50_ms", "p99_ms")]
+        cells += [_spread(result.values("cpu_ms_per_test")), cpu_in_floors(result, results)]
+        cells += [_spread(ratios(result, reference))]
         table.add_row(result.name, str(result.num_programs), *cells)
     return table
 

@@ -91,6 +91,13 @@ def test_a_ratio_compares_within_a_round():
     assert table.ratios(make_result("a", [10.0, 60.0]), make_result("b", [20.0, 30.0])) == [0.5, 2.0]
 
 
+def test_cpu_is_read_against_the_floor():
+    floor = ModeResult(name="floor", kind="floor", num_programs=1, rounds=[make_round(cpu_ms_per_test=2.0)])
+    mine = make_result("mine", [1.0])  # 3 ms
+    assert table.cpu_in_floors(mine, [mine, floor]) == "1.50"
+    assert table.cpu_in_floors(mine, [mine]) == "-"
+
+
 def test_a_target_is_met_by_the_median_round():
     result = make_result("docker warm", [100.0, 510.0, 900.0])
     at_least = Target(what="", size="warm", figure="tests_per_s", at_least=True, goal=510.0)
