@@ -1,6 +1,6 @@
 """The catalogue of hostile and wrong programs, by what they attack.
 
-In: the parts. Out: GROUPS (name of the group -> cases) and CASES (`group-name` -> case). Hostile does not mean rejected:
+In: the parts. Out: GROUPS (name of a group -> cases) and CASES (`group-name` -> case). Hostile does not mean rejected:
 a program that attacks the runner and prints the right answer is accepted, since nothing came of it.
 """
 

@@ -1,4 +1,4 @@
-"""Every hostile or wrong program of the catalogue gets its outcome, and the programs after it in the same sandbox theirs.
+"""Every hostile or wrong program of the catalogue gets its outcome, and so do the programs after it in its sandbox.
 
 The bench keeps a sandbox for many rollouts, so what a program leaves behind would meet the two innocent ones after it.
 """
