@@ -27,13 +27,14 @@ from nouscoder_jax.bench.judge_programs import Contender, Judged, make_programs
 from nouscoder_jax.bench.table import ModeResult, Round
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError, Problem
+from nouscoder_jax.verifier import interpreter
 
 Programs = list[tuple[Problem, str]]
 LABELS = ("docker", "docker crun")
 _SETTLE_S = 0.4
 """Between two modes: the engine still removes containers of the one before."""
 _NOISY_SHARE = 0.05
-_WIDTH_CHARS = 140
+_WIDTH_CHARS = 160
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH_CHARS)
     facts = machine.describe(("docker",)) | {"engine": judge_modes.engine_facts()}
+    facts["programs_python"] = interpreter.choose().version
     modes = judge_modes.make_modes(
         image=options.image, num_workers=options.workers, num_programs=options.programs, floor=options.floor
     )
@@ -189,6 +191,7 @@ def _report(results: list[ModeResult], facts: dict[str, object], options: argpar
     sizes = f"{options.programs} programs x {options.tests} tests, {options.workers} at a time, {options.rounds} rounds"
     console.print(f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.")
     console.print(f"{facts['date']}, commit {facts['commit']}, {facts['hardware']}, {facts['versions']}", markup=False)
+    console.print(f"local programs and baselines run on Python {facts['programs_python']}")
     console.print(f"engine: {facts['engine']}; CPU time counts {facts['cpu_counted']}", markup=False)
     others = max((max(result.values("others_share")) for result in results if result.rounds), default=0.0)
     if others > _NOISY_SHARE:
