@@ -32,6 +32,7 @@ from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.training.checkpoint import Checkpointer
 from nouscoder_jax.training.export import export, prune, version_dir
 from nouscoder_jax.training.state import TrainState, abstract, from_model
+from nouscoder_jax.verifier.breaker import OutageError
 from nouscoder_jax.verifier.extract import extract_program
 
 
@@ -127,10 +128,16 @@ class Run:
                         producer.result()  # raises what ended it
                     break
                 await self._step(engine, getting.result())
+        except OutageError:
+            self._checkpoint_new_steps()
+            raise
         finally:
             for task in (producer, stopping):
                 task.cancel()
             await asyncio.gather(producer, stopping, return_exceptions=True)
+        self._checkpoint_new_steps()
+
+    def _checkpoint_new_steps(self) -> None:
         if self.progress.step > (self.checkpointer.latest_step() or 0):
             self._checkpoint()
 
@@ -302,6 +309,8 @@ class Run:
         metrics["rollouts/in_flight"] = float(
             2 * self.progress.rollouts["drawn"] - sum(self.progress.rollouts.values())
         )
+        breaker = self.parts.judge.breaker
+        metrics |= {"judge/outages": float(breaker.num_outages), "judge/outage_s": breaker.outage_s}
         metrics |= {f"seconds/{stage}": value for stage, value in seconds.items()}
         if "completion_tokens/mean" in metrics:
             num_rollouts = (metrics["groups/used"] + metrics["groups/dropped"]) * self.config.rollout.group_size

@@ -33,6 +33,9 @@ STALENESS_MAX = "staleness/max"
 TOKENS_PER_S = "throughput/tokens_per_s"
 VERIFICATIONS_PER_S = "throughput/verifications_per_s"
 
+JUDGE_OUTAGES = "judge/outages"
+JUDGE_OUTAGE_S = "judge/outage_s"
+
 LOSS = "update/loss"
 GRAD_NORM = "update/grad_norm"
 LEARNING_RATE = "update/learning_rate"
@@ -79,6 +82,8 @@ METRICS: dict[str, str] = {
     STALENESS_MAX: "largest of the same",
     TOKENS_PER_S: "completion tokens sampled per second of the step",
     VERIFICATIONS_PER_S: "verdicts per second of the step",
+    JUDGE_OUTAGES: "times so far, since the process started, that nothing could run programs and judging waited",
+    JUDGE_OUTAGE_S: "seconds of these waits",
     LOSS: "value of the objective, mean over the step's updates",
     GRAD_NORM: "global gradient norm before clipping, mean over updates",
     LEARNING_RATE: "learning rate of the last update",

@@ -27,6 +27,8 @@ from nouscoder_jax.verifier.sandbox import Limits
 
 _PING_S, _IMAGE_S, _LEAVE_S, _CLOSE_S, _DYING_S = 10.0, 300.0, 3.0, 20.0, 3.0
 _POLL_S = 0.05
+_OPEN: set[str] = set()
+"""Owners of containers in this process that are not closed."""
 _PROBE_LIMITS = Limits(cpu_s=10.0, wall_s=30.0, memory_mib=64, output_mib=1, max_processes=4)
 
 
@@ -45,6 +47,7 @@ class DockerEngine:
         self._num_spares = num_spares
         self._calls = DockerCalls(host, num_threads=2 * num_spares + 2)
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{start_time(os.getpid())}/{os.urandom(4).hex()}"
+        _OPEN.add(self._owner)
         self._spare: deque[asyncio.Task[Container]] = deque()
         self._live: dict[str, Container] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -130,6 +133,7 @@ class DockerEngine:
         with contextlib.suppress(JudgeError):
             await self._remove_all(lambda owner: owner == self._owner)
         self._calls.close()
+        _OPEN.discard(self._owner)
 
     def _begin(self) -> asyncio.Task[Container]:
         task = asyncio.ensure_future(self._create())
@@ -286,9 +290,11 @@ def _done(container: Container) -> asyncio.Task[Container]:
 
 
 def is_orphan(owner: str) -> bool:
-    """Whether the process that made a container was on this host and is gone."""
+    """Whether a container was made on this host and whoever did is gone: the process, or what it was closed."""
     host, pid, start, *_ = owner.split("/")
-    return host == socket.gethostname() and start_time(int(pid)) != start
+    if host != socket.gethostname():
+        return False
+    return start_time(int(pid)) != start or (int(pid) == os.getpid() and owner not in _OPEN)
 
 
 def start_time(pid: int) -> str:

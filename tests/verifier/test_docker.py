@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_bench import Bench, make_problem
+from judge_bench import Bench, make_config, make_problem
 
 from nouscoder_jax.types import JudgeError, Outcome
-from nouscoder_jax.verifier.docker_engine import is_orphan, start_time
+from nouscoder_jax.verifier.docker_engine import _OPEN, DockerEngine, is_orphan, start_time
 from nouscoder_jax.verifier.verify import verify
 
 ENGINE = Path(__file__).parent / "docker_engine.sh"
@@ -91,7 +91,14 @@ def test_a_container_killed_under_a_program_changes_no_verdict(own_engine):
 
 
 def test_a_container_of_a_dead_process_is_an_orphan_and_of_a_living_one_is_not():
-    host, pid = os.uname().nodename, os.getpid()
-    assert not is_orphan(f"{host}/{pid}/{start_time(pid)}/ab")
-    assert is_orphan(f"{host}/{pid}/1/ab")
-    assert not is_orphan(f"elsewhere/{pid}/1/ab")
+    host, parent = os.uname().nodename, os.getppid()
+    assert not is_orphan(f"{host}/{parent}/{start_time(parent)}/ab")
+    assert is_orphan(f"{host}/{parent}/1/ab")
+    assert not is_orphan(f"elsewhere/{parent}/1/ab")
+
+
+def test_a_container_of_a_sandbox_that_was_closed_is_an_orphan():
+    engine = DockerEngine("unix:///a", make_config("docker"), num_spares=1)
+    assert not is_orphan(engine._owner)
+    _OPEN.discard(engine._owner)
+    assert is_orphan(engine._owner)
