@@ -22,7 +22,22 @@ OUTPUTS = [
     _bytes("underscore_between_digits", "t[:1] + b'_' + t[1:]"),
     _bytes("leading_zeros", "b'00' + t"),
     _bytes("plus_sign", "b'+' + t"),
-    _bytes("decimal_point_of_a_whole_number_is_no_difference", "t + b'.0'", AC),
+    _bytes("decimal_point", "t + b'.0'"),
+    _bytes("decimal_point_where_numbers_are_compared_by_value", "t + b'.0'", AC, kind="numbers"),
+    *(
+        _bytes(f"{name}_where_numbers_are_compared_by_value", text, kind="numbers")
+        for name, text in {
+            "full_width_digits": "bytes(t).decode().translate({48 + i: 0xff10 + i for i in range(10)}).encode()",
+            "underscore": "t[:1] + b'_' + t[1:]",
+            "nul": "t + bytes(1)",
+            "nan": "b'nan'",
+            "infinity": "b'inf'",
+            "huge_exponent": "t + b'e999999999'",
+            "hexadecimal": "hex(int(t)).encode()",
+            "fraction": "t + b'/1'",
+            "one_more_in_the_last_place": "t + b'.' + b'0' * 30 + b'1'",
+        }.items()
+    ),
     _bytes("decimal_point_of_another_number", "t + b'.1'"),
     _bytes("hexadecimal", "hex(int(t)).encode()"),
     _bytes("quotes", "repr(t.decode()).encode()"),

@@ -1,4 +1,4 @@
-"""When several limits are hit at once, or a limit and an end of another kind, the first of the table in sandbox.py names it.
+"""When several limits are hit at once, or one and an end of another kind, the first in the table of sandbox.py counts.
 
 output_limit > memory_limit > time_limit > signalled > exception > exited
 """
@@ -30,7 +30,7 @@ def execute(bench, program, *, cpu_s=5.0, memory_mib=128):
 
 TOO_MUCH = "import os\ntry:\n    while True: os.write(1, b'x' * 65536)\nexcept OSError: pass\n"
 BURN = "import time\nwhile time.process_time() < 0.21: pass\n"
-"""Spends more than 0.2 CPU seconds: it is stopped there, or comes to its end beyond them. Either way the limit is hit."""
+"""More than 0.2 CPU seconds: it is stopped there or ends by itself a little later. Either way the limit is hit."""
 
 
 def test_output_comes_before_memory(bench):
