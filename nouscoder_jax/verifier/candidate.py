@@ -28,15 +28,14 @@ _SIGKILL = 9
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_ALL = 1033, 1034, 15
 _MOST_CODE = 1 << 28
-# What may hold text that a dying interpreter would still write: objects with a finalizer, files in data structures.
-_NEEDS_FINALIZERS = (b"__del__", b"open(", b"io.", b"Buffered", b"TextIO", b"finalize")
 _show_exception = sys.__excepthook__
 
 
 class Task:
     """What one forked process needs to know."""
 
-    program: bytes
+    source_fd: int  # the program's text
+    needs_finalizers: bool
     fn_name: str
     main: type(sys)  # type: ignore[valid-type]
     stdin_fd: int
@@ -76,7 +75,7 @@ def _give_up_rights(task: Task) -> None:
     os.dup2(task.stdout_fd, 1)
     os.dup2(task.stderr_fd, 2)
     start = 3
-    for keep in sorted(fd for fd in (task.ready_fd, task.result_fd, task.code_fd) if fd >= 0):
+    for keep in sorted(fd for fd in (task.ready_fd, task.result_fd, task.code_fd, task.source_fd) if fd >= 0):
         os.closerange(start, keep)
         start = keep + 1
     os.closerange(start, 256)
@@ -171,7 +170,8 @@ def _compiled(task: Task) -> object:
     try:
         if fcntl.fcntl(task.code_fd, _F_GET_SEALS) == _F_SEAL_ALL:
             return marshal.loads(os.pread(task.code_fd, _MOST_CODE, 0))
-        code = compile(task.program, task.main.__file__, "exec", dont_inherit=True)
+        text = os.pread(task.source_fd, _MOST_CODE, 0)
+        code = compile(text, task.main.__file__, "exec", dont_inherit=True)
         data = marshal.dumps(code)
         if len(data) < task.output_mib * _MIB:  # the limit of any file's size
             os.ftruncate(task.code_fd, 0)
@@ -180,6 +180,7 @@ def _compiled(task: Task) -> object:
         return code
     finally:
         os.close(task.code_fd)
+        os.close(task.source_fd)
 
 
 def _end(task: Task, code: int) -> int:
@@ -189,7 +190,7 @@ def _end(task: Task, code: int) -> int:
             sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         _flush()
-        if any(word in task.program for word in _NEEDS_FINALIZERS):
+        if task.needs_finalizers:
             _clear(task.main.__dict__)
             _flush()
     except MemoryError:

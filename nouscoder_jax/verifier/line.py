@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Callable
 from nouscoder_jax.types import ExecutionStatus, JudgeError
 from nouscoder_jax.verifier import protocol
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError
+from nouscoder_jax.verifier.source import modules_to_import, needs_finalizers
 
 START_S = 60.0
 """Seconds that a runner may take to answer before a program runs; long, because machines are loaded."""
 SLACK_S = 30.0
 """Seconds beyond the wall limit after which a runner that has not answered is given up."""
 _MIB = 1 << 20
+_SHOWN_CHARS = 300
 
 
 class Line:
@@ -59,6 +61,7 @@ class Line:
         fields = {
             "op": "open", "fn_name": fn_name or "", "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
             "memory_mib": limits.memory_mib, "output_mib": limits.output_mib, "max_processes": limits.max_processes,
+            "modules": " ".join(modules_to_import(program)), "finalizers": int(needs_finalizers(program)),
         }  # fmt: skip
         await self._before_program(fields, program.encode("utf-8", "surrogatepass"))
 
@@ -79,13 +82,15 @@ class Line:
             raise JudgeError(answer["judge_error"])
         try:
             self.clean = answer["clean"] == "1"
+            status = ExecutionStatus(answer["status"])
+            exited = status is ExecutionStatus.EXITED
             return Execution(
-                status=ExecutionStatus(answer["status"]),
-                stdout=output,
+                status=status,
+                stdout=output if exited else b"",
                 cpu_s=float(answer["cpu_s"]),
                 wall_s=float(answer["wall_s"]),
                 peak_memory_mib=float(answer["peak_mib"]),
-                detail=answer.get("detail", ""),
+                detail=answer.get("detail", "") or ("" if exited else _last_line(output)),
             )
         except (KeyError, ValueError) as error:
             raise RunnerLostError(f"the sandbox gave a broken answer: {error!r}") from error
@@ -101,7 +106,7 @@ class Line:
         return answer
 
     async def _ask(self, fields: dict[str, object], body: bytes) -> tuple[dict[str, str], bytes]:
-        self.writer.write(protocol.pack(fields, body))
+        self.writer.write(protocol.pack(fields, len(body)) + body)
         await self.writer.drain()
         fields_size, body_size = protocol.HEAD.unpack(await self.reader.readexactly(protocol.HEAD.size))
         most = (self.limits.output_mib if self.limits else 0) * _MIB + 1
@@ -109,6 +114,11 @@ class Line:
             raise ValueError(f"an answer of {fields_size} + {body_size} bytes")
         answer = protocol.unpack_fields(await self.reader.readexactly(fields_size))
         return answer, await self.reader.readexactly(body_size)
+
+
+def _last_line(stderr: bytes) -> str:
+    """The last line of a traceback: the exception."""
+    return stderr.decode("utf-8", "replace").rstrip().rpartition("\n")[2][:_SHOWN_CHARS]
 
 
 def _deadline_s(limits: Limits) -> float:

@@ -203,7 +203,7 @@ class LocalSandbox:
             self._enter = enter
             with tempfile.TemporaryDirectory() as folder:
                 fields = self._fields("/tmp" if enter == "namespaces" else folder)
-                frame = protocol.pack({"op": "setup", **fields}, b"")
+                frame = protocol.pack({"op": "setup", **fields}, 0)
                 try:
                     done = subprocess.run(
                         self._command, input=self._bundle + frame, capture_output=True, env=bundle.ENVIRONMENT, cwd="/",

@@ -1,11 +1,11 @@
 """Frames between the host and the runner inside a sandbox.
 
-In: fields and a body. Out: bytes, `>II` (lengths of fields and body), then `key=value` lines, then the body. Standard
-library only and no json: this file also runs inside, where every import costs time.
+In: fields and the size of a body. Out: bytes, `>II` (lengths of fields and body), then `key=value` lines; the body
+comes after. Standard library only and no json: this file also runs inside, where every import costs time.
 
     host -> runner   op=setup   limits of the place, once; answered by `isolation=...`
                      op=open    body is the program; answered by `ok=1`
-                     op=run     body is one input; answered by status=... and the output as body
+                     op=run     body is one input; answered by status=..., as body the output or the end of stderr
     runner -> host   judge_error=... instead of an answer: the sandbox failed, not the program
 """
 
@@ -19,11 +19,11 @@ MAX_WAIT_FACTOR = 10.0
 """Waiting for a processor lengthens a test's wall limit by at most this multiple of it."""
 
 
-def pack(fields: dict[str, object], body: bytes) -> bytes:
-    """One frame. Values become text; line breaks in them become blanks."""
+def pack(fields: dict[str, object], body_size: int) -> bytes:
+    """A frame up to its body. Values become text; line breaks in them become blanks."""
     text = "\n".join(f"{key}={_one_line(value)}" for key, value in fields.items())
     data = text.encode("utf-8", "backslashreplace")[:MAX_FIELDS_BYTES]
-    return HEAD.pack(len(data), len(body)) + data + body
+    return HEAD.pack(len(data), body_size) + data
 
 
 def unpack_fields(data: bytes) -> dict[str, str]:

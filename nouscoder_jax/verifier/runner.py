@@ -4,6 +4,10 @@ In: frames (nouscoder_jax/verifier/protocol.py) on stdin. Out: frames on stdout.
 fresh namespaces, from text sent to a bare `python`, so standard library only, and it never learns an expected output.
 pid 1 cannot be killed or stopped from inside, and a process that is not dumpable cannot be looked into.
 
+A test's process starts as a copy of this one. So no program, input or output ever passes through this process' own
+memory allocator, where a later program could find it: contents go from file to file, or through memory that a fork
+wipes.
+
 After each test it kills and reaps whatever the program left, and wipes the writable folders; if that fails the answer
 says `clean=0` and the host throws the sandbox away.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import resource
 import select
@@ -27,18 +32,12 @@ _SIGKILL = 9
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _OPEN_FILES = 256
+_SHOWN_OF_STDERR = 1000
+_MADV_WIPEONFORK = 18
 _SWEEP_S = 5.0
 _EXIT_CRASHED = 70
 # An engine that was killed leaves its containers' lines open: nobody will ever speak, or hang up.
 _MOST_IDLE_S = 3600
-# Imported before the fork when the program's text names them: importing is slower than forking.
-_PRELOAD = frozenset(
-    {
-        "array", "asyncio", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
-        "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numpy", "operator", "queue", "random",
-        "re", "signal", "statistics", "string", "threading", "time", "traceback", "types", "typing",
-    }
-)  # fmt: skip
 
 
 class Runner:
@@ -55,6 +54,8 @@ class Runner:
         self.mounts: list[str] = []
         self.empty_inodes: dict[str, int] = {}
         self.fresh_inodes: dict[str, int] = {}
+        self.program_file = (0, 0)
+        self.through = _forgetful_memory(_MIB)
         self.limit_processes = False
         self.max_processes = 0
         self.meter = Meter()
@@ -71,10 +72,28 @@ class Runner:
             size -= len(chunk)
         return b"".join(chunks)
 
-    def write(self, fields: dict[str, object], body: bytes) -> None:
-        data = memoryview(protocol.pack(fields, body))
-        while data:
-            data = data[os.write(self.control_out, data) :]
+    def receive(self, size: int, descriptor: int) -> None:
+        """The next `size` bytes of the line, into a file."""
+        while size:
+            view = self.through[: min(size, _MIB)]
+            length = os.readv(self.control_in, [view])
+            if not length:
+                raise GoneError
+            size -= length
+            view = view[:length]
+            while view:
+                view = view[os.write(descriptor, view) :]
+
+    def answer(self, fields: dict[str, object], descriptor: int, start: int, size: int) -> None:
+        """Fields, and as body a part of a file."""
+        head = memoryview(protocol.pack(fields, size))
+        while head:
+            head = head[os.write(self.control_out, head) :]
+        while size:
+            sent = os.sendfile(self.control_out, descriptor, start, size)
+            if not sent:
+                raise RuntimeError("an output became shorter after its program ended")
+            start, size = start + sent, size - sent
 
     def serve(self) -> None:
         idle = select.poll()
@@ -84,19 +103,19 @@ class Runner:
                 raise GoneError
             fields_size, body_size = protocol.HEAD.unpack(self.read(protocol.HEAD.size))
             fields = protocol.unpack_fields(self.read(fields_size))
-            body = self.read(body_size)
-            answer: dict[str, object]
+            body = os.memfd_create("body", _MFD_CLOEXEC)
             try:
+                self.receive(body_size, body)
                 if fields["op"] == "setup":
-                    answer, output = self.setup(fields), b""
+                    self.answer(self.setup(fields), body, 0, 0)
                 elif fields["op"] == "open":
-                    answer, output = self.open(fields, body), b""
+                    self.answer(self.open(fields, body, body_size), body, 0, 0)
                 else:
-                    answer, output = self.run(body)
+                    self.run(body)
             except OSError as error:
-                answer = {"judge_error": f"{fields['op']}: {error}"}
-                output = b""
-            self.write(answer, output)
+                self.answer({"judge_error": f"{fields['op']}: {error}"}, body, 0, 0)
+            finally:
+                os.close(body)
 
     # -- once ----------------------------------------------------------------------------------------------------
 
@@ -113,6 +132,7 @@ class Runner:
         elif not apart:
             isolation = "nothing"
         task.libc, task.alone, task.code_fd = self.libc, self.alone, -1
+        task.source_fd = -1
         task.landlock = 0
         if not apart:
             task.landlock = landlock.version(self.libc)
@@ -169,10 +189,10 @@ class Runner:
         _make_site()
         gc.disable()
 
-    def open(self, fields: dict[str, str], program: bytes) -> dict[str, object]:
-        """Takes a program and its limits."""
+    def open(self, fields: dict[str, str], source: int, size: int) -> dict[str, object]:
+        """Takes a program, a file of so many bytes, and its limits."""
         task = self.task
-        task.program = program
+        task.needs_finalizers = fields["finalizers"] == "1"
         task.fn_name = fields["fn_name"]
         task.cpu_s = float(fields["cpu_s"])
         task.memory_mib = int(fields["memory_mib"])
@@ -183,13 +203,15 @@ class Runner:
             cpu_s=task.cpu_s, memory_mib=task.memory_mib, output_mib=task.output_mib,
             max_processes=self.max_processes if self.limit_processes else 0,
         )  # fmt: skip
-        for name in sorted(_named_modules(program) & _PRELOAD | ({"json"} if task.fn_name else set())):
+        for name in fields["modules"].split() + ["json"] * bool(task.fn_name):
             try:
                 __import__(name)
             except ImportError:  # the program will see for itself
                 continue
-        if task.code_fd >= 0:
-            os.close(task.code_fd)
+        for descriptor in (task.code_fd, task.source_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        task.source_fd, self.source_size = os.dup(source), size
         task.code_fd = os.memfd_create("code", _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
         candidate.prepare(task)
         self.write_program()
@@ -200,17 +222,29 @@ class Runner:
         """The program as a file, for programs that start themselves again or read their own text."""
         path = os.path.join(self.task.folder, candidate.PROGRAM_PATH)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        with open(descriptor, "wb") as file:
-            file.write(self.task.program)
+        copied = 0
+        while copied < self.source_size:
+            copied += os.sendfile(descriptor, self.task.source_fd, copied, self.source_size - copied)
+        found = os.fstat(descriptor)
+        os.close(descriptor)
+        self.program_file = (found.st_ino, found.st_ctime_ns)
         self.fresh_inodes[self.task.folder] = self.inodes(self.task.folder)
+
+    def program_is_untouched(self) -> bool:
+        try:
+            found = os.lstat(os.path.join(self.task.folder, candidate.PROGRAM_PATH))
+        except OSError:
+            return False
+        return (found.st_ino, found.st_ctime_ns) == self.program_file
 
     # -- a test --------------------------------------------------------------------------------------------------
 
-    def run(self, stdin: bytes) -> tuple[dict[str, object], bytes]:
-        """Runs the program on one input and leaves nothing of it behind."""
+    def run(self, stdin: int) -> None:
+        """Runs the program on one input, a file, answers, and leaves nothing of it behind."""
         task = self.task
-        opened = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
-        task.stdin_fd, task.stdout_fd, task.stderr_fd = opened
+        opened = [os.memfd_create(name, _MFD_CLOEXEC) for name in ("stdout", "stderr")]
+        task.stdout_fd, task.stderr_fd = opened
+        task.stdin_fd = stdin
         task.result_fd = -1
         if task.fn_name:
             task.result_fd = os.memfd_create("result")
@@ -218,7 +252,6 @@ class Runner:
         ready, task.ready_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         opened += [ready, task.ready_fd]
         try:
-            _write_all(task.stdin_fd, stdin)
             os.lseek(task.stdin_fd, 0, os.SEEK_SET)
             self.meter.begin()
             started = time.monotonic()
@@ -233,14 +266,14 @@ class Runner:
             said = _read_some(ready, 400)
             if not said.startswith(b"R"):
                 reason = said[1:].decode("utf-8", "replace") or "it ended before the program's first line"
-                return {"judge_error": f"the process of a test could not be prepared: {reason}"}, b""
-            return self.answer(watch, sizes, clean, self.meter.oom_rose())
+                raise OSError(f"the process of a test could not be prepared: {reason}")
+            self.conclude(watch, sizes, clean, self.meter.oom_rose())
         finally:
             for descriptor in opened:
                 os.close(descriptor)
 
-    def answer(self, watch: Watch, sizes: list[int], clean: bool, oom: bool) -> tuple[dict[str, object], bytes]:
-        """One status, by the order in nouscoder_jax/verifier/sandbox.py."""
+    def conclude(self, watch: Watch, sizes: list[int], clean: bool, oom: bool) -> None:
+        """One status, by the order in nouscoder_jax/verifier/sandbox.py. As body the output, or the end of stderr."""
         task, code = self.task, watch.code
         cap = task.output_mib * _MIB
         detail = ""
@@ -255,17 +288,19 @@ class Runner:
         elif code < 0:
             status, detail = "signalled", watch.ended_for or f"signal {-code}"
         elif code == candidate.EXIT_EXCEPTION:
-            status, detail = "exception", _last_line(task.stderr_fd, sizes[1])
+            status = "exception"
         else:
             status = "exited"
         fields = {
             "status": status, "detail": detail, "cpu_s": f"{watch.cpu_s:.6f}", "wall_s": f"{watch.wall_s:.6f}",
             "peak_mib": f"{watch.peak_mib:.2f}", "clean": int(clean),
         }  # fmt: skip
-        if status != "exited":
-            return fields, b""
-        descriptor, size = (task.result_fd, sizes[2]) if task.fn_name else (task.stdout_fd, sizes[0])
-        return fields, os.pread(descriptor, size, 0)
+        if status == "exited":
+            descriptor, size = (task.result_fd, sizes[2]) if task.fn_name else (task.stdout_fd, sizes[0])
+            self.answer(fields, descriptor, 0, size)
+        else:
+            size = min(sizes[1], _SHOWN_OF_STDERR) if status == "exception" else 0
+            self.answer(fields, task.stderr_fd, sizes[1] - size, size)
 
     def sweep(self, watch: Watch) -> bool:
         """Kills what the program left running, empties the folders. False: not everything is gone."""
@@ -276,7 +311,8 @@ class Runner:
                 return False
             time.sleep(0.001)
         for folder in self.folders:
-            if self.inodes(folder) != self.fresh_inodes[folder]:
+            changed = folder == self.task.folder and not self.program_is_untouched()
+            if changed or self.inodes(folder) != self.fresh_inodes[folder]:
                 _empty(folder)
                 if self.inodes(folder) != self.empty_inodes[folder]:
                     return False
@@ -318,10 +354,11 @@ class Runner:
         return found
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _forgetful_memory(size: int) -> memoryview:
+    """Memory that a forked process finds empty."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(_MADV_WIPEONFORK)
+    return memoryview(memory)
 
 
 def _read_some(descriptor: int, size: int) -> bytes:
@@ -329,11 +366,6 @@ def _read_some(descriptor: int, size: int) -> bytes:
         return os.read(descriptor, size)
     except BlockingIOError:
         return b""
-
-
-def _last_line(descriptor: int, size: int) -> str:
-    tail = os.pread(descriptor, 1000, max(0, size - 1000)).decode("utf-8", "replace").rstrip()
-    return tail.rpartition("\n")[2][:300]
 
 
 def _empty(folder: str) -> None:
@@ -381,19 +413,6 @@ def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
     if hasattr(libc, "pthread_setattr_default_np") and libc.pthread_attr_init(attributes) == 0:
         libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
         libc.pthread_setattr_default_np(attributes)
-
-
-def _named_modules(program: bytes) -> set[str]:
-    """First parts of the names after `import` and `from` at the beginning of a line; perhaps some that are none."""
-    names = set()
-    for line in program.splitlines():
-        words = line.replace(b",", b" ").split()
-        if words and words[0] in (b"import", b"from"):
-            names |= {
-                word.partition(b".")[0].decode("utf-8", "replace")
-                for word in words[1 : None if words[0] == b"import" else 2]
-            }
-    return names
 
 
 def main() -> None:

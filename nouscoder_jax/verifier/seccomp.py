@@ -26,6 +26,7 @@ _X86_64 = {
     # keyctl add_key request_key; io_uring; bpf perf_event_open userfaultfd memfd_secret
     # modules, kexec, reboot, swap, acct, quotactl, clocks, names of the host, iopl ioperm modify_ldt
     # SysV shared memory, semaphores, messages; POSIX queues; NUMA policy; file handles; fanotify
+    # priorities: waiting for a processor does not count against a program, so it may not choose to wait
     "denied": (
         *(101, 310, 311, 312, 438, 440),
         *(165, 166, 155, 161, 428, 429, 430, 431, 432, 433, 442, 272, 308),
@@ -33,6 +34,7 @@ _X86_64 = {
         *(175, 313, 176, 246, 320, 169, 167, 168, 163, 179, 164, 227, 305, 159, 170, 171, 172, 173, 154),
         *(29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241, 242, 243, 244, 245),
         *(237, 238, 239, 256, 279, 303, 304, 300, 135, 103, 134, 153, 180, 212),
+        *(141, 142, 144, 314, 251),
     ),
 }
 _AARCH64 = {
@@ -50,6 +52,7 @@ _AARCH64 = {
         *(105, 273, 106, 104, 294, 142, 224, 225, 89, 60, 170, 112, 266, 171, 161, 162),
         *(194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 182, 183, 184, 185),
         *(235, 236, 237, 238, 239, 264, 265, 262, 92, 116, 18),
+        *(140, 118, 119, 274, 30),
     ),
 }
 _TABLES = {"x86_64": _X86_64, "aarch64": _AARCH64}
