@@ -39,7 +39,6 @@ class Case:
     cpu_s: float
     memory_mib: int
     prelude: str
-    slow: bool
 
     def problem(self):
         return make_problem(
@@ -48,22 +47,20 @@ class Case:
         )  # fmt: skip
 
 
-def case(
-    name, outcomes, program, *, tests=2, passed=None, cpu_s=2.0, memory_mib=256, kind="tokens", prelude="", slow=False
-):
+def case(name, outcomes, program, *, tests=2, passed=None, cpu_s=2.0, memory_mib=256, kind="tokens", prelude=""):
     """A program that reads stdin. tests: how many of SUMS, or (input, expected) pairs."""
     outcomes = outcomes if isinstance(outcomes, tuple) else (outcomes,)
     tests = SUMS[:tests] if isinstance(tests, int) else tests
     return Case(
         name=name, program=program, outcomes=outcomes, tests=tests, fn_name=None, kind=kind, cpu_s=cpu_s,
-        memory_mib=memory_mib, prelude=prelude, slow=slow,
+        memory_mib=memory_mib, prelude=prelude,
         passed=(len(tests) if outcomes == (AC,) else 0) if passed is None else passed,
     )  # fmt: skip
 
 
-def endless(name, program, *, slow=False):
+def endless(name, program):
     """A program that has to be stopped: by its CPU time, or by the clock where it sleeps."""
-    return case(name, TLE, program, tests=1, cpu_s=QUICK_S, slow=slow)
+    return case(name, TLE, program, tests=1, cpu_s=QUICK_S)
 
 
 def hunter(name, program):
@@ -77,7 +74,7 @@ def function(name, outcomes, program, *, tests, fn_name="f", kind="exact", prelu
     outcomes = outcomes if isinstance(outcomes, tuple) else (outcomes,)
     return Case(
         name=name, program=program, outcomes=outcomes, tests=tests, fn_name=fn_name, kind=kind, cpu_s=cpu_s,
-        memory_mib=256, prelude=prelude, slow=False, passed=len(tests) if outcomes == (AC,) else 0,
+        memory_mib=256, prelude=prelude, passed=len(tests) if outcomes == (AC,) else 0,
     )  # fmt: skip
 
 

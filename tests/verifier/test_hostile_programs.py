@@ -1,21 +1,23 @@
 """Every hostile or wrong program of the catalogue gets its outcome, and so do the programs after it in its sandbox.
 
-The bench keeps a sandbox for many rollouts, so what a program leaves behind would meet the two innocent ones after it.
+The bench keeps a sandbox for many rollouts, so what a program leaves behind would meet the one that is judged after it,
+which adds, on a right and on a wrong test.
 """
 
 import pytest
-from hostile_programs import CASES, GROUPS
+from hostile_programs import CASES, GROUPS, SLOW
 from judge_bench import make_problem
 from judge_case import RIGHT, SUMS
 
 from nouscoder_jax.types import Outcome
 
-INNOCENT = make_problem(SUMS[:1])
+INNOCENT = make_problem((SUMS[0], ("12 34\n", "45\n")))
+"""Of two tests a program that adds passes the first and fails the second."""
 PLACE = "print(open('/proc/1/stat').read().rpartition(')')[2].split()[19])"
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if case.slow else []) for name, case in CASES.items()]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]
 )
 def test_a_hostile_program_gets_its_outcome_and_harms_no_other(bench, name):
     case = CASES[name]
@@ -23,10 +25,9 @@ def test_a_hostile_program_gets_its_outcome_and_harms_no_other(bench, name):
     assert verdict.outcome in case.outcomes, verdict
     assert verdict.tests_passed == case.passed, verdict
     assert "ended its sandbox" not in verdict.detail, verdict
-    right = bench.judge(INNOCENT, RIGHT, stop_at_first_failure=False)
-    assert right.outcome is Outcome.ACCEPTED, right
-    wrong = bench.judge(INNOCENT, "print(34)", stop_at_first_failure=False)
-    assert wrong.outcome is Outcome.WRONG_ANSWER, wrong
+    innocent = bench.judge(INNOCENT, RIGHT, stop_at_first_failure=False)
+    assert (innocent.outcome, innocent.tests_passed) == (Outcome.WRONG_ANSWER, 1), innocent
+    assert innocent.detail.startswith("test 2:"), innocent
 
 
 def test_the_innocent_programs_run_where_the_hostile_one_ran(bench):
