@@ -20,6 +20,7 @@ from nouscoder_jax.verifier import bundle
 from nouscoder_jax.verifier.line import Line
 from nouscoder_jax.verifier.sandbox import RunnerLostError
 
+_CHUNK = 1 << 16
 OWNER_LABEL = "nouscoder.judge"
 UID = 10001
 _CAPABILITIES = ["SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER"]
@@ -77,10 +78,28 @@ class FramedLine(Line):
         *,
         why_lost: Callable[[str], Awaitable[JudgeError]],
     ) -> None:
-        super().__init__(asyncio.StreamReader(), writer, why_lost=why_lost)
-        self.ended = asyncio.Event()
+        super().__init__(framed, writer, why_lost=why_lost)
+        self._unpacked = bytearray()
+
+    @property
+    def has_ended(self) -> bool:
         """The engine closed its end: the container is gone, or the engine."""
-        self._pump = asyncio.ensure_future(self._unpack(framed))
+        return self.reader.at_eof() or self.reader.exception() is not None
+
+    async def until_end(self) -> None:
+        """Waits until the engine closes its end. Raises OSError."""
+        while await self.reader.read(_CHUNK):
+            continue
+
+    async def read(self, size: int) -> bytes:
+        while len(self._unpacked) < size:
+            head = await self.reader.readexactly(8)
+            data = await self.reader.readexactly(int.from_bytes(head[4:], "big"))
+            if head[0] == 1:
+                self._unpacked += data
+        data = bytes(self._unpacked[:size])
+        del self._unpacked[:size]
+        return data
 
     def hang_up(self) -> None:
         """Tells the runner that nothing more comes; it then ends. Where the stream has no halves, all of it closes."""
@@ -92,20 +111,6 @@ class FramedLine(Line):
     def close(self) -> None:
         """Lets go of the stream."""
         self.writer.close()
-        self._pump.cancel()
-
-    async def _unpack(self, framed: asyncio.StreamReader) -> None:
-        try:
-            while True:
-                head = await framed.readexactly(8)
-                data = await framed.readexactly(int.from_bytes(head[4:], "big"))
-                if head[0] == 1:
-                    self.reader.feed_data(data)
-        except (EOFError, OSError):
-            pass
-        finally:
-            self.reader.feed_eof()
-            self.ended.set()
 
 
 class Container:

@@ -102,7 +102,7 @@ class DockerEngine:
                 if not waited_for:
                     raise
                 continue  # begun when the engine was away: what counts is whether it answers now
-            if container.line.ended.is_set():
+            if container.line.has_ended:
                 self._leave(container)
                 continue
             while not self._closed and len(self._spare) < self._num_spares:
@@ -192,7 +192,7 @@ class DockerEngine:
         line = container.line
         with contextlib.suppress(OSError, TimeoutError):
             line.hang_up()
-            await asyncio.wait_for(line.ended.wait(), _LEAVE_S)
+            await asyncio.wait_for(line.until_end(), _LEAVE_S)
         line.close()
         await self._remove(container.name)
 

@@ -108,12 +108,16 @@ class Line:
     async def _ask(self, fields: dict[str, object], body: bytes) -> tuple[dict[str, str], bytes]:
         self.writer.write(protocol.pack(fields, len(body)) + body)
         await self.writer.drain()
-        fields_size, body_size = protocol.HEAD.unpack(await self.reader.readexactly(protocol.HEAD.size))
+        fields_size, body_size = protocol.HEAD.unpack(await self.read(protocol.HEAD.size))
         most = (self.limits.output_mib if self.limits else 0) * _MIB + 1
         if fields_size > protocol.MAX_FIELDS_BYTES or body_size > most:
             raise ValueError(f"an answer of {fields_size} + {body_size} bytes")
-        answer = protocol.unpack_fields(await self.reader.readexactly(fields_size))
-        return answer, await self.reader.readexactly(body_size)
+        answer = protocol.unpack_fields(await self.read(fields_size))
+        return answer, await self.read(body_size) if body_size else b""
+
+    async def read(self, size: int) -> bytes:
+        """The next bytes that the runner wrote. Raises OSError, EOFError."""
+        return await self.reader.readexactly(size)
 
 
 def _last_line(stderr: bytes) -> str:

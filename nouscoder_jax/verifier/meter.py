@@ -8,6 +8,7 @@ that several processes share. /proc needs guessing for those, and says so below.
 from __future__ import annotations
 
 import os
+import time
 
 _MIB = 1 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -18,7 +19,6 @@ _MEMORY = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_
 _STAT = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
 _OOM = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _IDLE = (b"total_inactive_file", b"inactive_file")
-_RUNNER_CPU_S = 0.005  # a test's share of the runner's own work, counted by the group
 
 
 class Meter:
@@ -37,7 +37,7 @@ class Meter:
         self.oom_rose()
 
     def begin(self) -> None:
-        self.cpu_before = self.group_cpu_s()
+        self.cpu_before = self.group_cpu_s() - time.process_time()
         self.memory_before = self.group_memory_mib()
         self.own_ticks: dict[int, int] = {}
         self.processes = 0
@@ -69,12 +69,12 @@ class Meter:
     def spent_s(self, ended_s: float, running_s: float) -> float:
         """CPU seconds of the test, given those of the processes that ended and of those that run.
 
-        Without a group, children whose parent ignores their end are seen only while they run: the last figure of each
+        The group counts this process too, and what it used itself is taken off. Without a group, children whose parent ignores their end are seen only while they run: the last figure of each
         is kept, and the larger of both sums counts.
         """
         counted = ended_s + running_s
         if self.cpu_file >= 0:
-            return max(counted, self.group_cpu_s() - self.cpu_before - _RUNNER_CPU_S)
+            return max(counted, self.group_cpu_s() - time.process_time() - self.cpu_before)
         return max(counted, sum(self.own_ticks.values()) / _TICKS)
 
     def look(self, pids: list[int]) -> tuple[float, float]:

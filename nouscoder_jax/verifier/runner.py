@@ -273,24 +273,9 @@ class Runner:
                 os.close(descriptor)
 
     def conclude(self, watch: Watch, sizes: list[int], clean: bool, oom: bool) -> None:
-        """One status, by the order in nouscoder_jax/verifier/sandbox.py. As body the output, or the end of stderr."""
-        task, code = self.task, watch.code
-        cap = task.output_mib * _MIB
-        detail = ""
-        if watch.ended_for == "output_limit" or max(sizes[:2] + [sizes[2] if task.fn_name else 0]) > cap:
-            status, detail = "output_limit", f"more than {task.output_mib} MiB printed"
-        elif oom or watch.ended_for == "memory_limit" or code == candidate.EXIT_MEMORY:
-            status, detail = "memory_limit", f"more than {task.memory_mib} MiB"
-        elif watch.cpu_s > task.cpu_s or watch.ended_for == "time_limit":
-            status = "time_limit"
-            by_cpu = watch.cpu_s > task.cpu_s
-            detail = f"{watch.cpu_s:.2f} CPU seconds" if by_cpu else f"{self.wall_s:g} seconds on the clock"
-        elif code < 0:
-            status, detail = "signalled", watch.ended_for or f"signal {-code}"
-        elif code == candidate.EXIT_EXCEPTION:
-            status = "exception"
-        else:
-            status = "exited"
+        """Answers with one status; as body the output, or the end of stderr."""
+        task = self.task
+        status, detail = self.status_of(watch, sizes, oom)
         fields = {
             "status": status, "detail": detail, "cpu_s": f"{watch.cpu_s:.6f}", "wall_s": f"{watch.wall_s:.6f}",
             "peak_mib": f"{watch.peak_mib:.2f}", "clean": int(clean),
@@ -301,6 +286,22 @@ class Runner:
         else:
             size = min(sizes[1], _SHOWN_OF_STDERR) if status == "exception" else 0
             self.answer(fields, task.stderr_fd, sizes[1] - size, size)
+
+    def status_of(self, watch: Watch, sizes: list[int], oom: bool) -> tuple[str, str]:
+        """What happened, and the limit that was reached, by the order in nouscoder_jax/verifier/sandbox.py."""
+        task, code = self.task, watch.code
+        printed = max(sizes if task.fn_name else sizes[:2])
+        if watch.ended_for == "output_limit" or printed > task.output_mib * _MIB:
+            return "output_limit", f"more than {task.output_mib} MiB printed"
+        if oom or watch.ended_for == "memory_limit" or code == candidate.EXIT_MEMORY:
+            return "memory_limit", f"more than {task.memory_mib} MiB"
+        if watch.cpu_s > task.cpu_s:
+            return "time_limit", f"{watch.cpu_s:.2f} CPU seconds"
+        if watch.ended_for == "time_limit":
+            return "time_limit", f"{self.wall_s:g} seconds on the clock"
+        if code < 0:
+            return "signalled", watch.ended_for or f"signal {-code}"
+        return ("exception" if code == candidate.EXIT_EXCEPTION else "exited"), ""
 
     def sweep(self, watch: Watch) -> bool:
         """Kills what the program left running, empties the folders. False: not everything is gone."""
