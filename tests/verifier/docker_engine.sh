@@ -60,9 +60,11 @@ stop)
         while running; do sleep 0.2; done
     fi
     # What an engine that was killed leaves: its containers' shims, and its folder mounted on itself.
-    for pid in $(ps -eo pid=,args= | awk -v folder="$folder/" '/containerd-shim/ && index($0, folder) { print $1 }'); do
+    for pid in $(ps -ewwo pid=,args= | awk -v folder="$folder/" '/containerd-shim/ && index($0, folder) { print $1 }'); do
+        pkill -9 -P "$pid" 2>/dev/null || true  # the container's first process
         kill -9 "$pid" 2>/dev/null || true  # awk finds itself as well
     done
+    if alive "$folder/exec/containerd/containerd.pid"; then kill -9 "$(cat "$folder/exec/containerd/containerd.pid")"; fi
     if mountpoint -q "$folder/root"; then umount "$folder/root"; fi
     ;;
 *)
