@@ -113,6 +113,7 @@ DAEMONS = [
     _daemon("daemon_turns_into_sleep_of_another_program", "daemon(lambda: os.execv(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(99)']))", check=_OTHERS),
     _daemon("daemon_serves_a_socket", "import socket\ndef f():\n    s = socket.socket(socket.AF_UNIX)\n    s.bind(chr(0) + 'poison')\n    s.listen()\n    time.sleep(99)\ndaemon(f)\ntime.sleep(0.02)", check="'poison' in open('/proc/net/unix').read()"),
     _daemon("subreaper_left", "import ctypes\ndef f():\n    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n    if os.fork() == 0:\n        if os.fork() == 0: time.sleep(99)\n        os._exit(0)\n    time.sleep(99)\ndaemon(f)\ntime.sleep(0.03)", check=_OTHERS),
+    case("daemons_change_the_size_of_the_output", WA, "import os, time\nme = os.getpid()\nfor _ in range(8):\n    if os.fork() == 0:\n        os.setsid()\n        while os.getppid() == me: pass\n        while True:\n            os.pwrite(1, b'999999', 0)\n            os.ftruncate(1, 0)\ntime.sleep(0.03)\nprint(7, flush=True)", tests=3),
     _daemon("daemon_thread_left", "import threading\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", check=_OTHERS),
 ]  # fmt: skip
 

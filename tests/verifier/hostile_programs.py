@@ -36,8 +36,8 @@ SLOW = frozenset(
     for group, names in {
         "time": """loop_that_catches_everything signals_handled regex_with_back_references regex_alternatives
             power_of_powers text_to_integer long_division membership_in_c sort_with_a_slow_key hash_collisions
-            decimal_digits generator_without_end endless_in_an_exception sleep_in_slices select_without_end pause waits_for_a_signal
-            deadlock empty_queue pipe_that_nobody_reads endless_in_del clock_of_the_kernel""",
+            decimal_digits generator_without_end endless_in_an_exception sleep_in_slices select_without_end
+            pause waits_for_a_signal deadlock empty_queue pipe_that_nobody_reads endless_in_del clock_of_the_kernel""",
         "memory": "compressed_zeros a_dictionary_that_grows private_map_of_memory a_thread at_once_touched",
         "files": "shm_is_full no_inodes_left_in_shm",
         "exits": "stack_overflow endless_atexit stops_after_the_answer",
