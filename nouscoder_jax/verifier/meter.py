@@ -69,8 +69,8 @@ class Meter:
     def spent_s(self, ended_s: float, running_s: float) -> float:
         """CPU seconds of the test, given those of the processes that ended and of those that run.
 
-        The group counts this process too, and what it used itself is taken off. Without a group, children whose parent ignores their end are seen only while they run: the last figure of each
-        is kept, and the larger of both sums counts.
+        The group counts this process too, and what it used itself is taken off. Without a group, children whose parent
+        ignores their end are seen only while they run: the last figure of each is kept, and the larger sum counts.
         """
         counted = ended_s + running_s
         if self.cpu_file >= 0:
