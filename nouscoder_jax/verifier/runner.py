@@ -260,8 +260,9 @@ class Runner:
                 candidate.become(task)
             watch = Watch(self, pid, started)
             watch.until_end()
-            sizes = [os.fstat(fd).st_size for fd in (task.stdout_fd, task.stderr_fd, max(task.result_fd, 0))]
+            at_end = self.sizes()
             clean = self.sweep(watch)
+            sizes = list(map(min, at_end, self.sizes()))  # what came after the end does not count, what went is gone
             watch.finish()
             said = _read_some(ready, 400)
             if not said.startswith(b"R"):
@@ -271,6 +272,11 @@ class Runner:
         finally:
             for descriptor in opened:
                 os.close(descriptor)
+
+    def sizes(self) -> list[int]:
+        """Bytes in the files of stdout, stderr and the result."""
+        task = self.task
+        return [os.fstat(fd).st_size for fd in (task.stdout_fd, task.stderr_fd, max(task.result_fd, 0))]
 
     def conclude(self, watch: Watch, sizes: list[int], clean: bool, oom: bool) -> None:
         """Answers with one status; as body the output, or the end of stderr."""
