@@ -230,7 +230,7 @@ def test_when_one_of_two_engines_dies_the_other_finishes_the_batch_without_waiti
 
 def expect_no_runner(engine):
     """Nothing runs. Entries of dead containers may be there until the next judge starts."""
-    for _ in range(50):
+    for _ in range(200):
         if not engine.runners():
             break
         time.sleep(0.1)
