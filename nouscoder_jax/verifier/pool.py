@@ -35,6 +35,8 @@ def _auto(config: VerifierConfig) -> Sandbox:
     try:
         return _docker(config)
     except UserError as error:
+        if config.docker_hosts:  # whoever names engines wants them
+            raise
         sandbox = _local(config)
         reason = str(error).partition(" (")[0]
         sandbox.name += f" (docker: {reason})"
@@ -45,7 +47,8 @@ BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {"docker": _docker, "
 
 
 def make_sandbox(config: VerifierConfig) -> Sandbox:
-    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why.
+    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why. Engines that
+    the config names must answer.
 
     Raises UserError where the chosen one cannot work here.
     """

@@ -140,6 +140,11 @@ def test_the_backend_chosen_by_name_must_work(monkeypatch):
         make_sandbox(make_config("docker"))
 
 
+def test_auto_does_not_fall_back_where_engines_are_named():
+    with pytest.raises(UserError, match="/nowhere/docker.sock"):
+        make_sandbox(make_config("auto", docker_hosts=("unix:///nowhere/docker.sock",)))
+
+
 def test_auto_falls_back_to_the_weaker_sandbox_and_says_so(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     sandbox = make_sandbox(make_config("auto"))
