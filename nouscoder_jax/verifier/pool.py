@@ -47,8 +47,8 @@ BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {"docker": _docker, "
 
 
 def make_sandbox(config: VerifierConfig) -> Sandbox:
-    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why. Engines that
-    the config names must answer.
+    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why.
+    Engines that the config names must answer.
 
     Raises UserError where the chosen one cannot work here.
     """
