@@ -46,9 +46,7 @@ class Bench:
         """The verdict. A failure of the judge is not tried again: a test is to see it."""
         config = dataclasses.replace(self.config, max_retries=0)
         return self.run(
-            verify(
-                problem, program, sandbox=self.sandbox, config=config, stop_at_first_failure=stop_at_first_failure
-            )
+            verify(problem, program, sandbox=self.sandbox, config=config, stop_at_first_failure=stop_at_first_failure)
         )
 
     def close(self):
