@@ -43,7 +43,8 @@ class OwnEngine:
     def kill(self):
         """As a crash: nothing is tidied up."""
         pid = self.pid
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         while alive(pid):
             time.sleep(0.02)
 
