@@ -15,9 +15,10 @@ _PACKAGE = "nouscoder_jax.verifier"
 _INSIDE = ("protocol", "seccomp", "landlock", "namespaces", "candidate", "meter", "watch", "runner")
 
 BOOTSTRAP = """
-import marshal, os, sys
+import marshal, os, select, sys
 size, data = int(sys.argv[1]), b""
 while len(data) < size:
+    if not select.select([0], [], [], 3600)[0]: os._exit(1)
     chunk = os.read(0, size - len(data))
     if not chunk: os._exit(1)
     data += chunk
@@ -29,7 +30,8 @@ for name, code in marshal.loads(data):
 del data
 module.main()
 """
-"""Reads as many bytes as its argument says, makes modules of them, starts the last one."""
+"""Reads as many bytes as its argument says, makes modules of them, starts the last one. Leaves after an idle hour: an
+engine that was killed may have forgotten that it made this."""
 
 
 @functools.cache
