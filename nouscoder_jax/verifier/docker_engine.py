@@ -70,7 +70,7 @@ class DockerEngine:
         try:
             await self._remove_all(is_orphan)
             labels = await self._calls.call(self._find_image, timeout_s=CALL_S)
-            if labels is None:
+            if labels is None or image.is_outdated(labels, interpreter.choose()):
                 await self._make_image()
                 labels = await self._calls.call(self._find_image, timeout_s=CALL_S) or {}
             self._ours = image.BYTECODE_LABEL in labels
@@ -276,7 +276,7 @@ class DockerEngine:
         root = await asyncio.to_thread(image.root_tar, python)
         await self._calls.call(
             lambda api: api.import_image_from_data(
-                root, repository=repository, tag=tag or "latest", changes=[image.label(python)]
+                root, repository=repository, tag=tag or "latest", changes=image.labels(python)
             ),
             timeout_s=_IMAGE_S,
         )

@@ -74,7 +74,7 @@ class OwnEngine:
             try:
                 with open(f"/proc/{name}/cgroup") as file:
                     if any(f"/{self.folder.name}/" in line for line in file):
-                        found.append(int(name))
+                        found.append(describe(int(name)))
             except OSError:
                 continue
         return found
@@ -87,6 +87,13 @@ class OwnEngine:
             with contextlib.suppress(OSError):
                 cgroup.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def describe(pid):
+    """A process for a message: its state and what it waits for."""
+    with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/wchan") as waits, open(f"/proc/{pid}/cmdline") as line:
+        fields = stat.read().rpartition(")")[2].split()
+        return f"{pid} {fields[0]} {waits.read()} {line.read()[:30]!r} {fields[19]}"
 
 
 def alive(pid):
