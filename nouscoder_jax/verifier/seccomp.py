@@ -64,6 +64,7 @@ _NR, _ARCH, _ARG0 = 0, 4, 16
 # CLONE_NEW*: time cgroup uts ipc user pid net mount
 _CLONE_NEW = 0x00000080 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000
 _X32_BIT = 0x40000000
+_NEWEST = 462  # mseal, of Linux 6.10; one numbering for all architectures since 5.1. What comes later is not known here
 
 
 def _op(code: int, value: int, if_true: int, if_false: int) -> bytes:
@@ -93,6 +94,7 @@ def build(*, may_signal: bool, has_network_namespace: bool) -> bytes:
     ops = [_op(_LOAD, _ARCH, 0, 0), _op(_JUMP_EQ, table["arch"], 1, 0), _stop(_KILL), _op(_LOAD, _NR, 0, 0)]
     if table is _X86_64:
         ops += [_op(_JUMP_GE, _X32_BIT, 0, 1), _stop(_KILL)]
+    ops += [_op(_JUMP_GE, _NEWEST + 1, 0, 1), _stop(_ERRNO | _ENOSYS)]
     denied = set(table["denied"])
     if not may_signal:
         denied |= {table["kill"], table["tkill"]}

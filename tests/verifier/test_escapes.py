@@ -52,6 +52,14 @@ def test_the_program_has_no_rights_and_cannot_get_any(bench):
     assert seen["raised"][0] == -1
 
 
+def test_system_calls_that_are_newer_than_the_filter_do_not_exist(bench):
+    program = (
+        "import ctypes, json\nc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(json.dumps([(c.syscall(n, -1, 0, 0, 0), ctypes.get_errno()) for n in (463, 466, 500)]))"
+    )
+    assert report(bench, program) == [[-1, 38]] * 3  # ENOSYS
+
+
 def test_forbidden_system_calls_fail(bench):
     program = TRY + (
         "calls = {'ptrace': (101, 0, 0, 0, 0), 'keyctl': (250, 0, 0), 'add_key': (248, 0, 0, 0, 0, 0), 'io_uring': (425, 1, 0),"
