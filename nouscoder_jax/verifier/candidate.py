@@ -165,7 +165,7 @@ def _execute(task: Task) -> int:
     return _end(task, code)
 
 
-def _compiled(task: Task) -> object:
+def _compiled(task: Task) -> types.CodeType:
     """The program's code. The first test's process compiles it and leaves it to the others before it runs any of it."""
     try:
         if fcntl.fcntl(task.code_fd, _F_GET_SEALS) == _F_SEAL_ALL:

@@ -48,7 +48,7 @@ class DockerCalls:
         """Raises UserError where `host` is no address or its certificates cannot be read."""
         environment = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
         try:
-            self._arguments = docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": host})
+            self._arguments: dict[str, Any] = {**docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": host})}
             docker.utils.parse_host(host, tls="tls" in self._arguments)
         except (docker.errors.DockerException, ValueError) as error:
             raise UserError(
@@ -110,8 +110,10 @@ class DockerCalls:
         """This thread's client: the SDK does not promise that one may be shared."""
         version = self._api_version
         if getattr(self._clients, "version", "") != version:
-            ssh = {"use_ssh_client": True} if self._arguments["base_url"].startswith("ssh://") else {}
-            self._clients.api = docker.APIClient(**self._arguments, **ssh, version=version, timeout=CALL_S)
+            ssh = self._arguments["base_url"].startswith("ssh://")
+            self._clients.api = docker.APIClient(
+                **self._arguments, use_ssh_client=ssh, version=version, timeout=int(CALL_S)
+            )
             self._clients.api.trust_env = False  # certificates of the environment would count before the engine's own
             self._clients.version = version
         return self._clients.api
