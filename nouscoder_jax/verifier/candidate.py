@@ -18,6 +18,7 @@ import os
 import resource
 import struct
 import sys
+import types
 
 from nouscoder_jax.verifier import landlock, seccomp
 
