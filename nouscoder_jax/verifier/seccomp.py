@@ -26,7 +26,6 @@ _X86_64 = {
     # keyctl add_key request_key; io_uring; bpf perf_event_open userfaultfd memfd_secret
     # modules, kexec, reboot, swap, acct, quotactl, clocks, names of the host, iopl ioperm modify_ldt
     # SysV shared memory, semaphores, messages; POSIX queues; NUMA policy; file handles; fanotify
-    # priorities: waiting for a processor does not count against a program, so it may not choose to wait
     "denied": (
         *(101, 310, 311, 312, 438, 440),
         *(165, 166, 155, 161, 428, 429, 430, 431, 432, 433, 442, 272, 308),
@@ -34,8 +33,9 @@ _X86_64 = {
         *(175, 313, 176, 246, 320, 169, 167, 168, 163, 179, 164, 227, 305, 159, 170, 171, 172, 173, 154),
         *(29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241, 242, 243, 244, 245),
         *(237, 238, 239, 256, 279, 303, 304, 300, 135, 103, 134, 153, 180, 212),
-        *(141, 142, 144, 314, 251),
     ),
+    # setpriority sched_setparam sched_setscheduler sched_setattr ioprio_set
+    "ignored": (141, 142, 144, 314, 251),
 }
 _AARCH64 = {
     "arch": 0xC00000B7,
@@ -52,8 +52,8 @@ _AARCH64 = {
         *(105, 273, 106, 104, 294, 142, 224, 225, 89, 60, 170, 112, 266, 171, 161, 162),
         *(194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 182, 183, 184, 185),
         *(235, 236, 237, 238, 239, 264, 265, 262, 92, 116, 18),
-        *(140, 118, 119, 274, 30),
     ),
+    "ignored": (140, 118, 119, 274, 30),
 }
 _TABLES = {"x86_64": _X86_64, "aarch64": _AARCH64}
 
@@ -100,6 +100,8 @@ def build(*, may_signal: bool, has_network_namespace: bool) -> bytes:
         denied |= {table["kill"], table["tkill"]}
     for number in sorted(denied):
         ops += [_op(_JUMP_EQ, number, 0, 1), deny]
+    for number in table["ignored"]:  # waiting for a processor does not count, so a program may not choose to wait
+        ops += [_op(_JUMP_EQ, number, 0, 1), _stop(_ERRNO)]  # of no error: it looks as if it were done
     ops += [_op(_JUMP_EQ, table["clone3"], 0, 1), _stop(_ERRNO | _ENOSYS)]  # glibc then uses clone, which is checked
     ops += [_op(_JUMP_EQ, table["clone"], 0, 3), _op(_LOAD, _ARG0, 0, 0), _op(_JUMP_SET, _CLONE_NEW, 0, 1), deny]
     ops += [_op(_LOAD, _NR, 0, 0)]

@@ -52,6 +52,17 @@ def test_the_program_has_no_rights_and_cannot_get_any(bench):
     assert seen["raised"][0] == -1
 
 
+def test_a_program_that_changes_priorities_changes_nothing(bench):
+    """Time without a processor does not count against a program, so it may not choose to wait for one."""
+    program = (
+        "import json, os\ndef all(): return [os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, 1)] + [os.sched_getscheduler(0)]\n"
+        "before = all()\nos.nice(5)\nos.setpriority(os.PRIO_PROCESS, 0, -5)\nos.setpriority(os.PRIO_PROCESS, 1, 19)\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nprint(json.dumps([before, all()]))"
+    )
+    before, after = report(bench, program)
+    assert before == after
+
+
 def test_system_calls_that_are_newer_than_the_filter_do_not_exist(bench):
     program = (
         "import ctypes, json\nc = ctypes.CDLL(None, use_errno=True)\n"
@@ -86,8 +97,7 @@ def test_nobody_elses_limits_or_order_can_be_changed(bench):
     program = TRY + (
         "import resource\ndef write(path, text): os.write(os.open(path, os.O_WRONLY), text)\n"
         "print(json.dumps([attempt(lambda: resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))),"
-        "attempt(lambda: os.setpriority(os.PRIO_PROCESS, 1, 19)), attempt(lambda: os.sched_setaffinity(1, {0})),"
-        "attempt(lambda: os.setpriority(os.PRIO_PROCESS, 0, -5)), attempt(lambda: write('/proc/1/oom_score_adj', b'999')),"
+        "attempt(lambda: os.sched_setaffinity(1, {0})), attempt(lambda: write('/proc/1/oom_score_adj', b'999')),"
         "attempt(lambda: write('/proc/self/oom_score_adj', b'-1000')), attempt(lambda: write('/proc/sysrq-trigger', b'b')),"
         "attempt(lambda: write('/proc/sys/kernel/core_pattern', b'x')), attempt(lambda: write('/proc/sys/vm/overcommit_memory', b'1'))]))"
     )
