@@ -1,21 +1,23 @@
 # ruff: noqa: E501  (programs read better on one line)
 """The local sandbox as each system permits it: run by an ordinary user, and where no namespaces may be made at all.
 
-A forked child gives up root (and, for the second, the right to make namespaces), judges, and hands its verdicts back.
+This file, as a program, gives up root (or the right to make namespaces), judges, and prints its verdicts.
 """
 
 import asyncio
 import ctypes
 import json
 import os
-import traceback
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from judge_bench import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import Outcome
-from nouscoder_jax.verifier import seccomp
+from nouscoder_jax.verifier import bundle, interpreter, seccomp
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.verify import limits_of, verify
 
@@ -74,28 +76,22 @@ print(json.dumps({'files': files, 'memory': memory, 'made': made, 'secret': 'sec
 """
 
 
-def in_a_child(work):
-    """What `work()` returns, from a forked child; JSON only."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            answer = json.dumps(work())
-        except BaseException:
-            answer = json.dumps({"failed": traceback.format_exc()})
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as file:
-        answer = json.loads(file.read() or b'{"failed": "nothing came back"}')
-    os.waitpid(pid, 0)
-    assert "failed" not in answer, answer["failed"]
-    return answer
+def in_a_process(place):
+    """What `judge_all(**place)` returns, from a process of its own: it gives up rights for good."""
+    here = Path(__file__)
+    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, here, json.dumps(place)], capture_output=True, text=True, timeout=200, check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def judge_all(*, root, namespaces):
     """The sandbox's isolation, its name, and the outcome of every program."""
     os.environ["NOUSCODER_SECRET"] = "secret"
+    bundle.bundle(compiled=interpreter.choose().same_bytecode)  # read while this Python's files may still be read
     if not root and os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(UID, UID, UID)
@@ -140,7 +136,7 @@ def judged(request):
     place = PLACES[request.param]
     if place["root"] and os.geteuid() != 0:
         pytest.skip("not root")
-    answer = in_a_child(lambda: judge_all(**place))
+    answer = in_a_process(place)
     if place["namespaces"] and answer["isolation"] != "user":
         pytest.skip("this system lets no ordinary user make namespaces")
     if not place["namespaces"] and answer["isolation"] == "nothing":
@@ -164,3 +160,7 @@ def test_the_judge_and_the_hosts_files_are_out_of_reach(judged):
     """What a program reports: host files it could open, processes whose memory it could open, files it could make."""
     seen = json.loads(judged["report"])
     assert seen == {"files": [], "memory": [], "made": [], "secret": False}
+
+
+if __name__ == "__main__":
+    print(json.dumps(judge_all(**json.loads(sys.argv[1]))))
