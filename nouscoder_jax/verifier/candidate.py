@@ -38,7 +38,7 @@ class Task:
     source_fd: int  # the program's text
     needs_finalizers: bool
     fn_name: str
-    main: type(sys)  # type: ignore[valid-type]
+    main: types.ModuleType
     stdin_fd: int
     stdout_fd: int
     stderr_fd: int
@@ -55,7 +55,6 @@ class Task:
     cpu_s: float
     memory_mib: int
     output_mib: int
-    max_processes: int
 
 
 def become(task: Task) -> None:

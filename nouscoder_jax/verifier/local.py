@@ -197,7 +197,7 @@ class LocalSandbox:
         return {"enter": self._enter, "uid": uid, "folder": folder}
 
     def _probe(self) -> str:
-        """What a runner can get here: `root`, `user` or `nothing`."""
+        """The strength that a runner gets here, see above."""
         problem = ""
         for enter in ("namespaces", "nothing"):
             self._enter = enter

@@ -36,6 +36,11 @@ class Meter:
         self.cpu_file, self.memory_file, self.stat_file, self.oom_file = map(_open, (_CPU, _MEMORY, _STAT, _OOM))
         self.oom_rose()
 
+    @property
+    def has_group(self) -> bool:
+        """Whether memory is the control group's figure."""
+        return self.memory_file >= 0
+
     def begin(self) -> None:
         self.cpu_before = self.group_cpu_s() - time.process_time()
         self.memory_before = self.group_memory_mib()
@@ -90,14 +95,12 @@ class Meter:
             ticks += sum(map(int, words[11:15]))
             pages += int(words[21])
             self.processes += int(words[17])
-        if self.memory_file >= 0:
+        if self.has_group:
             return ticks / _TICKS, self.group_memory_mib() - self.memory_before
         return ticks / _TICKS, pages * _PAGE / _MIB
 
     def shared_fairly_mib(self, pids: list[int]) -> float:
         """MiB of all processes where a page that several of them share counts once; slow (a millisecond a process)."""
-        if self.memory_file >= 0:
-            return self.group_memory_mib() - self.memory_before
         held = 0
         for pid in pids:
             try:

@@ -94,7 +94,7 @@ class Watch:
         running_s, memory_mib = meter.look(pids)
         if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
             return "output_limit"
-        if memory_mib > task.memory_mib and len(pids) > 1:
+        if memory_mib > task.memory_mib and len(pids) > 1 and not meter.has_group:
             memory_mib = meter.shared_fairly_mib(pids)
         self.peak_mib = max(self.peak_mib, memory_mib)
         if memory_mib > task.memory_mib:
