@@ -5,6 +5,7 @@ In: a parsed config.json of transformers 4 or 5. Out: `Architecture`, and a conf
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,21 +50,23 @@ class Architecture:
         _check_supported(config)
         theta, scaling = _rope(config)
         architecture = Architecture(
-            vocab_size=_required(config, "vocab_size"),
-            hidden_size=_required(config, "hidden_size"),
-            intermediate_size=_required(config, "intermediate_size"),
-            num_layers=_required(config, "num_hidden_layers"),
-            num_heads=_required(config, "num_attention_heads"),
-            num_kv_heads=_required(config, "num_key_value_heads"),
-            head_dim=_required(config, "head_dim"),
+            vocab_size=_size(config, "vocab_size"),
+            hidden_size=_size(config, "hidden_size"),
+            intermediate_size=_size(config, "intermediate_size"),
+            num_layers=_size(config, "num_hidden_layers"),
+            num_heads=_size(config, "num_attention_heads"),
+            num_kv_heads=_size(config, "num_key_value_heads"),
+            head_dim=_size(config, "head_dim"),
             rope_theta=theta,
             rope_scaling=scaling,
-            rms_norm_eps=float(_required(config, "rms_norm_eps")),
+            rms_norm_eps=_number(config, "rms_norm_eps"),
             # transformers' own defaults of Qwen3Config, which it may leave out of a config.json
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             attention_bias=bool(config.get("attention_bias", False)),
-            max_position_embeddings=_required(config, "max_position_embeddings"),
+            max_position_embeddings=_size(config, "max_position_embeddings"),
         )
+        if architecture.head_dim % 2:
+            raise UserError(f"config.json has head_dim {architecture.head_dim}; rope turns pairs, it must be even")
         if architecture.num_heads % architecture.num_kv_heads:
             raise UserError(
                 f"config.json has num_attention_heads {architecture.num_heads} and num_key_value_heads "
@@ -108,49 +111,114 @@ class Architecture:
         }
 
 
-def _required(config: dict[str, Any], key: str) -> Any:
-    if config.get(key) is None:
+def _size(fields: dict[str, Any], key: str) -> int:
+    value = fields.get(key)
+    if value is None:
         raise UserError(f"config.json lacks {key}; a Qwen3 config.json as transformers writes it has it")
-    return config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"config.json has {key} {value!r}; a whole number of 1 or more was expected")
+    return value
+
+
+def _number(fields: dict[str, Any], key: str) -> float:
+    value = fields.get(key)
+    if value is None:
+        raise UserError(f"config.json lacks {key}; a Qwen3 config.json as transformers writes it has it")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f"config.json has {key} {value!r}; a number above 0 was expected")
+    return float(value)
 
 
 def _check_supported(config: dict[str, Any]) -> None:
+    """Raises UserError for what would make another function of the same weights."""
     if config.get("model_type") != "qwen3":
         raise UserError(
             f"config.json has model_type {config.get('model_type')!r}; only dense Qwen3 ('qwen3') is supported"
+        )
+    if config.get("architectures") not in (None, [], ["Qwen3ForCausalLM"]):
+        raise UserError(
+            f"config.json has architectures {config['architectures']}; only ['Qwen3ForCausalLM'] is supported"
         )
     if config.get("hidden_act", "silu") != "silu":
         raise UserError(f"config.json has hidden_act {config['hidden_act']!r}; only 'silu' is supported")
     if config.get("use_sliding_window", False):
         raise UserError("config.json has use_sliding_window true; only full attention is supported, set it to false")
+    other = set(config.get("layer_types") or ()) - {"full_attention", "attention"}
+    if other:
+        raise UserError(f"config.json has layer_types {sorted(other)}; only 'full_attention' is supported")
+    if not config.get("is_causal", True):
+        raise UserError("config.json has is_causal false; only causal attention is supported")
+    if config.get("quantization_config"):
+        raise UserError(
+            "config.json has a quantization_config; quantised weights are not supported, take the bfloat16 original"
+        )
 
 
 def _rope(config: dict[str, Any]) -> tuple[float, Yarn | None]:
-    """Returns theta and scaling. Where both dialects are there, transformers 5's `rope_parameters` counts."""
-    rope = dict(config.get("rope_scaling") or {})
-    rope.update(config.get("rope_parameters") or {})
+    """Returns theta and scaling. Raises UserError where `rope_scaling` and `rope_parameters` say different things:
+    transformers 5 follows the first then, others the second."""
+    dialects = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = config.get(key)
+        if rope is not None and not isinstance(rope, dict):
+            raise UserError(f"config.json has {key} {rope!r}; an object with rope_type was expected")
+        if rope:
+            dialects[key] = _rope_of(rope, config)
+    if len(set(dialects.values())) > 1:
+        raise UserError(
+            f"config.json has a rope_scaling and a rope_parameters that differ, {config['rope_scaling']} and "
+            f"{config['rope_parameters']}; make them say the same, or delete one"
+        )
+    return next(iter(dialects.values())) if dialects else _rope_of({}, config)
+
+
+def _rope_of(rope: dict[str, Any], config: dict[str, Any]) -> tuple[float, Yarn | None]:
+    """Returns theta and scaling of one dialect's object; its own rope_theta counts before the one beside it."""
     theta = rope.get("rope_theta", config.get("rope_theta"))
     if theta is None:
         raise UserError("config.json lacks rope_theta, alone or in rope_parameters; Qwen3 was trained with 1000000")
+    theta = _number({"rope_theta": theta}, "rope_theta")
     kind = rope.get("rope_type", rope.get("type", "default"))
+    unknown = rope.keys() - {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_YARN_FIELDS}
+    if unknown:
+        raise UserError(f"config.json has {sorted(unknown)} in its rope fields; only default rope and yarn are known")
+    for fields in (rope, config):
+        if fields.get("partial_rotary_factor") not in (None, 1):
+            raise UserError(
+                f"config.json has partial_rotary_factor {fields['partial_rotary_factor']}; Qwen3 turns whole heads"
+            )
     if kind == "default":
-        return float(theta), None
+        return theta, None
     if kind != "yarn":
         raise UserError(f"config.json has rope_type {kind!r}; 'default' and 'yarn' are supported")
+    return theta, _yarn(rope, config)
+
+
+_YARN_FIELDS = (
+    *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"),
+    *("mscale", "mscale_all_dim"),
+)
+
+
+def _yarn(rope: dict[str, Any], config: dict[str, Any]) -> Yarn:
+    """Returns YaRN's constants, defaults as in huggingface/transformers modeling_rope_utils.py."""
     if rope.get("factor") is None:
         raise UserError("config.json asks for yarn without a factor; give one, for example 4.0")
-    if "mscale" in rope or "mscale_all_dim" in rope:
+    factor = _number(rope, "factor")
+    own_scale = rope.get("attention_factor")
+    if own_scale is None and rope.get("mscale") and rope.get("mscale_all_dim"):
         raise UserError(
             "config.json has mscale in its rope scaling, which Qwen3 has not; give attention_factor instead"
         )
-    factor = float(rope["factor"])
-    own_scale = rope.get("attention_factor")
-    return float(theta), Yarn(
+    # transformers looks beside the rope fields first, then in them, and takes max_position_embeddings otherwise
+    name = "original_max_position_embeddings"
+    where = next((fields for fields in (config, rope) if fields.get(name) is not None), None)
+    original = _size(config, "max_position_embeddings") if where is None else _size(where, name)
+    return Yarn(
         factor=factor,
-        original_max_position_embeddings=rope.get("original_max_position_embeddings")
-        or _required(config, "max_position_embeddings"),
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        attention_factor=attention_factor(factor) if own_scale is None else float(own_scale),
+        original_max_position_embeddings=original,
+        beta_fast=_number({"beta_fast": rope.get("beta_fast") or 32}, "beta_fast"),
+        beta_slow=_number({"beta_slow": rope.get("beta_slow") or 1}, "beta_slow"),
+        attention_factor=attention_factor(factor) if own_scale is None else _number(rope, "attention_factor"),
         truncate=bool(rope.get("truncate", True)),
     )

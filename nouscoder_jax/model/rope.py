@@ -41,10 +41,11 @@ def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) ->
     """Returns radians per position of each pair of dimensions: theta^(-2i/head_dim), under YaRN mixed with 1/factor.
 
     YaRN's ramp runs between the dimensions that make beta_fast and beta_slow turns over the original context
-    (arXiv:2309.00071, section 3.2; rounding as in huggingface/transformers modeling_rope_utils.py).
+    (arXiv:2309.00071, section 3.2; rounding as in huggingface/transformers modeling_rope_utils.py). Each operation is
+    rounded to float32 in transformers' order: a frequency off by its last bit is 0.002 radians off at position 40,000.
     """
-    plain = theta ** -(np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-    plain = plain.astype(np.float32)
+    wavelengths = np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    plain = np.float32(1) / wavelengths
     if scaling is None:
         return plain
 
@@ -58,8 +59,10 @@ def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) ->
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001  # a ramp of no width would divide by zero
-    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / (high - low), 0, 1)
-    return (plain / scaling.factor * ramp + plain * (1 - ramp)).astype(np.float32)
+    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    kept = np.float32(1) - ramp
+    interpolated = np.float32(1) / (np.float32(scaling.factor) * wavelengths)
+    return interpolated * (np.float32(1) - kept) + plain * kept
 
 
 def cos_sin(
