@@ -16,6 +16,7 @@ import io
 import marshal
 import os
 import resource
+import signal
 import struct
 import sys
 import types
@@ -26,6 +27,7 @@ EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"
 _MIB = 1 << 20
 _SIGKILL = 9
+_ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_ALL = 1033, 1034, 15
 _MOST_CODE = 1 << 28
@@ -70,6 +72,9 @@ def become(task: Task) -> None:
 
 
 def _give_up_rights(task: Task) -> None:
+    for number in _ENDING_SIGNALS:  # under nohup, or in the background of a shell, some come to us ignored
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     os.setsid()
     os.dup2(task.stdin_fd, 0)
     os.dup2(task.stdout_fd, 1)

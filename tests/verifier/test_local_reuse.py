@@ -1,6 +1,7 @@
 """A local runner that judges several programs: nothing of one reaches the next."""
 
 import asyncio
+import signal
 
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.sandbox import Execution, Limits
@@ -60,3 +61,15 @@ def test_a_runner_is_thrown_away_after_its_share_of_programs():
 def test_with_a_share_of_one_each_program_gets_a_runner_of_its_own():
     _, num_runners = run_all(["print(1)"] * 3, reuse=1)
     assert num_runners == 3
+
+
+def test_signals_that_reach_us_ignored_end_a_program_all_the_same():
+    names = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in names}
+    try:
+        programs = [f"import os, signal\nos.kill(os.getpid(), signal.{name})\nprint(1)" for name in names]
+        executions, _ = run_all(programs, reuse=1)
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+    assert [execution.stdout for execution in executions] == [b""] * 4
