@@ -1,0 +1,192 @@
+"""Compilations of one plan: the config's own size, larger and smaller ones, and what to say where it does not fit.
+
+In: a config, an architecture, a fleet, a mesh. Out: `Program`s by size, `Fit`s, or a UserError that names what fits.
+Attention in plain jax.numpy unrolls long rows and takes a compiler minutes; such rows, and long rows on the host's
+compiler, are read off the line through two short ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jaxlib
+
+from nouscoder_jax.config import MeshConfig, TrainConfig, UserError
+from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.planning import meshes
+from nouscoder_jax.planning.compile import (
+    Program,
+    compile_update,
+    gpu_compiler_missing,
+    gpu_devices,
+    host_devices,
+    with_size,
+)
+from nouscoder_jax.planning.fit import Fit, largest_that_fits
+from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE, Fleet
+
+ROW_STEP = 1024
+"""Lengths of rows that are looked at are multiples of this."""
+
+LONGEST_UNROLLED_TOKENS = {"gpu": 8192, "host": 2048}
+"""Longest row that is compiled where attention unrolls."""
+
+
+class Compilations:
+    """Compiles the update of one config for one fleet at several sizes, each once."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        architecture: Architecture,
+        fleet: Fleet,
+        mesh: MeshConfig,
+        *,
+        compiler: str,
+        num_micro_batches: int,
+        deadline: float,
+        tell: Callable[[str], None],
+    ):
+        missing = gpu_compiler_missing()
+        if compiler == "gpu" and missing:
+            raise UserError(f"--compiler gpu: {missing}; install it, or take --compiler host for estimates")
+        self.estimates = compiler == "host" or bool(missing)
+        self.notes: list[str] = []
+        self._architecture, self._fleet, self.mesh = architecture, fleet, mesh
+        self._num_micro_batches, self._deadline, self._tell = num_micro_batches, deadline, tell
+        if self.estimates:
+            devices = host_devices(fleet.num_gpus)
+            self.compiler_text = f"XLA for this machine's CPU (jaxlib {jaxlib.__version__}): ESTIMATES"
+            self.notes.append(
+                "these are ESTIMATES: compiled for fake CPU devices"
+                + (f", because {missing}" if missing else " (--compiler host)")
+                + "; a GPU's temporaries and collectives differ"
+            )
+            if config.model.attention != "reference":
+                config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="reference"))
+                self.notes.append("attention is the reference's: kernels for GPUs do not compile for the host")
+        else:
+            devices = gpu_devices(fleet)
+            self.compiler_text = f"XLA for {fleet.gpu.title} (jax {jax.__version__}, jaxlib {jaxlib.__version__})"
+        self._config, self._devices = config, devices
+        self._programs: dict[tuple[int, int], Program] = {}
+
+    def config_of(self, row_tokens: int, rows_per_gpu: int) -> TrainConfig:
+        """The config at another size, on this plan's mesh."""
+        return with_size(self._config, self.mesh, row_tokens=row_tokens, rows_per_gpu=rows_per_gpu)
+
+    def measure(self, row_tokens: int, rows_per_gpu: int) -> Program:
+        """The update at this size: compiled, or read off a line where it is too long to compile."""
+        if row_tokens <= self._longest_compiled():
+            return self._compiled(row_tokens, rows_per_gpu)
+        long = self._compiled(self._longest_compiled(), rows_per_gpu)
+        short = self._compiled(self._longest_compiled() // 2, rows_per_gpu)
+        note = (
+            f"rows of {short.row_tokens:,} and {long.row_tokens:,} tokens were compiled and the line through them was "
+            "followed: plain attention of long rows takes compilers minutes"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+
+        def on_line(field: str) -> int:
+            per_token = (getattr(long, field) - getattr(short, field)) / (long.row_tokens - short.row_tokens)
+            return round(getattr(long, field) + per_token * (row_tokens - long.row_tokens))
+
+        figures = {field: on_line(field) for field in ("argument_bytes", "temp_bytes", "peak_bytes")}
+        return dataclasses.replace(long, row_tokens=row_tokens, **figures)
+
+    def longest_row(self, program: Program, *, cap: int) -> Fit:
+        """The longest row that fits with as many rows a GPU as `program` has."""
+
+        def peak_of(row_tokens: int) -> int | None:
+            late = not self._has_time() or row_tokens > self._longest_compiled()
+            return None if late else self._compiled(row_tokens, program.rows_per_gpu).peak_bytes
+
+        known = {p.row_tokens: p.peak_bytes for p in (program, self._other_length(program))}
+        return largest_that_fits(
+            peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=min(ROW_STEP, program.row_tokens), cap=cap
+        )
+
+    def most_rows(self, program: Program, *, cap: int) -> Fit:
+        """The most rows a GPU that fit with rows as long as `program`'s."""
+
+        def peak_of(rows: int) -> int | None:
+            late = not self._has_time() or program.row_tokens > self._longest_compiled()
+            return None if late else self._compiled(program.row_tokens, rows).peak_bytes
+
+        # More tokens cost the same in the same row and in another, so that the line over lengths gives the first guess.
+        other = self._other_length(program)
+        per_token = (program.peak_bytes - other.peak_bytes) / (program.row_tokens - other.row_tokens)
+        none = round(program.peak_bytes - per_token * program.row_tokens)
+        known = {0: none, program.rows_per_gpu: program.peak_bytes}
+        return largest_that_fits(peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=1, cap=cap)
+
+    def _other_length(self, program: Program) -> Program:
+        """The second point of the line."""
+        half = program.row_tokens // 2
+        return self.measure(half // 512 * 512 or max(1, half), program.rows_per_gpu)
+
+    def _longest_compiled(self) -> int:
+        if self._config.model.attention != "reference":
+            return 10**9
+        return LONGEST_UNROLLED_TOKENS["host" if self.estimates else "gpu"]
+
+    def _has_time(self) -> bool:
+        slowest = max((program.seconds for program in self._programs.values()), default=0.0)
+        return time.monotonic() + slowest < self._deadline
+
+    def _compiled(self, row_tokens: int, rows_per_gpu: int) -> Program:
+        key = (row_tokens, rows_per_gpu)
+        if key not in self._programs:
+            rows = "1 row" if rows_per_gpu == 1 else f"{rows_per_gpu} rows"
+            self._tell(f"compiling for {self._fleet.num_gpus} GPUs, {rows} of {row_tokens:,} tokens a GPU")
+            self._programs[key] = compile_update(
+                self.config_of(row_tokens, rows_per_gpu),
+                self._architecture,
+                devices=self._devices,
+                num_micro_batches=self._num_micro_batches,
+            )
+        return self._programs[key]
+
+
+def check_state_fits(a: Architecture, mesh: MeshConfig, fleet: Fleet) -> None:
+    """Raises UserError where weights, moments and gradients alone do not fit a GPU, before anything is compiled."""
+    held = meshes.state_bytes(a, mesh)
+    if held > fleet.gpu.usable_bytes:
+        raise UserError(
+            f"weights, moments and gradients take {held / 1e9:.1f} GB of each GPU on mesh data {mesh.data} x fsdp "
+            f"{mesh.fsdp} x tensor {mesh.tensor}; {fleet.gpu.title} has {fleet.gpu.usable_bytes / 1e9:.1f} GB to use; "
+            f"what would fit: {_meshes_that_fit(a, mesh, fleet, measured=mesh, peak_bytes=held)}"
+        )
+
+
+def check_it_fits(compilations: Compilations, program: Program) -> None:
+    """Raises UserError where the compiled update does not fit a GPU, with what would: shorter rows, meshes, GPUs."""
+    fleet, mesh = compilations._fleet, compilations.mesh
+    if program.peak_bytes <= fleet.gpu.usable_bytes:
+        return
+    a = compilations._architecture
+    longest = compilations.longest_row(program, cap=program.row_tokens)
+    ways = []
+    if longest.size >= ROW_STEP:
+        ways.append(f"rows of {longest.size} tokens (--experience.row-tokens, and shorter completions)")
+    ways.append(_meshes_that_fit(a, mesh, fleet, measured=mesh, peak_bytes=program.peak_bytes))
+    raise UserError(
+        f"the update needs {program.peak_bytes / 1e9:.1f} GB of each GPU at {program.rows_per_gpu} x "
+        f"{program.row_tokens} tokens; {fleet.gpu.title} has {fleet.gpu.usable_bytes / 1e9:.1f} GB to use of "
+        f"{fleet.gpu.memory_bytes / 1e9:.1f}; what would fit: {'; '.join(ways)}"
+    )
+
+
+def _meshes_that_fit(a: Architecture, mesh: MeshConfig, fleet: Fleet, *, measured: MeshConfig, peak_bytes: int) -> str:
+    """Meshes of as many GPUs, else of more, whose memory would do by what is known."""
+    counts = [fleet.num_gpus] + [n * GPUS_PER_MACHINE for n in (1, 2, 3, 4, 5, 6, 8, 12, 16)]
+    for num_gpus in [n for n in counts if n >= fleet.num_gpus]:
+        for other in meshes.find_meshes(a, num_gpus):
+            peak = meshes.peak_on(a, other, measured=measured, peak_bytes=peak_bytes)
+            if peak <= fleet.gpu.usable_bytes and (num_gpus > fleet.num_gpus or other.fsdp != mesh.fsdp):
+                return f"{num_gpus} GPUs with {meshes.shown(other)} (about {peak / 1e9:.0f} GB)"
+    return "no mesh of up to 128 such GPUs; take GPUs with more memory (--gpu)"
