@@ -59,9 +59,9 @@ def plan_for(head_dim: int, dtype: Any, *, interpret: bool) -> Plan:
         return Plan(Tiles(32, 16, 1, 1), Tiles(32, 16, 1, 1), Tiles(16, 32, 1, 1), True)
     if jnp.dtype(dtype).itemsize > 2:
         # float32 products are exact (no TF32) and run on the plain cores; small tiles, since they live in registers.
-        return Plan(Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2), False)
+        return Plan(Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2), False)
     if head_dim <= 64:
-        return Plan(Tiles(128, 64, 4, 3), Tiles(128, 64, 4, 3), Tiles(64, 128, 4, 3), False)
+        return Plan(Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 3), Tiles(64, 128, 8, 3), False)
     return Plan(Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2), False)
 
 
@@ -96,7 +96,7 @@ def flash_attention(
 
     segments = jnp.pad(segment_ids.astype(jnp.int32), ((0, 0), (0, more_time)))
     # The scale is that of the true head_dim; zeros add nothing to a score.
-    attended = _attention(plan, head_dim**-0.5, fill(queries), fill(keys), fill(values), segments)
+    attended: Any = _attention(plan, head_dim**-0.5, fill(queries), fill(keys), fill(values), segments)
     return attended[:, :time, :, :head_dim]
 
 
