@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from nouscoder_jax import losses, sharding
 from nouscoder_jax.bench.update_worker import Step, serve

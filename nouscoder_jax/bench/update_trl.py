@@ -25,9 +25,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from nouscoder_jax.bench.update_worker import Step, serve
 
-ROWS_PER_MICRO_BATCH = 8
-"""The fastest here of 8, 16, 32, 64 and 128."""
-
 
 def make(folder: Path) -> tuple[dict[str, Any], Step]:
     """The trainer with the workload's weights, and its optimizer step."""
@@ -35,7 +32,7 @@ def make(folder: Path) -> tuple[dict[str, Any], Step]:
     torch.set_num_threads(settings["threads"])
     with np.load(folder / "batch.npz") as arrays:
         batch = {name: torch.from_numpy(arrays[name]) for name in arrays}
-    rows = min(settings["trl_rows"] or ROWS_PER_MICRO_BATCH, len(batch["prompt_ids"]))
+    rows = min(settings["trl_rows"], len(batch["prompt_ids"]))
     num_micro_batches = len(batch["prompt_ids"]) // rows
     trainer = _make_trainer(folder, settings, rows=rows, num_micro_batches=num_micro_batches)
     micro_batches = [_inputs(batch, slice(start * rows, (start + 1) * rows)) for start in range(num_micro_batches)]

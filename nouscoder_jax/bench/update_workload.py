@@ -42,6 +42,15 @@ ARCHITECTURE = Architecture(
 """5.77 million parameters, 1.05 million of them the embedding: as in a real Qwen3 the output layer weighs about as much
 as a layer or two."""
 
+QUICK_ARCHITECTURE = dataclasses.replace(
+    ARCHITECTURE, vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=2, head_dim=16
+)
+
+ROW_TOKENS = 1024
+ROWS = 4
+"""Packed rows of a micro-batch. The fastest here; see the commit that set them."""
+
+NUM_SEQUENCES = 128
 TINY_CONFIG = Path(__file__).parents[2] / "configs" / "tiny.py"
 PROMPT_TOKENS = 8
 SHORTEST_TOKENS, LONGEST_TOKENS = 24, 256
@@ -94,7 +103,7 @@ def lengths(num_sequences: int) -> Int[np.ndarray, " sequences"]:
 
 
 def make_batch(num_sequences: int, *, vocab_size: int, seed: int) -> Padded:
-    """Random tokens, groups of GROUP_SIZE that share a prompt, normal advantages. The same seed gives the same batch."""
+    """Random tokens, groups of GROUP_SIZE that share a prompt, normal advantages; the same seed, the same batch."""
     rng = np.random.default_rng(seed)
     num_tokens = rng.permutation(lengths(num_sequences)) - PROMPT_TOKENS
     prompts = rng.integers(1, vocab_size, (-(-num_sequences // GROUP_SIZE), PROMPT_TOKENS))
@@ -111,9 +120,7 @@ def make_batch(num_sequences: int, *, vocab_size: int, seed: int) -> Padded:
     )
 
 
-def write(
-    folder: Path, architecture: Architecture, batch: Padded, *, settings: dict[str, Any], seed: int
-) -> None:
+def write(folder: Path, architecture: Architecture, batch: Padded, *, settings: dict[str, Any], seed: int) -> None:
     """Writes everything that a contender reads; `settings` come on top of SETTINGS."""
     rng = np.random.default_rng(seed)
     save_model(_random_model(architecture, rng), architecture, folder / "model", dtype="float32", tokenizer_dir=None)
