@@ -60,7 +60,7 @@ def get_config() -> TrainConfig:
             compute_dtype="bfloat16",
             attention="reference",
             remat="layer",
-            logprob_chunk_tokens=1024,  # [O]
+            logits_mib=512,  # [O]
         ),
         # 5120, 17408 and 151936 do not divide by 3, so the 3 of 48 = 3 x 16 is on data. 6 processes: 8 GPUs a machine.
         mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address="localhost:8476"),

@@ -36,7 +36,7 @@ def get_config() -> TrainConfig:
             compute_dtype="float32",
             attention="reference",
             remat="none",
-            logprob_chunk_tokens=2304,
+            logits_mib=64,
         ),
         mesh=MeshConfig(data=1, fsdp=1, tensor=1, num_processes=1, coordinator_address=""),
         data=DataConfig(

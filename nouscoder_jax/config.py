@@ -30,17 +30,16 @@ class ModelConfig:
     """Hugging Face directory (config.json, *.safetensors, tokenizer) or hub id of a Qwen3 model."""
     compute_dtype: Literal["float32", "bfloat16"]
     """Dtype of activations and of weights at their use. Master weights are always float32."""
-    attention: Literal["reference"]
-    """Attention implementation over packed rows."""
+    attention: Literal["reference", "cudnn", "pallas"]
+    """reference: any device, plain jax. pallas: the GPU kernel for packed rows, kernels/nouscoder_kernels. cudnn: GPU,
+    one sequence a row. What the device or the shapes do not allow is refused."""
     remat: Literal["none", "layer"]
     """What the backward pass recomputes: nothing, or each layer from its input."""
-    logprob_chunk_tokens: int
-    """Tokens whose logits exist at once when logprobs and entropy are computed."""
+    logits_mib: int
+    """Float32 logits that exist at once on one device, in MiB: the vocabulary is walked in chunks of this size."""
 
     def __post_init__(self) -> None:
-        check(
-            self.logprob_chunk_tokens > 0, f"model.logprob_chunk_tokens is {self.logprob_chunk_tokens}; use 1 or more"
-        )
+        check(self.logits_mib > 0, f"model.logits_mib is {self.logits_mib}; use 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,12 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers/attention/o_proj", P(None, "tensor", None, "fsdp")),
     (r"layers/mlp/(gate|up)_proj", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj", P(None, "tensor", "fsdp")),
-    # Vocabulary matrices: fsdp takes the vocabulary with the tensor axis, so that logits need no sum over fsdp.
+    # Vocabulary matrices: rows over tensor, the width over fsdp.
     (r"embed_tokens|lm_head", P("tensor", "fsdp")),
+    # Biases lie with the heads they are added to.
+    (r"layers/attention/[qkv]_bias", P(None, "tensor", None)),
     # Vectors are small: whole on every device.
-    (r"layers/attention/[qkvo]_bias", P()),
+    (r"layers/attention/o_bias", P()),
     (r"layers/attention/[qk]_norm", P()),
     (r"layers/(attention|mlp)_norm", P()),
     (r"norm", P()),
@@ -61,15 +63,32 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any]) -> Mesh:
     )
 
 
+def param_name(path: tuple[Any, ...]) -> str:
+    """A parameter's name from its pytree path, as `layers/attention/q_proj`: NNX's trailing `value` is dropped.
+
+    Nobody else parses paths. Works on any pytree that holds the model, e.g. `0/mu/layers/mlp/up_proj` in optax state.
+    """
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    if parts and parts[-1] == "value":
+        parts.pop()
+    return "/".join(parts)
+
+
+def rule(name: str) -> P:
+    """The spec of a parameter by the table. Raises UserError where it has none."""
+    spec = next((spec for pattern, spec in RULES if re.fullmatch(pattern, name)), None)
+    if spec is None:
+        raise UserError(f"parameter {name} has no rule in nouscoder_jax/sharding.py; add one to RULES")
+    return spec
+
+
 def partition_spec(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> P:
     """The spec of a parameter by the table.
 
     Raises:
         UserError: no rule for the name, or a dimension that its mesh axis does not divide.
     """
-    spec = next((spec for pattern, spec in RULES if re.fullmatch(pattern, name)), None)
-    if spec is None:
-        raise UserError(f"parameter {name} has no rule in nouscoder_jax/sharding.py; add one to RULES")
+    spec = rule(name)
     if len(spec) > len(shape):
         raise UserError(f"parameter {name} has {len(shape)} dimensions, its rule {spec} in RULES has {len(spec)}")
     for dim, axis in enumerate(spec):
@@ -79,6 +98,11 @@ def partition_spec(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> P:
                 f"not divide; set --mesh.{axis} to a divisor of {shape[dim]}"
             )
     return spec
+
+
+def specs_of(model: Any, *, mesh: Mesh) -> Any:
+    """The model's tree with each parameter's spec in its place. Raises UserError as `partition_spec` does."""
+    return jax.tree.map_with_path(lambda path, leaf: partition_spec(param_name(path), leaf.shape, mesh=mesh), model)
 
 
 def state_sharding(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> NamedSharding:

@@ -11,7 +11,7 @@ G = N/K queries per kv head, H head dim, D embed, F mlp, V vocab, L layers.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,11 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import ATTENTION
+from nouscoder_jax.model.linear import project, swiglu, swiglu_in_chunks
 from nouscoder_jax.model.rope import cos_sin, rotate
+from nouscoder_jax.model.walk import add_to_gradient, walk
+from nouscoder_jax.parallel import ONE_DEVICE, Parallel
+from nouscoder_jax.sharding import param_name
 
 __all__ = [
     "Architecture",
@@ -29,14 +33,26 @@ __all__ = [
     "Mlp",
     "Qwen3",
     "forward",
+    "forward_shards",
     "init",
     "logits",
     "output_embedding",
     "param_name",
 ]
 
+MLP_CHUNK_TOKENS = 4096
+"""With rematerialisation, tokens whose MLP activations exist at once on a device; 17,408 wide they take 0.7 GB."""
+
 INITIALIZER_RANGE = 0.02
 """Standard deviation of fresh weights; initializer_range of every Qwen3 config.json."""
+
+
+class _Context(NamedTuple):
+    """What every layer sees: rope's angles and the segments of the rows."""
+
+    cos: Array
+    sin: Array
+    segment_ids: Array
 
 
 class Attention(nnx.Module):
@@ -105,17 +121,6 @@ def init(architecture: Architecture, key: Key[Array, ""]) -> Qwen3:
     return Qwen3(architecture, key)
 
 
-def param_name(path: tuple[Any, ...]) -> str:
-    """Returns a parameter's name from its pytree path, as `layers/attention/q_proj`: NNX's trailing `value` is dropped.
-
-    Nobody else parses paths. Works on any pytree that holds the model, e.g. `0/mu/layers/mlp/up_proj` in optax state.
-    """
-    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
-    if parts and parts[-1] == "value":
-        parts.pop()
-    return "/".join(parts)
-
-
 def rms_norm(x: Float[Array, "*shape dim"], weight: Float[Array, " dim"], *, eps: float) -> Float[Array, "*shape dim"]:
     """Returns x / sqrt(mean(x^2) + eps) * weight, computed in float32, in the dtype of x (arXiv:1910.07467)."""
     wide = x.astype(jnp.float32)
@@ -125,30 +130,23 @@ def rms_norm(x: Float[Array, "*shape dim"], weight: Float[Array, " dim"], *, eps
 
 
 def _attention_block(
-    weights: Attention, x: Array, cos: Array, sin: Array, segment_ids: Array, *, attention: str, eps: float
+    weights: Attention, x: Array, context: _Context, *, attention: str, eps: float, parallel: Parallel
 ) -> Array:
     """Returns the attention branch of one layer, before it is added to the residual stream."""
-    dtype = x.dtype
-    q = jnp.einsum("BTD,DNH->BTNH", x, weights.q_proj[...].astype(dtype))
-    k = jnp.einsum("BTD,DKH->BTKH", x, weights.k_proj[...].astype(dtype))
-    v = jnp.einsum("BTD,DKH->BTKH", x, weights.v_proj[...].astype(dtype))
+    x = parallel.enter(x)
+    q = project("BTD,DNH->BTNH", x, weights.q_proj[...])
+    k = project("BTD,DKH->BTKH", x, weights.k_proj[...])
+    v = project("BTD,DKH->BTKH", x, weights.v_proj[...])
     has_bias = hasattr(weights, "q_bias")
     if has_bias:
-        q = q + weights.q_bias[...].astype(dtype)[None, None]
-        k = k + weights.k_bias[...].astype(dtype)[None, None]
-        v = v + weights.v_bias[...].astype(dtype)[None, None]
-    q = rotate(rms_norm(q, weights.q_norm[...], eps=eps), cos, sin)
-    k = rotate(rms_norm(k, weights.k_norm[...], eps=eps), cos, sin)
-    attended = ATTENTION[attention](q, k, v, segment_ids)
-    out = jnp.einsum("BTNH,NHD->BTD", attended, weights.o_proj[...].astype(dtype))
-    return out + weights.o_bias[...].astype(dtype)[None, None] if has_bias else out
-
-
-def _mlp_block(weights: Mlp, x: Array) -> Array:
-    """Returns SwiGLU, down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
-    gate = jnp.einsum("BTD,DF->BTF", x, weights.gate_proj[...].astype(x.dtype))
-    up = jnp.einsum("BTD,DF->BTF", x, weights.up_proj[...].astype(x.dtype))
-    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, weights.down_proj[...].astype(x.dtype))
+        q = q + weights.q_bias[...].astype(x.dtype)[None, None]
+        k = k + weights.k_bias[...].astype(x.dtype)[None, None]
+        v = v + weights.v_bias[...].astype(x.dtype)[None, None]
+    q = rotate(rms_norm(q, parallel.enter(weights.q_norm[...]), eps=eps), context.cos, context.sin)
+    k = rotate(rms_norm(k, parallel.enter(weights.k_norm[...]), eps=eps), context.cos, context.sin)
+    attended = ATTENTION[attention](q, k, v, context.segment_ids)
+    out = parallel.leave(project("BTNH,NHD->BTD", attended, weights.o_proj[...]))
+    return out + weights.o_bias[...].astype(x.dtype)[None, None] if has_bias else out
 
 
 def forward(
@@ -166,21 +164,53 @@ def forward(
     A position attends to earlier positions of its own segment. `remat` "layer" keeps only each layer's input for the
     backward pass and computes the rest again.
     """
+    options = dict(compute_dtype=compute_dtype, attention=attention, remat=remat)
+    return forward_shards(model, tokens, positions, segment_ids, gradient_sums=None, parallel=ONE_DEVICE, **options)  # type: ignore[arg-type]
+
+
+def forward_shards(
+    model: Qwen3,
+    tokens: Int[Array, "rows time"],
+    positions: Int[Array, "rows time"],
+    segment_ids: Int[Array, "rows time"],
+    *,
+    compute_dtype: DTypeLike,
+    attention: str,
+    remat: Literal["none", "layer"],
+    gradient_sums: Layers | None,
+    parallel: Parallel,
+) -> Float[Array, "rows time embed"]:
+    """`forward` on one device of a mesh: its shards of the model, its rows; `parallel` fetches the rest.
+
+    The gradient of `model.layers` is that of this call plus `gradient_sums`, into which it is added in place (None:
+    zeros).
+    """
     a = model.architecture
     cos, sin = cos_sin(positions, head_dim=a.head_dim, theta=a.rope_theta, scaling=a.rope_scaling)
-    x = model.embed_tokens[...][tokens].astype(compute_dtype)
+    context = _Context(cos, sin, segment_ids)
+    x = parallel.embed(model.embed_tokens[...], tokens, compute_dtype)
 
-    def layer(x: Array, weights: Layers) -> tuple[Array, None]:
+    def layer(x: Array, shards: Layers, context: _Context) -> Array:
+        weights = parallel.gather(shards, compute_dtype)
         normed = rms_norm(x, weights.attention_norm[...], eps=a.rms_norm_eps)
         x = x + _attention_block(
-            weights.attention, normed, cos, sin, segment_ids, attention=attention, eps=a.rms_norm_eps
+            weights.attention, normed, context, attention=attention, eps=a.rms_norm_eps, parallel=parallel
         )
-        x = x + _mlp_block(weights.mlp, rms_norm(x, weights.mlp_norm[...], eps=a.rms_norm_eps))
-        return x, None
+        normed = parallel.enter(rms_norm(x, weights.mlp_norm[...], eps=a.rms_norm_eps))
+        matrices = weights.mlp.gate_proj[...], weights.mlp.up_proj[...], weights.mlp.down_proj[...]
+        mlp = (
+            swiglu(normed, *matrices)
+            if remat == "none"
+            else swiglu_in_chunks(normed, *matrices, chunk_tokens=MLP_CHUNK_TOKENS)
+        )
+        return x + parallel.leave(mlp)
 
-    # The scan already keeps XLA from merging the recomputation with the forward pass.
-    step = jax.checkpoint(layer, prevent_cse=False) if remat == "layer" else layer
-    x, _ = jax.lax.scan(step, x, model.layers)
+    if remat == "layer":
+        sums = jax.tree.map(jnp.zeros_like, model.layers) if gradient_sums is None else gradient_sums
+        x = walk(layer, x, model.layers, sums, context)
+    else:
+        layers = model.layers if gradient_sums is None else add_to_gradient(model.layers, gradient_sums)
+        x, _ = jax.lax.scan(lambda x, weights: (layer(x, weights, context), None), x, layers)
     return rms_norm(x, model.norm[...], eps=a.rms_norm_eps)
 
 

@@ -3,6 +3,7 @@
 In: `TrainState`, a `Batch` of fixed shape, how many of its micro-batches hold anything. Out: the next state, and
 metrics as floats. Gradients of micro-batches are summed in float32 and divided once by the whole batch's count, so that
 the number of micro-batches, a traced number, changes neither the result nor the program: one compilation a row length.
+Each device walks its own rows through its shards of the weights (parallel.py); the optimizer is left to the compiler.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
 from jaxtyping import Array, Float32
 
 from nouscoder_jax import losses, sharding
@@ -23,7 +25,8 @@ from nouscoder_jax.config import LossConfig, TrainConfig
 from nouscoder_jax.logprobs import token_logprobs
 from nouscoder_jax.losses import Mean
 from nouscoder_jax.model import qwen3
-from nouscoder_jax.model.qwen3 import Architecture, Qwen3
+from nouscoder_jax.model.qwen3 import Architecture, Layers, Qwen3, param_name
+from nouscoder_jax.parallel import Parallel, max_over_rows, over_mesh, sum_gradients, sum_over_rows
 from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
 from nouscoder_jax.training.state import TrainState, shardings
 from nouscoder_jax.types import Batch
@@ -82,13 +85,21 @@ def make_update_on_mesh(
     of the batch "micro_batches rows time" and all of it on the mesh. For ahead-of-time compilation and tests."""
     optimizer = make_optimizer(config.optimizer)
     layout = shardings(architecture, optimizer, mesh=mesh)
-    micro_batch_loss = partial(_micro_batch_loss, config, _bind_loss(config, loss_name))
+    micro_batch_loss = partial(_micro_batch_loss, config, _bind_loss(config, loss_name), over_mesh(mesh))
+    specs = jax.tree.map(lambda where: where.spec, layout.model)
+    accumulate = jax.shard_map(
+        partial(_accumulate, micro_batch_loss),
+        mesh=mesh,
+        in_specs=(specs, sharding.MICRO_BATCHES_SPEC, sharding.MICRO_BATCHES_SPEC, P()),
+        out_specs=(specs, P(), P(), P()),
+        check_vma=False,  # parallel.py states every sum over devices itself
+    )
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
     def update_on_mesh(
         state: TrainState, batch: Batch, old_logprobs: Array, num_micro_batches: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        sums = _accumulate(micro_batch_loss, state.model, batch, old_logprobs, num_micro_batches, layout.model)
+        sums = _Sums(*accumulate(state.model, batch, old_logprobs, num_micro_batches))
         grads = jax.tree.map(lambda grad: grad / jnp.maximum(sums.loss.count, 1.0), sums.grads)
         model: Any = state.model  # a pytree of arrays, which optax's types cannot say
         updates, opt_state = optimizer.update(grads, state.opt_state, model)
@@ -112,9 +123,18 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
     Taken before a batch's first update they are `old_logprobs`. One process: rows come back to the host whole.
     """
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, sharding.MICRO_BATCHES_SPEC))
+    def of_one_device(model: Qwen3, batch: Batch) -> Array:
+        def of_micro_batch(micro_batch: Batch) -> Array:
+            return _model_logprobs(config, over_mesh(mesh), model, None, micro_batch)[0]
+
+        return jax.lax.map(of_micro_batch, batch)
+
+    @jax.jit
     def on_mesh(model: Qwen3, batch: Batch) -> Array:
-        return jax.lax.map(lambda micro_batch: _model_logprobs(config, model, micro_batch)[0], batch)
+        specs = sharding.specs_of(model, mesh=mesh)
+        rows = sharding.MICRO_BATCHES_SPEC
+        on_devices = jax.shard_map(of_one_device, mesh=mesh, in_specs=(specs, rows), out_specs=rows, check_vma=False)
+        return on_devices(model, batch)
 
     def token_logprobs_of(model: Qwen3, batch: Batch) -> np.ndarray:
         (arrays,) = _put((batch,), config, mesh=mesh)
@@ -129,40 +149,45 @@ def _accumulate(
     batch: Batch,
     old_logprobs: Array,
     num_micro_batches: Array,
-    layout: Qwen3,
-) -> _Sums:
-    """Sums of gradients, losses and metrics over the first micro-batches. The loop's length is a traced number: the
-    gradient is taken inside the body, so nothing has to be differentiated through the loop."""
+) -> tuple[Any, ...]:
+    """`_Sums` of gradients, losses and metrics over the first micro-batches; on one device of the mesh, with its shards
+    and rows. The loop's length is a traced number: the gradient is taken inside the body, so nothing has to be
+    differentiated through the loop."""
 
-    def pick(index: Array) -> tuple[Batch, Array]:
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
+    def one(sums: _Sums, index: Array) -> _Sums:
+        inputs = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
+        loss_and_grads = jax.value_and_grad(micro_batch_loss, has_aux=True)
+        (_, (loss, metrics, maxima)), grads = loss_and_grads(model, sums.grads.layers, *inputs)
 
-    def one(index: Array) -> _Sums:
-        (_, (loss, metrics, maxima)), grads = jax.value_and_grad(micro_batch_loss, has_aux=True)(model, *pick(index))
-        grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
-        # Sums lie as the weights do, so that each micro-batch's gradient is reduced to shards at once.
-        return _Sums(jax.lax.with_sharding_constraint(grads, layout), loss, metrics, maxima)
+        def add(path: tuple[Any, ...], total: Array, new: Array) -> Array:
+            return new if param_name(path).startswith("layers/") else total + new  # layers were added on the way
+
+        return _Sums(jax.tree.map_with_path(add, sums.grads, grads), loss, metrics, maxima)
 
     def step(index: Array, sums: _Sums) -> _Sums:
-        new = one(index)
-        grads, loss, metrics = jax.tree.map(jnp.add, sums[:3], new[:3])
-        return _Sums(grads, loss, metrics, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
+        new = one(sums, index)
+        loss, metrics = jax.tree.map(jnp.add, sums[1:3], new[1:3])
+        return _Sums(new.grads, loss, metrics, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
 
-    shapes = jax.eval_shape(one, jnp.int32(0))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    zeros = zeros._replace(grads=jax.lax.with_sharding_constraint(zeros.grads, layout))
-    return jax.lax.fori_loop(0, num_micro_batches, step, zeros)
+    grads = jax.tree.map(jnp.zeros_like, model)
+    shapes = jax.eval_shape(one, _Sums(grads, *[None] * 3), jnp.int32(0))  # type: ignore[arg-type]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(grads=None))
+    sums = jax.lax.fori_loop(0, num_micro_batches, step, zeros._replace(grads=grads))
+    loss, metrics = sum_over_rows((sums.loss, sums.metrics))
+    return sum_gradients(sums.grads), loss, metrics, max_over_rows(sums.maxima)
 
 
 def _micro_batch_loss(
     config: TrainConfig,
     loss: Callable[..., tuple[Mean, dict[str, Mean]]],
+    parallel: Parallel,
     model: Qwen3,
+    gradient_sums: Layers,
     batch: Batch,
     old_logprobs: Array,
 ) -> tuple[Array, tuple[Mean, dict[str, Mean], dict[str, Array]]]:
-    """The loss's sum, which is differentiated; and loss, metrics and maxima of one micro-batch."""
-    logprobs, entropy = _model_logprobs(config, model, batch)
+    """The loss's sum, which is differentiated; and loss, metrics and maxima of one micro-batch's rows here."""
+    logprobs, entropy = _model_logprobs(config, parallel, model, gradient_sums, batch)
     mean, metrics = loss(logprobs, old_logprobs, batch)
     where = batch.loss_mask
     num_tokens = jnp.sum(where, dtype=jnp.float32)
@@ -177,9 +202,11 @@ def _micro_batch_loss(
     return mean.total, (mean, jax.lax.stop_gradient(metrics), maxima)
 
 
-def _model_logprobs(config: TrainConfig, model: Qwen3, batch: Batch) -> tuple[Array, Array]:
+def _model_logprobs(
+    config: TrainConfig, parallel: Parallel, model: Qwen3, gradient_sums: Layers | None, batch: Batch
+) -> tuple[Array, Array]:
     """Logprobs of the targets and entropy, at the temperature that completions are sampled with."""
-    hidden = qwen3.forward(
+    hidden = qwen3.forward_shards(
         model,
         batch.tokens,
         batch.positions,
@@ -187,13 +214,16 @@ def _model_logprobs(config: TrainConfig, model: Qwen3, batch: Batch) -> tuple[Ar
         compute_dtype=config.model.compute_dtype,
         attention=config.model.attention,
         remat=config.model.remat,
+        gradient_sums=gradient_sums,
+        parallel=parallel,
     )
     return token_logprobs(
         hidden,
         qwen3.output_embedding(model),
         batch.targets,
         temperature=config.rollout.temperature,
-        chunk_tokens=config.model.logprob_chunk_tokens,
+        logits_mib=config.model.logits_mib,
+        shards=parallel.vocab_shards(),
     )
 
 

@@ -52,7 +52,7 @@ def make_config(root):
             "data": {"max_prompt_tokens": 8},
             "rollout": {"max_completion_tokens": 24},
             "experience": {"row_tokens": 32, "rows_per_micro_batch": 8},
-            "model": {"logprob_chunk_tokens": 64},
+            "model": {"logits_mib": 1},
             # A large epsilon makes Adam's first step follow the gradient; else it is the sign of rounding errors.
             "optimizer": {"learning_rate": 1e-2, "warmup_updates": 0, "epsilon": 1.0},
         }

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from nouscoder_jax import losses
-from nouscoder_jax.logprobs import token_logprobs
+from nouscoder_jax.logprobs import WHOLE, token_logprobs
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.training.state import named_leaves
 from nouscoder_jax.training.update import LOSSES, make_token_logprobs, make_update, make_update_on_mesh
@@ -162,7 +162,12 @@ def test_recomputed_old_logprobs_are_the_models_own_and_make_the_ratio_one(run, 
         compute_dtype="float32", attention="reference", remat="none",
     )  # fmt: skip
     expected, _ = token_logprobs(
-        hidden, qwen3.output_embedding(state.model), jax.numpy.asarray(batch.targets), temperature=0.7, chunk_tokens=999
+        hidden,
+        qwen3.output_embedding(state.model),
+        jax.numpy.asarray(batch.targets),
+        temperature=0.7,
+        logits_mib=64,
+        shards=WHOLE,
     )
     np.testing.assert_allclose(old[batch.loss_mask], np.asarray(expected)[batch.loss_mask], atol=1e-5)
     _, metrics = run(config, old_logprobs=old)
