@@ -123,7 +123,7 @@ def compile_update(
     mesh = sharding.make_mesh(config.mesh, devices=devices)
     update = make_update_on_mesh(config, architecture, mesh, loss_name=config.loss.name)
     platform = "cpu" if devices[0].platform == "cpu" else "cuda"
-    arguments = _abstract_arguments(config, architecture, mesh, num_micro_batches=num_micro_batches)
+    arguments = abstract_arguments(config, architecture, mesh, num_micro_batches=num_micro_batches)
     with jax.set_mesh(mesh):
         compiled = update.trace(*arguments).lower(lowering_platforms=(platform,)).compile()
     memory = compiled.memory_analysis()
@@ -141,7 +141,7 @@ def compile_update(
     )
 
 
-def _abstract_arguments(
+def abstract_arguments(
     config: TrainConfig, architecture: Architecture, mesh: Mesh, *, num_micro_batches: int
 ) -> tuple[Any, ...]:
     """(state, batch, old_logprobs, num_micro_batches) of the update, as shapes that know where they lie."""

@@ -142,7 +142,7 @@ def update_cost(
     forward = forward.times(layers=share, attention=share, logits=share)
     model, executed = model_flops(forward), executed_flops(forward, remat=config.model.remat)
     compute = _compute_s(executed, fleet)
-    looped = sum(_seconds(one, fleet) for one in collectives if one.in_open_loop)
+    looped = math.fsum(_seconds(one, fleet) for one in collectives if one.in_open_loop)
     shards = config.mesh.fsdp * config.mesh.tensor
     optimizer = parameter_count(a) / shards * OPTIMIZER_BYTES / (fleet.gpu.memory_bandwidth * MEMORY_EFFICIENCY)
     return UpdateCost(
@@ -152,7 +152,7 @@ def update_cost(
         looped_collectives_s=looped,
         # A forward pass gathers weights once; forward and backward gather them twice and scatter gradients.
         forward_s=_compute_s(forward, fleet) + looped / 4,
-        once_s=sum(_seconds(one, fleet) for one in collectives if not one.in_open_loop) + optimizer,
+        once_s=math.fsum(_seconds(one, fleet) for one in collectives if not one.in_open_loop) + optimizer,
         mfu=model.total / ((compute + looped) * fleet.gpu.peak_flops),
     )
 
