@@ -109,7 +109,7 @@ def sameness(results: list[Result]) -> tuple[list[str], bool]:
         same = same and near
         lines.append(
             f"{'same' if near else 'NOT THE SAME'}: ours and {result.name}: over {len(result.all_turns())} steps "
-            f"losses differ by at most {loss:.1e}, gradient norms by {norm:.1e} of ours (limit {LARGEST_DIFFERENCE:.0e})"
+            f"losses differ by at most {loss:.1e}, gradient norms by {norm:.1e} (limit {LARGEST_DIFFERENCE:.0e})"
         )
     return lines, same
 
