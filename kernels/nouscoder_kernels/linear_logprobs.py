@@ -234,7 +234,9 @@ def _statistics_kernel(
         exps = jnp.exp(lower)
         fell = highest - new_highest
         share = jnp.exp(fell)
-        target_logit += jnp.sum(jnp.where(ids == targets[:, None], logits, 0.0), axis=1)
+        # A target may stand past the end of this part, under a masked logit: that one is not to be taken.
+        here = (ids == targets[:, None]) & (ids < weight_ref.shape[0])
+        target_logit += jnp.sum(jnp.where(here, logits, 0.0), axis=1)
         # Weighted by the distance from the maximum, not by the logit: small numbers, and no cancelling later.
         weighted = share * (weighted + total * fell) + jnp.sum(exps * lower, axis=1)
         return new_highest, share * total + jnp.sum(exps, axis=1), weighted, target_logit
