@@ -126,6 +126,7 @@ def get_config() -> TrainConfig:
         optimizer=OptimizerConfig(
             learning_rate=1e-6,  # [P] [D]
             warmup_updates=10,  # [P]
+            moments="float32",
             beta1=0.9,
             beta2=0.999,
             epsilon=1e-8,

@@ -100,6 +100,7 @@ def get_config() -> TrainConfig:
         optimizer=OptimizerConfig(
             learning_rate=4e-4,
             warmup_updates=2,
+            moments="float32",
             beta1=0.9,
             beta2=0.95,
             epsilon=1e-8,

@@ -297,6 +297,9 @@ class OptimizerConfig:
     """Updates over which the learning rate rises from 0."""
     beta1: float
     """Decay of the first moment."""
+    moments: Literal["float32", "bfloat16", "factored"]
+    """What a parameter's moments take: 8 bytes; 6 (the first moment in bfloat16); 2 (and the second as a row and a
+    column of each matrix, as in Adafactor, arXiv:1804.04235, with beta2 for its decay)."""
     beta2: float
     """Decay of the second moment."""
     epsilon: float

@@ -108,9 +108,10 @@ def specs_of(model: Any, *, mesh: Mesh) -> Any:
 def state_sharding(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> NamedSharding:
     """The sharding of any leaf of a training state, whose name may have a prefix, such as `opt_state/1/0/mu/`.
 
-    A scalar is whole everywhere; everything else must end in the name of a parameter, as model and moments do.
+    Scalars, and the rows and columns of factored moments, are whole everywhere; everything else must end in the name
+    of a parameter, as model and moments do.
     """
-    if shape == ():
+    if shape == () or not {"v_row", "v_col", "v"}.isdisjoint(name.split("/")):
         return NamedSharding(mesh, P())
     return NamedSharding(mesh, partition_spec(_without_prefix(name), shape, mesh=mesh))
 
@@ -118,7 +119,7 @@ def state_sharding(name: str, shape: tuple[int, ...], *, mesh: Mesh) -> NamedSha
 def _without_prefix(name: str) -> str:
     """The parameter's own name: what follows the container that a training state puts it in."""
     parts = name.split("/")
-    for container in ("model", "mu", "nu"):
+    for container in ("model", "mu", "nu", "ema"):
         if container in parts:
             return "/".join(parts[parts.index(container) + 1 :])
     return name

@@ -31,13 +31,29 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (arXiv:1711.05101) with float32 moments."""
+    """Clip by global norm, then AdamW (arXiv:1711.05101), its moments stored as `config.moments` says."""
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
+        *_scale_by_moments(config),
         _decay_matrices(config.weight_decay),
         optax.scale_by_learning_rate(make_schedule(config)),
     )
+
+
+def _scale_by_moments(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    if config.moments != "factored":
+        first = jnp.dtype(config.moments)
+        return [optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon, mu_dtype=first)]
+
+    def decay(count: Any, beta2: Any) -> Any:
+        """The decay that makes a running mean Adam's bias-corrected one: beta2 (1 - beta2^n) / (1 - beta2^(n + 1))."""
+        return beta2 * (1 - beta2**count) / (1 - beta2 ** (count + 1))
+
+    return [
+        optax.scale_by_factored_rms(decay_rate=config.beta2, decay_rate_fn=decay, epsilon=config.epsilon**2),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(config.beta1, debias=True, accumulator_dtype=jnp.bfloat16),
+    ]
 
 
 def _decay_matrices(weight_decay: float) -> optax.GradientTransformation:

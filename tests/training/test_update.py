@@ -130,8 +130,10 @@ def test_one_program_serves_any_number_of_micro_batches(make_config, architectur
     assert on_mesh._cache_size() == 1
 
 
-def test_supervised_updates_lower_the_cross_entropy(run, make_config):
-    config = make_config(optimizer={"epsilon": 1e-8})
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "factored"])
+def test_supervised_updates_lower_the_cross_entropy(run, make_config, moments):
+    mesh = {"data": 1, "fsdp": 1, "tensor": 1} if moments == "float32" else {"data": 2, "fsdp": 2, "tensor": 2}
+    config = make_config(optimizer={"epsilon": 1e-8, "moments": moments}, mesh=mesh)
     first, last = (run(config, loss_name="supervised", num_updates=n)[1]["loss"] for n in (1, 12))
     assert last < 0.8 * first
 
