@@ -68,7 +68,11 @@ def test_a_folder_has_three_modules_or_is_a_file():
 def test_the_package_inits_hold_no_code():
     for path in (path for path in MODULES if path.name == "__init__.py"):
         kinds = {type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body}
-        assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, f"{name_of(path)} holds code"
+        allowed = {ast.Expr, ast.ImportFrom, ast.Assign}
+        if path == ROOT / "nouscoder_jax/__init__.py":
+            # its __getattr__ fetches load_model on demand: a plain import would bring jax into every host module
+            allowed |= {ast.If, ast.FunctionDef}
+        assert kinds <= allowed, f"{name_of(path)} holds code"
 
 
 def test_the_host_world_does_not_import_jax_at_run_time():
