@@ -71,7 +71,7 @@ SETTINGS = {
 """DAPO's loss (mean over all completion tokens of the batch, no KL term), AdamW, constant learning rate."""
 
 
-_OPTIMIZER_FIELDS = [field for field in dataclasses.fields(OptimizerConfig) if field.name in SETTINGS]
+_OPTIMIZER_FIELDS = [field.name for field in dataclasses.fields(OptimizerConfig) if field.name in SETTINGS]
 
 
 class Padded(NamedTuple):
@@ -174,8 +174,8 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
         loss=dataclasses.replace(
             config.loss, name="dapo", clip_low=settings["clip_low"], clip_high=settings["clip_high"]
         ),
-        optimizer=OptimizerConfig(
-            warmup_updates=0, **{field.name: settings[field.name] for field in _OPTIMIZER_FIELDS}
+        optimizer=dataclasses.replace(
+            config.optimizer, warmup_updates=0, **{name: settings[name] for name in _OPTIMIZER_FIELDS}
         ),
     )
 
