@@ -23,6 +23,8 @@ _TILE_ROWS = 128
 """Chunks are a multiple of this, so that tensor cores see full tiles."""
 _WORTH_KEEPING = 4
 """Logits are kept for the backward pass where at least one in this many fits; fewer save less time than they cost."""
+_BELOW_ALL = -1e30
+"""Where the running maximum starts: finite even after a division by the temperature, since 0 x infinity is NaN."""
 
 
 class VocabShards(NamedTuple):
@@ -75,15 +77,16 @@ class _Fixed(NamedTuple):
 
 
 class _Online(NamedTuple):
-    """Running sums over the logits z seen so far, of each token."""
+    """Running sums over the chunks seen so far, of each token. z are logits before the temperature: a difference of
+    two is exact where they are close, and only differences are divided and exponentiated."""
 
     largest: Float32[Array, " tokens"]
     total: Float32[Array, " tokens"]
-    """sum exp(z - largest)"""
+    """sum exp((z - largest) / temperature)"""
     moment: Float32[Array, " tokens"]
-    """sum exp(z - largest) (z - largest): relative to the largest, so that huge logits cancel nothing."""
+    """sum exp(c) c with c = (z - largest) / temperature: huge logits cancel nothing."""
     target: Float32[Array, " tokens"]
-    """The target's logit; 0 while it has not been seen."""
+    """z of the target; 0 while it has not been seen."""
 
 
 def token_logprobs(
@@ -122,7 +125,7 @@ def plan_chunks(*, num_tokens: int, vocab_rows: int, embed: int, logits_mib: int
     """Chunks of about equal size: logits, a chunk's weight gradient and a product to be added to the gradient of
     hidden take `logits_mib` MiB each at most (but one row at least)."""
     budget = logits_mib * _FLOATS_PER_MIB
-    tokens = -(-num_tokens // -(-num_tokens * embed // budget))
+    tokens = -(-num_tokens // -(-num_tokens // max(1, budget // embed)))
     most = max(1, budget // max(num_tokens, embed))
     tile = _TILE_ROWS if most >= _TILE_ROWS else 1
     most = most // tile * tile
@@ -149,16 +152,16 @@ def _token_logprobs_fwd(
 def _forward(
     fixed: _Fixed, hidden: Array, weight: Array, targets: Array, *, keep: bool
 ) -> tuple[tuple[Array, Array], Array, Array, Array, Array]:
-    """(logprobs, entropy); largest logit z of each token, log sum exp(z - largest); kept logits: stacked, tail."""
-    _, shards, chunks = fixed
+    """(logprobs, entropy); of each token the largest z and log(total) of `_Online`; kept logits: stacked, tail."""
+    temperature, shards, chunks = fixed
     num_tokens = hidden.shape[0]
     zeros = jnp.zeros(num_tokens, jnp.float32)
-    sums = _Online(jnp.full(num_tokens, jnp.finfo(jnp.float32).min), zeros, zeros, zeros)
+    sums = _Online(jnp.full(num_tokens, _BELOW_ALL, jnp.float32), zeros, zeros, zeros)
     local_targets = targets - shards.first_row(weight.shape[0])
 
     def visit(sums: _Online, first: Array | int, rows: int) -> tuple[_Online, Array]:
-        logits = _logits(fixed, hidden, _gathered(fixed, weight, first, rows, hidden.dtype))
-        return _absorb(sums, logits, local_targets - first), logits
+        logits = _logits(hidden, _gathered(fixed, weight, first, rows, hidden.dtype))
+        return _absorb(sums, logits, local_targets - first, temperature), logits
 
     def visit_chunk(sums: _Online, index: Array) -> tuple[_Online, Array]:
         return visit(sums, index * chunks.rows, chunks.rows)
@@ -172,12 +175,12 @@ def _forward(
         kept_tail = tail if num_kept == chunks.num else kept_tail
 
     largest = shards.all_max(sums.largest)
-    shift = sums.largest - largest
+    shift = (sums.largest - largest) / temperature
     share = jnp.exp(shift)
     total = shards.all_sum(share * sums.total)
     moment = shards.all_sum(share * (sums.moment + shift * sums.total))
     log_total = jnp.log(total)
-    logprobs = (shards.all_sum(sums.target) - largest) - log_total
+    logprobs = (shards.all_sum(sums.target) - largest) / temperature - log_total
     return (logprobs, log_total - moment / total), largest, log_total, kept, kept_tail
 
 
@@ -194,9 +197,9 @@ def _token_logprobs_bwd(
         d_hidden, d_weight = grads
         weight_rows = _gathered(fixed, weight, first, rows, hidden.dtype)
         if logits is None:
-            logits = _logits(fixed, hidden, weight_rows)
+            logits = _logits(hidden, weight_rows)
         is_target = jnp.arange(rows)[None, :] == (local_targets - first)[:, None]
-        p = jnp.exp((logits - largest[:, None]) - log_total[:, None])
+        p = jnp.exp((logits - largest[:, None]) / temperature - log_total[:, None])
         d_logits = ((is_target.astype(jnp.float32) - p) * scale).astype(hidden.dtype)
         d_hidden = _add_product(d_hidden, d_logits, weight_rows, chunks.tokens)
         d_rows = jnp.einsum("tv,td->vd", d_logits, hidden, preferred_element_type=jnp.float32)
@@ -240,18 +243,18 @@ def _gathered(fixed: _Fixed, weight: Array, first: Array | int, rows: int, dtype
     return fixed.shards.gather(jax.lax.dynamic_slice_in_dim(weight, first, rows, axis=0), dtype)
 
 
-def _logits(fixed: _Fixed, hidden: Array, weight_rows: Array) -> Float32[Array, "tokens vocab_rows"]:
-    products = jnp.einsum("td,vd->tv", hidden, weight_rows, preferred_element_type=jnp.float32)
-    return products / fixed.temperature
+def _logits(hidden: Array, weight_rows: Array) -> Float32[Array, "tokens vocab_rows"]:
+    """Before the temperature."""
+    return jnp.einsum("td,vd->tv", hidden, weight_rows, preferred_element_type=jnp.float32)
 
 
-def _absorb(sums: _Online, logits: Array, targets: Array) -> _Online:
+def _absorb(sums: _Online, logits: Array, targets: Array, temperature: float) -> _Online:
     """The sums with one more chunk of logits; `targets` count from the chunk's first row and may lie outside."""
     rows = logits.shape[1]
     largest = jnp.maximum(sums.largest, jnp.max(logits, axis=1))
-    shift = sums.largest - largest
+    shift = (sums.largest - largest) / temperature
     share = jnp.exp(shift)
-    centered = logits - largest[:, None]
+    centered = (logits - largest[:, None]) / temperature
     exps = jnp.exp(centered)
     column = jnp.clip(targets, 0, rows - 1)[:, None]
     found = jnp.take_along_axis(logits, column, axis=1, mode="promise_in_bounds")[:, 0]
