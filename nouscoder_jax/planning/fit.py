@@ -13,6 +13,10 @@ MAX_COMPILATIONS = 3
 """Compilations of one search beyond the two that are there."""
 
 
+NEAR = 0.95
+"""With no time left, a compiled size is the answer where it is so near to what the line promises."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """The largest size that fits.
@@ -51,6 +55,9 @@ def largest_that_fits(
             break
         peak = peak_of(size)
         if peak is None:
+            near = max((one for one, known_peak in known.items() if known_peak <= limit_bytes), default=0)
+            if near >= NEAR * size:
+                return Fit(size=near, peak_bytes=known[near], compiled=True, at_cap=False)
             return Fit(size=size, peak_bytes=round(_line(known, limit_bytes)(size)), compiled=False, at_cap=size == cap)
         known[size] = peak
     fitting = [size for size, peak in known.items() if peak <= limit_bytes]

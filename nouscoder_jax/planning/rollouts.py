@@ -189,8 +189,8 @@ def assumptions(workload: Workload, config: TrainConfig, fleet: Fleet) -> list[s
     return [
         f"engines hold bf16 weights and cache, reach {DECODE_MEMORY_EFFICIENCY:.0%} of the memory bandwidth, take "
         f"{DECODE_OVERHEAD_S * 1000:g} ms a decoding step beside it, {ENGINE_WORKSPACE_BYTES / 1e9:g} GB of workspace",
-        f"{in_flight(config, fleet)} completions are in flight (rollout.num_slots a process), spread evenly; each has its "
-        "prompt and half its completion in the cache in the mean; prefill is not counted",
+        f"{in_flight(config, fleet)} completions are in flight (rollout.num_slots a process), spread evenly; each "
+        "has its prompt and half its completion in the cache in the mean; prefill is not counted",
         f"{workload.generated_sequences:,} completions are generated a step and judged behind generation",
         f"new weights go to the engines through a shared disk at {RELOAD_BYTES_PER_S / 1e9:g} GB/s, write and read",
         "a trainer on fewer GPUs takes the same time a micro-batch; its memory is the compiled one plus larger shards",

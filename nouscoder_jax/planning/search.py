@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 
 from nouscoder_jax.config import MeshConfig, TrainConfig, UserError
@@ -105,7 +106,7 @@ class Compilations:
             late = not self._has_time() or row_tokens > self._longest_compiled()
             return None if late else self._compiled(row_tokens, program.rows_per_gpu).peak_bytes
 
-        known = {p.row_tokens: p.peak_bytes for p in (program, self._other_length(program))}
+        known = dict([(program.row_tokens, program.peak_bytes), self._second_point(program)])
         return largest_that_fits(
             peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=min(ROW_STEP, program.row_tokens), cap=cap
         )
@@ -117,17 +118,28 @@ class Compilations:
             late = not self._has_time() or program.row_tokens > self._longest_compiled()
             return None if late else self._compiled(program.row_tokens, rows).peak_bytes
 
-        # More tokens cost the same in the same row and in another, so that the line over lengths gives the first guess.
-        other = self._other_length(program)
-        per_token = (program.peak_bytes - other.peak_bytes) / (program.row_tokens - other.row_tokens)
+        # More tokens cost the same in the same row and in another.
+        other_tokens, other_peak = self._second_point(program)
+        per_token = (program.peak_bytes - other_peak) / (program.row_tokens - other_tokens)
         none = round(program.peak_bytes - per_token * program.row_tokens)
         known = {0: none, program.rows_per_gpu: program.peak_bytes}
         return largest_that_fits(peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=1, cap=cap)
 
-    def _other_length(self, program: Program) -> Program:
-        """The second point of the line."""
-        half = program.row_tokens // 2
-        return self.measure(half // 512 * 512 or max(1, half), program.rows_per_gpu)
+    def _second_point(self, program: Program) -> tuple[int, int]:
+        """(row_tokens, peak bytes) of a second point on the line over lengths. With attention that keeps no scores it
+        is the peak of empty rows, as if a token took its layers' inputs and a quarter more: a first guess, which the
+        compilations that follow put right. Else a shorter row, compiled."""
+        others = [p for p in self._programs.values() if p.rows_per_gpu == program.rows_per_gpu]
+        others = [p for p in others if p.row_tokens != program.row_tokens]
+        if others and program.row_tokens <= self._longest_compiled():
+            return max((p.row_tokens, p.peak_bytes) for p in others)
+        if self._config.model.attention == "reference":
+            half = program.row_tokens // 2
+            other = self.measure(half // 512 * 512 or max(1, half), program.rows_per_gpu)
+            return other.row_tokens, other.peak_bytes
+        a = self._architecture
+        per_token = 1.25 * a.num_layers * a.hidden_size * jnp.dtype(self._config.model.compute_dtype).itemsize
+        return 0, round(program.peak_bytes - per_token * program.row_tokens * program.rows_per_gpu)
 
     def _longest_compiled(self) -> int:
         if self._config.model.attention != "reference":

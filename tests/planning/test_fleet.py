@@ -7,7 +7,8 @@ from nouscoder_jax.planning.fleet import Fleet, find_gpu
 
 
 @pytest.mark.parametrize(
-    ("name", "title", "gb", "tb_per_s"), [("b200", "B200", 191.5, 7.67), ("h100", "H100", 84.9, 3.35), ("h200", "H200", 141, 4.8)]
+    ("name", "title", "gb", "tb_per_s"),
+    [("b200", "B200", 191.5, 7.67), ("h100", "H100", 84.9, 3.35), ("h200", "H200", 141, 4.8)],
 )  # fmt: skip
 def test_memory_is_what_the_description_says(name, title, gb, tb_per_s):
     gpu = find_gpu(name)

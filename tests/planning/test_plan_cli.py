@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from nouscoder_jax import cli
+from nouscoder_jax.config import UserError
+from nouscoder_jax.planning import plan as script
+
 TINY = ["--config", "configs/tiny.py", "--data.max-prompt-tokens", "100", "--rollout.max-completion-tokens", "128",
         "--experience.row-tokens", "256", "--experience.rows-per-micro-batch", "8"]  # fmt: skip
 
@@ -19,10 +23,14 @@ def plan(root, *arguments):
 
 
 def refusal(root, *arguments) -> str:
-    done = plan(root, *arguments)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    return line
+    """What the script would refuse with, asked in this process: jax is loaded here already."""
+    parser = cli.make_parser("", default_config="")
+    script.add_options(parser)
+    with pytest.raises(UserError) as refused:
+        config, options = cli.load(parser, ["--config", str(root / "configs/dapo.py"), *arguments])
+        script.run(config, options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +93,7 @@ def test_the_real_gpu_compiler_plans_the_tiny_config(root, gpu_compiler, tmp_pat
         (["--gpus", "12"], "use 8 or 16"),
         (["--gpus", "-1"], "neither can be below 0"),
         (["--gpus", "7"], "8 GPUs with --mesh.data 1 --mesh.fsdp 8"),
-        (["--mesh.data", "1", "--mesh.fsdp", "48"], "least memory first: --mesh.data 3 --mesh.fsdp 16"),
+        (["--mesh.data", "1", "--mesh.fsdp", "48"], "48 devices fit as data 3 x fsdp 16 x tensor 1"),
         (["--model.path", "nobody/nothing"], "known are Qwen/Qwen3-0.6B"),
         (["--kept-groups", "0"], "a share above 0"),
         (["--completion-tokens", "99999999"], "rollout.max_completion_tokens"),
@@ -94,9 +102,18 @@ def test_the_real_gpu_compiler_plans_the_tiny_config(root, gpu_compiler, tmp_pat
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_with_what_would(root, arguments, expected):
-    assert expected in refusal(root, "--config", "configs/dapo.py", *arguments)
+    assert expected in refusal(root, *arguments)
+
+
+def test_the_script_ends_with_2_and_one_line(root):
+    done = plan(root, *TINY, "--gpu", "a100")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --gpu got 'a100'; it takes one of b200, h100, h200\n"
 
 
 def test_rows_that_do_not_fit_are_refused_with_those_that_do(root):
-    line = refusal(root, *TINY, "--gpu", "h100", "--compiler", "host", "--experience.rows-per-micro-batch", "8192")
-    assert "the update needs" in line and "has 79.8 GB to use of 84.9" in line and "GPUs" in line
+    done = plan(root, *TINY, "--gpu", "h100", "--compiler", "host", "--experience.rows-per-micro-batch", "8192")
+    (line,) = done.stderr.strip().splitlines()
+    assert (
+        done.returncode == 2 and "the update needs" in line and "has 79.8 GB to use of 84.9" in line and "GPUs" in line
+    )
