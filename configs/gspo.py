@@ -58,9 +58,9 @@ def get_config() -> TrainConfig:
         model=ModelConfig(
             path="Qwen/Qwen3-14B",
             compute_dtype="bfloat16",
-            attention="reference",
+            attention="pallas",
             remat="layer",
-            logits_mib=512,  # [O]
+            logits_mib=256,  # [O]
         ),
         # 5120, 17408 and 151936 do not divide by 3, so the 3 of 48 = 3 x 16 is on data. 6 processes: 8 GPUs a machine.
         mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address="localhost:8476"),
@@ -111,6 +111,7 @@ def get_config() -> TrainConfig:
             drop_equal_groups=True,  # [N]
             max_draws_per_batch=10,  # [P] max_num_gen_batches
             row_tokens=32768,  # one row holds the longest sequence
+            packed_rows=True,
             rows_per_micro_batch=48,  # one row a GPU
             updates_per_batch=2,  # [D] 128 prompts in mini-batches of 64
         ),

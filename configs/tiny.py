@@ -86,6 +86,7 @@ def get_config() -> TrainConfig:
             drop_equal_groups=True,
             max_draws_per_batch=3,
             row_tokens=2304,
+            packed_rows=True,
             rows_per_micro_batch=8,
             updates_per_batch=2,
         ),

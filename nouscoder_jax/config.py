@@ -236,7 +236,9 @@ class ExperienceConfig:
     max_draws_per_batch: int
     """Groups drawn at most to fill one batch, as a multiple of rollout.groups_per_step."""
     row_tokens: int
-    """Length of a packed row."""
+    """Length of a row."""
+    packed_rows: bool
+    """A row holds as many sequences as fit. False: one, the rest of it padding."""
     rows_per_micro_batch: int
     """Rows that one forward and backward pass takes, over all devices."""
     updates_per_batch: int

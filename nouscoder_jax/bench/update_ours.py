@@ -57,6 +57,7 @@ class Ours:
             row_tokens=experience.row_tokens,
             rows_per_micro_batch=experience.rows_per_micro_batch,
             max_experiences=len(self.experiences),
+            packed_rows=experience.packed_rows,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -32,14 +32,20 @@ def pick_row_tokens(experiences: Sequence[Experience], *, row_tokens: int) -> in
 
 
 def pack(
-    experiences: Sequence[Experience], *, row_tokens: int, rows_per_micro_batch: int, max_experiences: int
+    experiences: Sequence[Experience],
+    *,
+    row_tokens: int,
+    rows_per_micro_batch: int,
+    max_experiences: int,
+    packed_rows: bool,
 ) -> tuple[Batch, int]:
     """The batch, and the number of its micro-batches that hold anything; the rest is padding.
 
     Rows: `max_experiences` rounded up to whole micro-batches, whatever is packed. That is always enough, since no
     experience needs more than a row of its own, and always the same, so that `update` is compiled once. Longest first,
-    ties in the given order, each into the first row with room: the same experiences give the same batch. Raises
-    ValueError for more experiences than `max_experiences` or one longer than a row.
+    ties in the given order, each into the first row with room, or without `packed_rows` each into a row of its own: the
+    same experiences give the same batch. Raises ValueError for more experiences than `max_experiences` or one longer
+    than a row.
     """
     trainable = sorted((e for e in experiences if e.trainable), key=_num_tokens, reverse=True)
     if len(trainable) > max_experiences:
@@ -50,7 +56,8 @@ def pack(
         raise ValueError(f"an experience has {_num_tokens(trainable[0])} tokens, a row {row_tokens}")
     num_rows = -(-max_experiences // rows_per_micro_batch) * rows_per_micro_batch
     batch = _empty(num_rows, row_tokens)
-    rows = _first_fit([_sequence(e) for e in trainable], row_tokens=row_tokens)
+    sequences = [[_sequence(e)] for e in trainable] if not packed_rows else [[_sequence(e) for e in trainable]]
+    rows = [row for together in sequences for row in _first_fit(together, row_tokens=row_tokens)]
     for index, row in enumerate(rows):
         for name in FEATURES:
             getattr(batch, name)[index] = row[name]

@@ -14,13 +14,14 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from nouscoder_jax import sharding
+from nouscoder_jax import mesh_fit, sharding
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.model.attention import check_attention
 from nouscoder_jax.model.qwen3 import Qwen3
-from nouscoder_jax.model.weights import load_model
+from nouscoder_jax.model.weights import abstract_model, load_model, read_config
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.sglang import SGLangEngine
@@ -72,7 +73,9 @@ def build(config: TrainConfig) -> Parts:
     prompt_maker = PromptMaker(config.model.path, config.data)
     train = _problem_set(config.data.problems, prompt_maker)
     held_out = _problem_set(config.data.held_out, prompt_maker)
-    architecture, base_model = load_model(_local_model(config.model.path))
+    model_folder = _local_model(config.model.path)
+    check_model(config, Architecture.from_hf(read_config(model_folder)))
+    architecture, base_model = load_model(model_folder)
     mesh = sharding.make_mesh(config.mesh, devices=jax.devices())
     return Parts(
         config=config,
@@ -110,6 +113,20 @@ def check_hardware(config: TrainConfig) -> None:
     """Raises UserError where the config needs GPUs that are not here."""
     if sum(device.platform == "gpu" for device in jax.devices()) < config.min_gpus:
         raise UserError(f"{_needs(config)}; found {_found()}{_instead(config)}")
+
+
+def check_model(config: TrainConfig, architecture: Architecture) -> None:
+    """Raises UserError where model and mesh do not fit, or the attention not the model, its rows or the device."""
+    mesh_fit.check_mesh(config.mesh, mesh_fit.shapes_of(abstract_model(architecture)))
+    check_attention(
+        config.model.attention,
+        platform=jax.devices()[0].platform,
+        compute_dtype=config.model.compute_dtype,
+        head_dim=architecture.head_dim,
+        num_heads=architecture.num_heads,
+        num_kv_heads=architecture.num_kv_heads,
+        packed=config.experience.packed_rows,
+    )
 
 
 def _needs(config: TrainConfig) -> str:

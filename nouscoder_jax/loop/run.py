@@ -197,6 +197,7 @@ class Run:
                     row_tokens=pick_row_tokens(experiences, row_tokens=config.experience.row_tokens),
                     rows_per_micro_batch=config.experience.rows_per_micro_batch // jax.process_count(),
                     max_experiences=self._max_experiences,
+                    packed_rows=config.experience.packed_rows,
                 )
             with self.timer.stage("update"):
                 old = None

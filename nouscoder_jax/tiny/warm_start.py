@@ -112,6 +112,7 @@ def warm_start(
                     row_tokens=ROW_TOKENS,
                     rows_per_micro_batch=config.experience.rows_per_micro_batch,
                     max_experiences=EXAMPLES_PER_UPDATE,
+                    packed_rows=True,
                 )
                 state, metrics = update(state, batch, num_micro_batches)
                 number += 1

@@ -73,7 +73,14 @@ def test_the_same_seed_gives_the_same_batch_and_no_real_token_is_padding():
 
 def test_packed_rows_hold_every_completion_token_with_its_logprob_and_advantage():
     batch = update_workload.make_batch(16, vocab_size=512, seed=0)
-    packed, _ = pack(update_workload.to_experiences(batch), row_tokens=512, rows_per_micro_batch=2, max_experiences=16)
+    packed, _ = pack(
+        update_workload.to_experiences(batch),
+        row_tokens=512,
+        rows_per_micro_batch=2,
+        max_experiences=16,
+        packed_rows=True,
+        packed_rows=True,
+    )
     assert (packed.segment_ids > 0).sum() == batch.num_real_tokens
     advantages = np.broadcast_to(batch.advantages[:, None], batch.completion_mask.shape)
     padded = [array[batch.completion_mask] for array in (batch.completion_ids, batch.old_logprobs, advantages)]

@@ -67,6 +67,7 @@ def experience_config():
         overlong="zero_advantage",
         drop_equal_groups=True,
         max_draws_per_batch=3,
+        packed_rows=True,
         row_tokens=64,
         rows_per_micro_batch=2,
         updates_per_batch=1,

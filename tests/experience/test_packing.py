@@ -5,7 +5,7 @@ import pytest
 
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
 
-SHAPE = {"row_tokens": 8, "rows_per_micro_batch": 2, "max_experiences": 5}
+SHAPE = {"row_tokens": 8, "rows_per_micro_batch": 2, "max_experiences": 5, "packed_rows": True}
 
 
 def test_one_experience_by_hand(make_experience):
@@ -31,7 +31,9 @@ def test_every_trainable_token_is_packed_exactly_once(make_experience):
         )
         for i in range(40)
     ]
-    batch, num_micro_batches = pack(experiences, row_tokens=32, rows_per_micro_batch=4, max_experiences=64)
+    batch, num_micro_batches = pack(
+        experiences, **SHAPE | {"row_tokens": 32, "rows_per_micro_batch": 4, "max_experiences": 64}
+    )
     found = {}
     for row in range(batch.num_rows):
         for segment in range(1, batch.segment_ids[row].max() + 1):
@@ -77,3 +79,10 @@ def test_row_length_is_the_smallest_of_four_that_holds_the_longest(make_experien
     with pytest.raises(ValueError, match="65 tokens, a row 64; raise experience.row_tokens"):
         pick_row_tokens([make_experience(completion=range(62))], row_tokens=64)
     assert pick_row_tokens([make_experience(completion=range(99), trainable=False)], row_tokens=64) == 8
+
+
+def test_unpacked_rows_hold_one_sequence_each(make_experience):
+    experiences = [make_experience(prompt=(1, 2), completion=(7,) * n) for n in (1, 3, 2)]
+    batch, num_micro_batches = pack(experiences, **SHAPE | {"packed_rows": False})
+    assert num_micro_batches == 2
+    assert batch.segment_ids.sum(1).tolist() == [5, 4, 3, 0, 0, 0] and batch.segment_ids.max() == 1
