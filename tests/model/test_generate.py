@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nouscoder_jax.model import generate, qwen3
+from nouscoder_jax.model.rope import Yarn
 
 TINY = qwen3.Architecture(
     vocab_size=40,
@@ -99,6 +101,57 @@ def test_reported_logprobs_equal_a_full_forward_pass(temperature, top_p, top_k, 
         behavior = jax.nn.log_softmax(kept)[np.arange(16), ids]
         np.testing.assert_allclose(sampled.logprobs[row], plain, atol=1e-4)
         np.testing.assert_allclose(sampled.behavior_logprobs[row], behavior, atol=1e-4)
+
+
+YARN = Yarn(
+    factor=4.0, original_max_position_embeddings=8, beta_fast=32.0, beta_slow=1.0, attention_factor=1.14, truncate=True
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(num_kv_heads=4, attention_bias=False, tie_word_embeddings=False),
+        dict(num_heads=5, num_kv_heads=1, rope_scaling=YARN),  # 25 tokens, past the original 8
+    ],
+)
+def test_prefill_and_decode_equal_the_full_forward_pass_of_all_sequences_packed_in_one_row(change):
+    architecture = dataclasses.replace(TINY, **change)
+    model = jax.jit(partial(qwen3.init, architecture))(jax.random.key(1))
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.2, x.shape).astype(np.float32), model)
+    num_steps = 16
+
+    @jax.jit
+    def sampled(model):
+        weights = generate.prepare(model, compute_dtype="float32")
+        cache = generate.init_cache(architecture, num_slots=3, time=TIME, dtype="float32")
+        tokens = np.zeros((3, 16), np.int32)
+        for row, prompt in enumerate(PROMPTS):
+            tokens[row, : len(prompt) - 1] = prompt[:-1]
+        cache = generate.prefill(weights, cache, jnp.asarray(tokens), jnp.arange(3), architecture=architecture)
+        slots = slots_of(PROMPTS)
+        return generate.decode(weights, cache, slots, num_steps=num_steps, eos_ids=(), architecture=architecture)[1]
+
+    @jax.jit
+    def packed_logprobs(model, *row):
+        hidden = qwen3.forward(model, *row, compute_dtype="float32", attention="reference", remat="none")
+        return jax.nn.log_softmax(qwen3.logits(hidden, qwen3.output_embedding(model)))[0]
+
+    drawn = sampled(model)
+    sequences = [[*prompt, *np.asarray(ids).tolist()] for prompt, ids in zip(PROMPTS, drawn.ids, strict=True)]
+    row = [
+        [token for sequence in sequences for token in sequence],
+        [position for sequence in sequences for position in range(len(sequence))],
+        [segment for segment, sequence in enumerate(sequences, 1) for _ in sequence],
+    ]
+    logprobs = np.asarray(packed_logprobs(model, *(jnp.asarray([line], jnp.int32) for line in row)))
+    end = 0
+    for index, sequence in enumerate(sequences):
+        end += len(sequence)
+        predicting = np.arange(end - num_steps, end) - 1
+        expected = logprobs[predicting, sequence[-num_steps:]]
+        np.testing.assert_allclose(drawn.logprobs[index], expected, atol=1e-4)
 
 
 def test_two_short_chunks_equal_one_long(model):

@@ -1,4 +1,4 @@
-"""The forward pass: packing, causality, attention blocks, parameters."""
+"""The forward pass: packing, causality, parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.model import attention, qwen3
+from nouscoder_jax.model import qwen3
 
 TINY = qwen3.Architecture(
     vocab_size=64,
@@ -88,25 +88,6 @@ def test_rematerialised_layers_give_the_same_gradient(model):
 
     plain, remat = (jax.jit(jax.grad(partial(loss, remat=r)))(model) for r in ("none", "layer"))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), plain, remat)
-
-
-def test_attention_in_query_blocks_equals_attention_at_once(monkeypatch):
-    keys = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(keys[0], (2, 40, 4, 8))
-    k, v = jax.random.normal(keys[1], (2, 40, 2, 8)), jax.random.normal(keys[2], (2, 40, 2, 8))
-    segment_ids = jnp.asarray([[1] * 13 + [2] * 27, [1] * 30 + [0] * 10])
-
-    def outputs():
-        @jax.jit  # a new function: the block length is no argument, so nothing may come from the cache
-        def run(*qkv):
-            out, pullback = jax.vjp(lambda *qkv: attention.reference(*qkv, segment_ids), *qkv)
-            return out, pullback(jnp.ones_like(out))
-
-        return run(q, k, v)
-
-    at_once = outputs()
-    monkeypatch.setattr(attention, "QUERY_BLOCK_TOKENS", 16)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), outputs(), at_once)
 
 
 def test_every_leaf_of_the_model_is_an_nnx_param():
