@@ -7,6 +7,7 @@ What its `training_step` does with such a batch is done here by its own parts: `
 `clip_grad_norm_`, its optimizer.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import importlib.metadata

@@ -6,6 +6,7 @@ tunix takes packed rows too, but only its TPU attention kernel looks at segments
 One micro-batch: its trainer averages the token means of micro-batches, which is another loss than the batch's.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import importlib.metadata
