@@ -106,7 +106,10 @@ def _turn(contender: Contender, result: Result, *, number: int) -> None:
         if number == -_WARM_UP:
             contender.wait_ready()
             result.facts = contender.facts
-        (result.turns if number >= 0 else result.warm_up).append(contender.update())
+        turn = contender.update()
+        (result.turns if number >= 0 else result.warm_up).append(turn)
+        told = f"round {number + 1}" if number >= 0 else "warming up"
+        print(f"{told}: {result.name} took {turn.wall_s:.2f} s, {turn.cpu_s:.2f} CPU s", file=sys.stderr, flush=True)
     except ContenderError as error:
         result.skipped, result.turns, result.warm_up = str(error), [], []
 
