@@ -137,7 +137,8 @@ def key_walks(
     start = query_block * jnp.arange(blocks, dtype=jnp.int32)[None]
     end = jnp.broadcast_to(-(-(start + query_block) // key_block), first.shape)
     whole_from = jnp.maximum(first, -(-run_start // key_block))
-    whole_to = jnp.where(run_start <= start, start // key_block, 0)
+    # Where the last query's run starts inside the block, whole_from is past this, and none is whole.
+    whole_to = jnp.broadcast_to(start // key_block, first.shape)
     return _walk(first, whole_from, whole_to, end)
 
 
@@ -155,8 +156,8 @@ def query_walks(
     start = key_block * jnp.arange(blocks, dtype=jnp.int32)[None]
     first = jnp.broadcast_to(start // query_block, last.shape)
     whole_from = jnp.broadcast_to(-(-(start + key_block - 1) // query_block), last.shape)
-    whole_to = jnp.where(run_end >= start + key_block, run_end // query_block, 0)
-    return _walk(first, whole_from, whole_to, last // query_block + 1)
+    # Where the first key's run ends inside the block, this is not past whole_from, and none is whole.
+    return _walk(first, whole_from, run_end // query_block, last // query_block + 1)
 
 
 def _walk(first: Array, whole_from: Array, whole_to: Array, end: Array) -> Array:
