@@ -1,4 +1,5 @@
-# make train: set up and watch a tiny Qwen3 learn.   make test: set up and run the tests.   Both are idempotent.
+# make train: set up and watch a tiny Qwen3 learn.   make test: set up and run the tests.   make plan: set up and plan the
+# run on 48 GPUs.   All are idempotent.
 SHELL := /bin/bash
 VENV ?= .venv
 # Any Python from 3.11 on; the first that is found.
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
-.PHONY: train test lint tiny clean
+.PHONY: train test lint plan tiny clean
 
 train: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
@@ -17,6 +18,10 @@ test: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports
+
+# Plans the 48-GPU run with XLA's GPU compiler, which needs no GPU (231 MB more).
+plan: $(VENV)/.plan
+	$(VENV)/bin/python scripts/plan.py $(ARGS)
 
 # Remakes the tiny problems, the tokenizer and the warm-started policy (about 20 minutes on 2 cores).
 tiny: $(VENV)/.train
@@ -36,6 +41,11 @@ $(VENV)/.train: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.train
 	@echo "installing what the tests need (about a minute)"
 	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.plan: $(VENV)/.train
+	@echo "installing XLA's GPU compiler (231 MB)"
+	$(PIP) -c constraints.txt -e '.[plan]'
 	@touch $@
 
 clean:
