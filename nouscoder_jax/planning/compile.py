@@ -136,7 +136,7 @@ def compile_update(
         argument_bytes=memory.argument_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes + results,
-        collectives=find_collectives(compiled.as_text()),
+        collectives=find_collectives(compiled.as_text() or ""),
         seconds=time.monotonic() - start,
     )
 
