@@ -19,9 +19,11 @@ test: $(VENV)/.test
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports
 
-# Plans the 48-GPU run with XLA's GPU compiler, which needs no GPU (231 MB more).
-plan: $(VENV)/.plan
-	$(VENV)/bin/python scripts/plan.py $(ARGS)
+# Plans the 48-GPU run with XLA's GPU compiler, which needs no GPU. In an environment of its own: where the compiler is
+# installed, jax looks for CUDA at every start and says on stderr that there is none.
+plan:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-plan $(VENV)-plan/.plan
+	$(VENV)-plan/bin/python scripts/plan.py $(ARGS)
 
 # Remakes the tiny problems, the tokenizer and the warm-started policy (about 20 minutes on 2 cores).
 tiny: $(VENV)/.train
@@ -49,4 +51,4 @@ $(VENV)/.plan: $(VENV)/.train
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-plan build dist .pytest_cache .ruff_cache

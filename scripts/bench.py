@@ -14,8 +14,8 @@ from nouscoder_jax.cli import run_script
 BENCHES = {
     "attention": ("nouscoder_jax.bench.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
     "judge": ("nouscoder_jax.bench.judge", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
-    "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs and entropy in chunks beside all logits at once: time, memory"),
-    "update": ("nouscoder_jax.bench.update", "update beside TRL's and google-tunix's: real tokens/s, the same loss shown"),
+    "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
+    "update": ("nouscoder_jax.bench.update", "update beside TRL's and google-tunix's: real tokens/s"),
 }
 """Subcommand -> module with `add_options` and `run`, and what it measures. Only the chosen one is imported."""
 
