@@ -48,7 +48,7 @@ QUICK_ARCHITECTURE = dataclasses.replace(
 
 ROW_TOKENS = 1024
 ROWS = 4
-"""Packed rows of a micro-batch. The fastest here; see the commit that set them."""
+"""Packed rows of a micro-batch: the batch fills three of them."""
 
 NUM_SEQUENCES = 128
 TINY_CONFIG = Path(__file__).parents[2] / "configs" / "tiny.py"
