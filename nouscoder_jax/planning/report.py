@@ -226,5 +226,5 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     return table
 
 
-def _gb(num_bytes: float) -> str:
+def _gb(num_bytes: int | float) -> str:
     return f"{num_bytes / 1e9:,.2f}" if num_bytes >= 1e7 else f"{num_bytes / 1e9:.1g}" if num_bytes else "0"

@@ -195,8 +195,8 @@ def check_it_fits(compilations: Compilations, program: Program) -> None:
 
 def _meshes_that_fit(a: Architecture, mesh: MeshConfig, fleet: Fleet, *, measured: MeshConfig, peak_bytes: int) -> str:
     """Meshes of as many GPUs, else of more, whose memory would do by what is known."""
-    counts = [fleet.num_gpus] + [n * GPUS_PER_MACHINE for n in (1, 2, 3, 4, 5, 6, 8, 12, 16)]
-    for num_gpus in [n for n in counts if n >= fleet.num_gpus]:
+    counts = [2, 4, *(n * GPUS_PER_MACHINE for n in (1, 2, 3, 4, 5, 6, 8, 12, 16))]
+    for num_gpus in [fleet.num_gpus, *(n for n in counts if n > fleet.num_gpus)]:
         for other in meshes.find_meshes(a, num_gpus):
             peak = meshes.peak_on(a, other, measured=measured, peak_bytes=peak_bytes)
             if peak <= fleet.gpu.usable_bytes and (num_gpus > fleet.num_gpus or other.fsdp != mesh.fsdp):
