@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
 
@@ -128,6 +130,13 @@ def _without_prefix(name: str) -> str:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())
+
+
+def largest_of_processes(number: int) -> int:
+    """The largest of what the processes give; all must call it. What enters a common program must be the same."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def put_micro_batches(arrays: Any, *, mesh: Mesh) -> Any:

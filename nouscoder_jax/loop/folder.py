@@ -1,6 +1,7 @@
 """The run folder: what a run writes and what a resumed run finds.
 
 In: a path, JSON values, experiences. Out: config.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+With several processes, each but the first writes into process-N/ of the folder; checkpoints are common to all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
 
@@ -23,10 +24,17 @@ class RunFolder:
     """Paths of one run.
 
     Example:
-        RunFolder(path=Path("runs/tiny-20261123-130000"))
+        RunFolder(run=Path("runs/tiny-20261123-130000"), process=0)
     """
 
-    path: Path
+    run: Path
+    """The folder that the user names."""
+    process: int
+
+    @property
+    def path(self) -> Path:
+        """Where this process writes."""
+        return self.run / f"process-{self.process}" if self.process else self.run
 
     @property
     def config(self) -> Path:
@@ -45,8 +53,8 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Orbax checkpoints, to resume from."""
-        return self.path / "checkpoints"
+        """Orbax checkpoints, to resume from; all processes write each one together."""
+        return self.run / "checkpoints"
 
     @property
     def weights(self) -> Path:
@@ -87,15 +95,17 @@ class RunFolder:
         _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
-def create(config: TrainConfig) -> RunFolder:
+def create(config: TrainConfig, *, process: int) -> RunFolder:
     """A new run folder. Raises UserError where it already holds a run or cannot be written."""
+    if config.mesh.num_processes > 1 and not config.run_dir:
+        raise UserError("several processes share one run folder; give each the same --run-dir")
     named = config.run_dir or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RunFolder(path=Path(named).expanduser().resolve())
+    folder = RunFolder(run=Path(named).expanduser().resolve(), process=process)
     if folder.config.exists():
         raise UserError(
             f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
         )
-    if folder.path.is_dir() and any(folder.path.iterdir()):
+    if folder.path.is_dir() and any(not path.name.startswith("process-") for path in folder.path.iterdir()):
         raise UserError(f"{folder.path} is not empty and holds no run; give --run-dir a new or empty folder")
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
@@ -107,12 +117,12 @@ def create(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def reopen(config: TrainConfig) -> RunFolder:
+def reopen(config: TrainConfig, *, process: int) -> RunFolder:
     """The folder of a run to resume, `config.run_dir`; keeps the config as it is now. Raises UserError where it cannot
     be written."""
-    folder = RunFolder(path=Path(config.run_dir).expanduser().resolve())
+    folder = RunFolder(run=Path(config.run_dir).expanduser().resolve(), process=process)
     try:
-        folder.rollouts.mkdir(exist_ok=True)
+        folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; mend its permissions") from error

@@ -102,6 +102,7 @@ def start_processes(config: TrainConfig) -> None:
             f"{_needs(config)} in {config.mesh.num_processes} processes, each started with NOUSCODER_PROCESS_ID=0 to "
             f"{config.mesh.num_processes - 1}; found {_found()} and NOUSCODER_PROCESS_ID={number!r}{_instead(config)}"
         )
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from the loop
     jax.distributed.initialize(
         coordinator_address=config.mesh.coordinator_address,
         num_processes=config.mesh.num_processes,

@@ -29,6 +29,7 @@ from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.sharding import largest_of_processes
 from nouscoder_jax.training.checkpoint import Checkpointer
 from nouscoder_jax.training.export import export, prune, version_dir
 from nouscoder_jax.training.state import TrainState, abstract, from_model
@@ -63,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool) -> Path:
     Raises UserError where the input is wrong, EngineError where generation fails for good.
     """
     parts = build(config)
-    folder = folders.reopen(config) if resume else folders.create(config)
+    folder = (folders.reopen if resume else folders.create)(config, process=jax.process_index())
     run = Run(parts, folder, resume=resume)
     asyncio.run(run.run())
     return folder.path
@@ -157,7 +158,7 @@ class Run:
             (rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences),
         )
         self._count(collected)
-        if collected.used:
+        if await asyncio.to_thread(largest_of_processes, len(collected.used)):
             metrics |= await asyncio.to_thread(self._update, collected)
             await self._publish(engine, resumed=False)
         else:
@@ -185,20 +186,23 @@ class Run:
             self.trained_steps.notify_all()
 
     def _update(self, collected: Collected) -> dict[str, float]:
-        """Packs the groups and takes `updates_per_batch` optimizer steps, each on its share of them."""
+        """Packs the groups and takes `updates_per_batch` optimizer steps, each on its share of them. With several
+        processes, one that has fewer groups takes part with empty rows."""
         config, groups = self.config, collected.used
-        share = -(-len(groups) // config.experience.updates_per_batch)
+        share = max(1, -(-len(groups) // config.experience.updates_per_batch))
         measured: list[dict[str, float]] = []
-        for first in range(0, len(groups), share):
+        for first in range(0, share * largest_of_processes(-(-len(groups) // share)), share):
             experiences = [e for group in groups[first : first + share] for e in group.experiences]
             with self.timer.stage("pack"):
+                row_tokens = pick_row_tokens(experiences, row_tokens=config.experience.row_tokens)
                 batch, num_micro_batches = pack(
                     experiences,
-                    row_tokens=pick_row_tokens(experiences, row_tokens=config.experience.row_tokens),
+                    row_tokens=largest_of_processes(row_tokens),
                     rows_per_micro_batch=config.experience.rows_per_micro_batch // jax.process_count(),
                     max_experiences=self._max_experiences,
                     packed_rows=config.experience.packed_rows,
                 )
+                num_micro_batches = largest_of_processes(num_micro_batches)
             with self.timer.stage("update"):
                 old = None
                 if config.loss.old_logprobs == "recomputed":
@@ -384,7 +388,7 @@ class Run:
             say(f"stopped after step {self.progress.step}; everything up to it is kept")
         say(f"run folder: {self.folder.path} (weights for transformers in export/, curve in pass_at_1.png)")
         more = "" if not finished else f" --num-steps {2 * self.config.num_steps}"
-        say(f"resume: python scripts/train.py --resume {self.folder.path}{more}")
+        say(f"resume: python scripts/train.py --resume {self.folder.run}{more}")
 
     @contextlib.contextmanager
     def _catch_interrupt(self) -> Any:
