@@ -81,12 +81,13 @@ def test_mfu_counts_three_forward_passes_and_remat_runs_the_layers_once_more(qwe
     assert sizes.model_flops(forward).total == pytest.approx(3 * forward.total)
     kept, again = (sizes.executed_flops(forward, remat=remat) for remat in ("none", "layer"))
     assert again.layers - kept.layers == pytest.approx(forward.layers)
-    assert again.logits == kept.logits == pytest.approx(4 * forward.logits)
+    assert again.logits == kept.logits == pytest.approx(3 * forward.logits)
 
 
 def test_the_flops_are_those_of_the_products_in_the_real_update(dapo):
-    """Plain attention computes the whole square of scores: twice the causal half; a recomputed layer needs no
-    down_proj, whose result nobody reads."""
+    """Plain attention computes the whole square of scores, twice the causal half, and keeps them for its backward pass.
+    The MLP stands in the program once too often: its backward pass recomputes it by itself, so that the recomputed
+    layer's own is never read and compilers drop it."""
     import dataclasses
 
     import jax
@@ -109,9 +110,9 @@ def test_the_flops_are_those_of_the_products_in_the_real_update(dapo):
     with jax.set_mesh(mesh):
         counted = _dot_flops(update.trace(*arguments).jaxpr.jaxpr)
     forward = sizes.forward_flops(a, num_tokens=256, sequence_tokens=256.0)
-    down = 2.0 * 256 * a.num_layers * a.hidden_size * a.intermediate_size
-    whole_square = forward.times(layers=4.0, attention=2 * 4.0, logits=4.0).total
-    assert counted == pytest.approx(whole_square - down, rel=0.02)
+    unread_mlp = 2.0 * 256 * a.num_layers * 3 * a.hidden_size * a.intermediate_size
+    executed = forward.times(layers=4.0, attention=2 * 4.0, logits=3.0).total
+    assert counted == pytest.approx(executed + unread_mlp, rel=1e-3)
 
 
 def _dot_flops(jaxpr) -> float:
