@@ -1,5 +1,6 @@
 """Token logprobs: equal to the plain softmax, whatever the chunks, the dtypes and the devices."""
 
+import re
 from functools import partial
 from unittest import mock
 
@@ -150,11 +151,14 @@ def test_bfloat16_products_give_float32_logprobs_and_gradients_in_the_dtypes_of_
     close([grad.astype(jnp.float32) for grad in got], expected, 3e-2)
 
 
-def test_the_weight_gradient_is_summed_over_tokens_in_float32():
-    """1,023 tokens of even odds and of one target: gradients of a half each; 511.5 is no bfloat16 number."""
-    hidden, targets = jnp.ones((1, 1023, 1), jnp.bfloat16), jnp.zeros((1, 1023), jnp.int32)
-    grad = jax.grad(lambda w: jnp.sum(run(hidden, w, targets)[0]))(jnp.zeros((2, 1), jnp.float32))
-    np.testing.assert_allclose(grad[:, 0], [511.5, -511.5], rtol=1e-6)
+def test_products_take_bfloat16_and_give_float32_in_both_passes():
+    """Read from the program: XLA's CPU compiler sums in float32 whatever it is told, a GPU's does not."""
+    chunks = CHUNKS["a tail"]
+    program = jax.make_jaxpr(partial(with_gradients, chunks=chunks))(*inputs(jnp.bfloat16), of_logprobs())
+    products = re.findall(r":(\w+)\[[0-9,]*\] = dot_general\[(.*?)\]\s+\w+ \w+\n", str(program), re.DOTALL)
+    assert len(products) >= 8  # logits; logits, d hidden, d weight: of a chunk and of the tail
+    assert {dtype for dtype, _ in products} == {"f32"}
+    assert all("preferred_element_type=float32" in settings for _, settings in products)
 
 
 def run(hidden, weight, targets, logits_mib=1):
