@@ -85,10 +85,14 @@ def gpu_devices(fleet: Fleet) -> list[Any]:
     return list(described.devices)
 
 
+def ask_for_host_devices(num_devices: int) -> None:
+    """Has jax start with so many fake CPU devices; no effect where it has started: what is there may be enough."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", num_devices)
+
+
 def host_devices(num_devices: int) -> list[Any]:
     """So many fake CPU devices. Raises ValueError where jax has started with fewer."""
-    with contextlib.suppress(RuntimeError):  # jax has started: what is there may be enough
-        jax.config.update("jax_num_cpu_devices", num_devices)
     devices = jax.devices("cpu")
     if len(devices) < num_devices:
         raise ValueError(f"jax has started with {len(devices)} CPU devices; expected {num_devices} before it starts")

@@ -79,12 +79,25 @@ def make_plan(
 ) -> dict[str, Any]:
     """The whole plan as JSON values; `tell` hears what is being done. Raises UserError as `run`."""
     from nouscoder_jax.planning import costs, report, rollouts
+    from nouscoder_jax.model.attention import check_attention
+    from nouscoder_jax.planning.compile import ask_for_host_devices, gpu_compiler_missing
     from nouscoder_jax.planning.meshes import choose_mesh, find_meshes, peak_on
     from nouscoder_jax.planning.search import Compilations, check_it_fits, check_state_fits
     from nouscoder_jax.planning.sizes import find_architecture
 
     started = time.monotonic()
+    if options.compiler == "host" or (options.compiler == "auto" and gpu_compiler_missing()):
+        ask_for_host_devices(fleet.num_gpus)  # their number is fixed by the first use of jax, which is next
     architecture = find_architecture(config.model.path)
+    check_attention(
+        config.model.attention,
+        platform="gpu",
+        compute_dtype=config.model.compute_dtype,
+        head_dim=architecture.head_dim,
+        num_heads=architecture.num_heads,
+        num_kv_heads=architecture.num_kv_heads,
+        packed=config.experience.packed_rows,
+    )
     mesh = choose_mesh(architecture, config.mesh, fleet.num_gpus)
     check_state_fits(architecture, mesh, fleet)
     rows = config.experience.rows_per_micro_batch // config.mesh.num_row_shards

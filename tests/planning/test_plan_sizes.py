@@ -102,15 +102,15 @@ def test_the_flops_are_those_of_the_products_in_the_real_update(dapo):
         num_layers=3, num_heads=4, num_kv_heads=2, head_dim=64,
     )  # fmt: skip
     one = MeshConfig(data=1, fsdp=1, tensor=1, num_processes=1, coordinator_address="")
-    config = compiling.with_size(dapo, one, row_tokens=256, rows_per_gpu=1)
+    config = compiling.with_size(dapo, one, row_tokens=64, rows_per_gpu=1)  # attended at once
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="reference"))
     mesh = sharding.make_mesh(one, devices=jax.devices()[:1])
     update = make_update_on_mesh(config, a, mesh, loss_name="dapo")
     arguments = compiling.abstract_arguments(config, a, mesh, num_micro_batches=1)
     with jax.set_mesh(mesh):
         counted = _dot_flops(update.trace(*arguments).jaxpr.jaxpr)
-    forward = sizes.forward_flops(a, num_tokens=256, sequence_tokens=256.0)
-    unread_mlp = 2.0 * 256 * a.num_layers * 3 * a.hidden_size * a.intermediate_size
+    forward = sizes.forward_flops(a, num_tokens=64, sequence_tokens=64.0)
+    unread_mlp = 2.0 * 64 * a.num_layers * 3 * a.hidden_size * a.intermediate_size
     executed = forward.times(layers=4.0, attention=2 * 4.0, logits=3.0).total
     assert counted == pytest.approx(executed + unread_mlp, rel=1e-3)
 
