@@ -78,8 +78,8 @@ def make_plan(
     config: TrainConfig, fleet: Fleet, options: argparse.Namespace, *, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """The whole plan as JSON values; `tell` hears what is being done. Raises UserError as `run`."""
-    from nouscoder_jax.planning import costs, report, rollouts
     from nouscoder_jax.model.attention import check_attention
+    from nouscoder_jax.planning import costs, report, rollouts
     from nouscoder_jax.planning.compile import ask_for_host_devices, gpu_compiler_missing
     from nouscoder_jax.planning.meshes import choose_mesh, find_meshes, peak_on
     from nouscoder_jax.planning.search import Compilations, check_it_fits, check_state_fits
