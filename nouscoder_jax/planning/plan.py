@@ -22,7 +22,7 @@ from rich.console import Console
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
 
-TIME_LIMIT_S = 100.0
+TIME_LIMIT_S = 85.0
 """Sizes beyond the config's own are compiled until this much time is gone."""
 
 CONTEXT_CAP_TOKENS = 131072

@@ -1,8 +1,6 @@
 """Compilations of one plan: the config's own size, larger and smaller ones, and what to say where it does not fit.
 
 In: a config, an architecture, a fleet, a mesh. Out: `Program`s by size, `Fit`s, or a UserError that names what fits.
-Attention in plain jax.numpy unrolls long rows and takes a compiler minutes; such rows, and long rows on the host's
-compiler, are read off the line through two short ones.
 """
 
 from __future__ import annotations
@@ -31,9 +29,6 @@ from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE, Fleet
 
 ROW_STEP = 1024
 """Lengths of rows that are looked at are multiples of this."""
-
-LONGEST_UNROLLED_TOKENS = {"gpu": 8192, "host": 2048}
-"""Longest row that is compiled where attention unrolls."""
 
 
 class Compilations:
@@ -80,31 +75,14 @@ class Compilations:
         return with_size(self._config, self.mesh, row_tokens=row_tokens, rows_per_gpu=rows_per_gpu)
 
     def measure(self, row_tokens: int, rows_per_gpu: int) -> Program:
-        """The update at this size: compiled, or read off a line where it is too long to compile."""
-        if row_tokens <= self._longest_compiled():
-            return self._compiled(row_tokens, rows_per_gpu)
-        long = self._compiled(self._longest_compiled(), rows_per_gpu)
-        short = self._compiled(self._longest_compiled() // 2, rows_per_gpu)
-        note = (
-            f"rows of {short.row_tokens:,} and {long.row_tokens:,} tokens were compiled and the line through them was "
-            "followed: plain attention of long rows takes compilers minutes"
-        )
-        if note not in self.notes:
-            self.notes.append(note)
-
-        def on_line(field: str) -> int:
-            per_token = (getattr(long, field) - getattr(short, field)) / (long.row_tokens - short.row_tokens)
-            return round(getattr(long, field) + per_token * (row_tokens - long.row_tokens))
-
-        figures = {field: on_line(field) for field in ("argument_bytes", "temp_bytes", "peak_bytes")}
-        return dataclasses.replace(long, row_tokens=row_tokens, **figures)
+        """The update at this size, compiled."""
+        return self._compiled(row_tokens, rows_per_gpu)
 
     def longest_row(self, program: Program, *, cap: int) -> Fit:
         """The longest row that fits with as many rows a GPU as `program` has."""
 
         def peak_of(row_tokens: int) -> int | None:
-            late = not self._has_time() or row_tokens > self._longest_compiled()
-            return None if late else self._compiled(row_tokens, program.rows_per_gpu).peak_bytes
+            return self._compiled(row_tokens, program.rows_per_gpu).peak_bytes if self._has_time() else None
 
         known = dict([(program.row_tokens, program.peak_bytes), self._second_point(program)])
         return largest_that_fits(
@@ -115,8 +93,7 @@ class Compilations:
         """The most rows a GPU that fit with rows as long as `program`'s."""
 
         def peak_of(rows: int) -> int | None:
-            late = not self._has_time() or program.row_tokens > self._longest_compiled()
-            return None if late else self._compiled(program.row_tokens, rows).peak_bytes
+            return self._compiled(program.row_tokens, rows).peak_bytes if self._has_time() else None
 
         # More tokens cost the same in the same row and in another.
         other_tokens, other_peak = self._second_point(program)
@@ -126,25 +103,16 @@ class Compilations:
         return largest_that_fits(peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=1, cap=cap)
 
     def _second_point(self, program: Program) -> tuple[int, int]:
-        """(row_tokens, peak bytes) of a second point on the line over lengths. With attention that keeps no scores it
-        is the peak of empty rows, as if a token took its layers' inputs and a quarter more: a first guess, which the
-        compilations that follow put right. Else a shorter row, compiled."""
+        """(row_tokens, peak bytes) of a second point on the line over lengths: another compiled row, else the peak of
+        empty rows, as if a token took its layers' inputs and a quarter more, a first guess that the compilations which
+        follow put right."""
         others = [p for p in self._programs.values() if p.rows_per_gpu == program.rows_per_gpu]
         others = [p for p in others if p.row_tokens != program.row_tokens]
-        if others and program.row_tokens <= self._longest_compiled():
+        if others:
             return max((p.row_tokens, p.peak_bytes) for p in others)
-        if self._config.model.attention == "reference":
-            half = program.row_tokens // 2
-            other = self.measure(half // 512 * 512 or max(1, half), program.rows_per_gpu)
-            return other.row_tokens, other.peak_bytes
         a = self._architecture
         per_token = 1.25 * a.num_layers * a.hidden_size * jnp.dtype(self._config.model.compute_dtype).itemsize
         return 0, round(program.peak_bytes - per_token * program.row_tokens * program.rows_per_gpu)
-
-    def _longest_compiled(self) -> int:
-        if self._config.model.attention != "reference":
-            return 10**9
-        return LONGEST_UNROLLED_TOKENS["host" if self.estimates else "gpu"]
 
     def _has_time(self) -> bool:
         slowest = max((program.seconds for program in self._programs.values()), default=0.0)
