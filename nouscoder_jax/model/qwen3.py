@@ -164,8 +164,17 @@ def forward(
     A position attends to earlier positions of its own segment. `remat` "layer" keeps only each layer's input for the
     backward pass and computes the rest again.
     """
-    options = dict(compute_dtype=compute_dtype, attention=attention, remat=remat)
-    return forward_shards(model, tokens, positions, segment_ids, gradient_sums=None, parallel=ONE_DEVICE, **options)  # type: ignore[arg-type]
+    return forward_shards(
+        model,
+        tokens,
+        positions,
+        segment_ids,
+        compute_dtype=compute_dtype,
+        attention=attention,
+        remat=remat,
+        gradient_sums=None,
+        parallel=ONE_DEVICE,
+    )
 
 
 def forward_shards(

@@ -75,14 +75,24 @@ class Compilations:
         return with_size(self._config, self.mesh, row_tokens=row_tokens, rows_per_gpu=rows_per_gpu)
 
     def measure(self, row_tokens: int, rows_per_gpu: int) -> Program:
-        """The update at this size, compiled."""
-        return self._compiled(row_tokens, rows_per_gpu)
+        """The update at this size, compiled once."""
+        key = (row_tokens, rows_per_gpu)
+        if key not in self._programs:
+            rows = "1 row" if rows_per_gpu == 1 else f"{rows_per_gpu} rows"
+            self._tell(f"compiling for {self._fleet.num_gpus} GPUs, {rows} of {row_tokens:,} tokens a GPU")
+            self._programs[key] = compile_update(
+                self.config_of(row_tokens, rows_per_gpu),
+                self._architecture,
+                devices=self._devices,
+                num_micro_batches=self._num_micro_batches,
+            )
+        return self._programs[key]
 
     def longest_row(self, program: Program, *, cap: int) -> Fit:
         """The longest row that fits with as many rows a GPU as `program` has."""
 
         def peak_of(row_tokens: int) -> int | None:
-            return self._compiled(row_tokens, program.rows_per_gpu).peak_bytes if self._has_time() else None
+            return self.measure(row_tokens, program.rows_per_gpu).peak_bytes if self._has_time() else None
 
         known = dict([(program.row_tokens, program.peak_bytes), self._second_point(program)])
         return largest_that_fits(
@@ -93,7 +103,7 @@ class Compilations:
         """The most rows a GPU that fit with rows as long as `program`'s."""
 
         def peak_of(rows: int) -> int | None:
-            return self._compiled(program.row_tokens, rows).peak_bytes if self._has_time() else None
+            return self.measure(program.row_tokens, rows).peak_bytes if self._has_time() else None
 
         # More tokens cost the same in the same row and in another.
         other_tokens, other_peak = self._second_point(program)
@@ -117,19 +127,6 @@ class Compilations:
     def _has_time(self) -> bool:
         slowest = max((program.seconds for program in self._programs.values()), default=0.0)
         return time.monotonic() + slowest < self._deadline
-
-    def _compiled(self, row_tokens: int, rows_per_gpu: int) -> Program:
-        key = (row_tokens, rows_per_gpu)
-        if key not in self._programs:
-            rows = "1 row" if rows_per_gpu == 1 else f"{rows_per_gpu} rows"
-            self._tell(f"compiling for {self._fleet.num_gpus} GPUs, {rows} of {row_tokens:,} tokens a GPU")
-            self._programs[key] = compile_update(
-                self.config_of(row_tokens, rows_per_gpu),
-                self._architecture,
-                devices=self._devices,
-                num_micro_batches=self._num_micro_batches,
-            )
-        return self._programs[key]
 
 
 def check_state_fits(a: Architecture, mesh: MeshConfig, fleet: Fleet) -> None:

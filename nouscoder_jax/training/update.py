@@ -154,23 +154,23 @@ def _accumulate(
     and rows. The loop's length is a traced number: the gradient is taken inside the body, so nothing has to be
     differentiated through the loop."""
 
-    def one(sums: _Sums, index: Array) -> _Sums:
+    def one(grads_so_far: Any, index: Array) -> _Sums:
         inputs = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
         loss_and_grads = jax.value_and_grad(micro_batch_loss, has_aux=True)
-        (_, (loss, metrics, maxima)), grads = loss_and_grads(model, sums.grads.layers, *inputs)
+        (_, (loss, metrics, maxima)), grads = loss_and_grads(model, grads_so_far.layers, *inputs)
 
         def add(path: tuple[Any, ...], total: Array, new: Array) -> Array:
             return new if param_name(path).startswith("layers/") else total + new  # layers were added on the way
 
-        return _Sums(jax.tree.map_with_path(add, sums.grads, grads), loss, metrics, maxima)
+        return _Sums(jax.tree.map_with_path(add, grads_so_far, grads), loss, metrics, maxima)
 
     def step(index: Array, sums: _Sums) -> _Sums:
-        new = one(sums, index)
+        new = one(sums.grads, index)
         loss, metrics = jax.tree.map(jnp.add, sums[1:3], new[1:3])
         return _Sums(new.grads, loss, metrics, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
 
     grads = jax.tree.map(jnp.zeros_like, model)
-    shapes = jax.eval_shape(one, _Sums(grads, *[None] * 3), jnp.int32(0))  # type: ignore[arg-type]
+    shapes = jax.eval_shape(one, grads, jnp.int32(0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(grads=None))
     sums = jax.lax.fori_loop(0, num_micro_batches, step, zeros._replace(grads=grads))
     loss, metrics = sum_over_rows((sums.loss, sums.metrics))
