@@ -1,4 +1,4 @@
-"""Measures parts of the system: python scripts/bench.py attention|judge|logprobs|update [--out FILE]
+"""Measures parts of the system: python scripts/bench.py attention|judge|logprobs|objectives|update [--out FILE]
 
 Each part is a subcommand with options of its own (--help). Exit code 0: measured, whatever came out; 2: bad input.
 """
@@ -15,6 +15,7 @@ BENCHES = {
     "attention": ("nouscoder_jax.bench.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
     "judge": ("nouscoder_jax.bench.judge", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
     "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
+    "objectives": ("nouscoder_jax.bench.objectives", "every objective trains the tiny policy: held-out pass@1"),
     "update": ("nouscoder_jax.bench.update", "update beside TRL's and google-tunix's: real tokens/s"),
 }
 """Subcommand -> module with `add_options` and `run`, and what it measures. Only the chosen one is imported."""
