@@ -19,6 +19,9 @@ _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 """Okabe and Ito's colours, which colour-blind readers tell apart; and a pattern each for those who see none."""
 
+_BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False, "fontsize": 9}
+"""Legends stand below the axes, where no point can be."""
+
 
 def line(result: RunResult) -> str:
     """One run in one line."""
@@ -59,12 +62,13 @@ def footer(results: dict[str, Any]) -> str:
         parts.append(
             f"{done[0]['held_out_problems']} problems x {done[0]['samples_per_problem']} samples, temperature "
             f"{settings['temperature']:g}, before and after {settings['num_steps']} steps; mean ± standard deviation "
-            "over seeds; shares of clipped tokens, entropy (nats, last step) and seconds a run are means over seeds."
+            "over seeds. Clipped: share of trained tokens whose ratio was clipped from below / above, mean over steps "
+            "and seeds. Entropy: nats a token in the last step."
         )
     parts.append(
         f"All have the settings of `{settings['config']}` (clip {settings['clip_low']:g} below, "
         f"{settings['clip_high']:g} above, learning rate {settings['learning_rate']:g}, "
-        f"{settings['updates_per_batch']} updates a batch) and differ in `--loss.name` alone; none was tuned."
+        f"{settings['updates_per_batch']} updates a batch) and differ in `--loss.name` alone."
     )
     hardware, date = results["hardware"], str(results["date"])[:10]
     parts.append(
@@ -82,12 +86,13 @@ def plot(path: Path, results: dict[str, Any]) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), dpi=150, layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), dpi=150, layout="constrained")
     try:
         _plot_after(left, results)
         _plot_curves(right, results)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (left, right):
+            axes.set(ylim=(0, 1.09), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])  # room for a label above a point at 1
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
             axes.grid(axis="y", color="0.92")
             axes.set_axisbelow(True)
@@ -110,15 +115,17 @@ def _plot_after(axes: Any, results: dict[str, Any]) -> None:
         axes.scatter(spots, after, color=color, s=32, zorder=3, label="a seed" if place == 0 else None)
         ends = (place - 0.33, place + 0.33)
         axes.plot(ends, (mean, mean), color=color, linewidth=2.2, label="their mean" if place == 0 else None)
-        above = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        above: dict[str, Any] = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        above["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # the line of before may pass behind
         axes.annotate(f"{mean:.1%}", (place, max(after)), fontsize=9, color="0.15", **above)
     before = _values(results["runs"], "pass_at_1_before")
     if before:
         told = f"before training: {statistics.mean(before):.1%}"
         axes.axhline(statistics.mean(before), color="0.35", linestyle="--", linewidth=1.2, label=told)
-    axes.set(title="held-out pass@1 after training", ylim=(0, 1), xlim=(-0.6, len(objectives) - 0.4))
+    axes.set(title="held-out pass@1 after training", xlim=(-0.6, len(objectives) - 0.4))
     axes.set_xticks(range(len(objectives)), objectives)
-    axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=3, handlelength=1.8, columnspacing=1.2)
+    if before:
+        axes.legend(ncols=3, **_BELOW)
 
 
 def _plot_curves(axes: Any, results: dict[str, Any]) -> None:
@@ -135,8 +142,9 @@ def _plot_curves(axes: Any, results: dict[str, Any]) -> None:
             axes.plot(
                 *zip(*points, strict=True), color=color, linestyle=dashes, linewidth=1.8, marker=marker, label=objective
             )
-    axes.set(title="training problems: solved share, mean over seeds", xlabel="step", ylim=(0, 1))
-    axes.legend(loc="lower right", frameon=False, fontsize=9, ncols=2, handlelength=3.2)
+    axes.set(title="training problems: solved share, mean over seeds", xlabel="step")
+    if axes.lines:
+        axes.legend(ncols=3, handlelength=3.2, **_BELOW)
 
 
 def _rows(results: dict[str, Any]) -> list[list[str]]:
