@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -72,10 +73,17 @@ def train_script(tmp_path, monkeypatch):
     return write
 
 
-def planned(tmp_path, *, names=("dapo",), seeds=(0,), num_steps=2):
+@functools.cache
+def parsed(names, seeds, num_steps: int | None):
+    """Reading the command line takes half a second under the checks of annotations."""
     return objectives_runs.plan(
-        TINY, objectives=list(names), seeds=list(seeds), num_steps=num_steps, runs_dir=tmp_path / "runs"
+        TINY, objectives=list(names), seeds=list(seeds), num_steps=num_steps, runs_dir=Path("runs")
     )
+
+
+def planned(tmp_path, *, names=("dapo",), seeds=(0,), num_steps: int | None = 2):
+    runs = parsed(names, seeds, num_steps)
+    return [dataclasses.replace(one, runs_dir=tmp_path / "runs") for one in runs]
 
 
 def train(runs, script, *, jobs=1):
