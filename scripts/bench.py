@@ -13,6 +13,7 @@ from nouscoder_jax.cli import run_script
 
 BENCHES = {
     "attention": ("nouscoder_jax.bench.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
+    "conformance": ("nouscoder_jax.bench.conformance", "the objectives beside six libraries' own: value and gradient"),
     "judge": ("nouscoder_jax.bench.judge", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
     "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
     "objectives": ("nouscoder_jax.bench.objectives", "every objective trains the tiny policy: held-out pass@1"),
