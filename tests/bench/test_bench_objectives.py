@@ -215,8 +215,10 @@ def test_a_run_that_stopped_in_good_order_before_its_end_is_no_result(tmp_path, 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path, train_script):
     (one,) = planned(tmp_path)
     put_run(one, summary={"finished": False})
+    (one.folder.run / "left over").touch()
     (result,), _ = train([one], train_script(""))
     assert tries(one)[0].startswith("--config") and not result.error
+    assert not (one.folder.run / "left over").exists()  # train.py refuses a folder that holds something
 
 
 def test_a_run_with_another_config_is_not_taken_for_this_one(tmp_path):
