@@ -111,6 +111,7 @@ def get_config() -> TrainConfig:
             overlong="zero_advantage",  # [N]
             drop_equal_groups=True,  # [N]
             max_draws_per_batch=10,  # [P] max_num_gen_batches
+            short_batch="stop",  # [P]
             row_tokens=32768,  # one row holds the longest sequence
             packed_rows=True,
             rows_per_micro_batch=48,  # one row a GPU
@@ -122,7 +123,11 @@ def get_config() -> TrainConfig:
             clip_high=0.2,
             dual_clip=0.0,  # [P] not in the paper; verl's recipe uses 10
             old_logprobs="recomputed",  # [O]
-            max_importance_weight=2.0,  # [O] the usual bound of truncated importance sampling
+            correction="truncated",  # [O]
+            min_ratio=0.0,
+            max_ratio=2.0,  # [O] the usual bound of truncated importance sampling
+            max_drift_mean=0.05,  # [O] a guess until a run of this size has measured its own
+            max_drift=0.0,  # [O] off: a single unlikely token may differ a lot in bfloat16
         ),
         optimizer=OptimizerConfig(
             learning_rate=1e-6,  # [P] [D]

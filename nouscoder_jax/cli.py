@@ -24,10 +24,13 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import EngineError, JudgeError
+from nouscoder_jax.types import DriftError, EngineError, JudgeError
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
 """Fields that a config file may give relative to its own folder."""
+
+_KINDS = {JudgeError: "the judge failed", EngineError: "the engine failed", DriftError: "too much drift"}
+"""How a failure that is nobody's mistake is told."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -142,15 +145,16 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
-    A UserError exits with 2, a judge or engine failure with 1, each after one line on stderr; Ctrl-C with 130.
+    A UserError exits with 2; a failure of the judge or the engine, or too much drift between engine and trainer, with
+    1; each after one line on stderr. Ctrl-C with 130.
     """
     try:
         code = main() or 0
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = 2
-    except (JudgeError, EngineError) as error:
-        kind = "the judge failed" if isinstance(error, JudgeError) else "the engine failed"
+    except (JudgeError, EngineError, DriftError) as error:
+        kind = next(told for kind, told in _KINDS.items() if isinstance(error, kind))
         print(f"error: {kind}: {_one_line(error)}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:

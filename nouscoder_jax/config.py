@@ -224,10 +224,10 @@ class ExperienceConfig:
     """Reward of a program that passes every test."""
     reward_rejected: float
     """Reward of everything else: wrong, too slow, too large, failing, no program."""
-    advantage: Literal["group_mean_std", "group_mean", "leave_one_out"]
-    """Baseline and scale of a group's advantages."""
+    advantage: Literal["group_mean_std", "group_mean", "leave_one_out", "group_mean_batch_std", "batch_mean_std"]
+    """Baseline and scale of advantages; formulas in nouscoder_jax/experience/advantages.py."""
     std_ddof: int
-    """Degrees of freedom taken off in the group's standard deviation: 0 population, 1 sample."""
+    """Degrees of freedom taken off in the standard deviation: 0 population, 1 sample."""
     overlong: Literal["zero_advantage", "leave_group", "keep"]
     """A cut completion: its own advantage becomes 0 and its reward stays in the group's statistics (the original), it
     leaves the group altogether, or nothing special happens."""
@@ -235,6 +235,8 @@ class ExperienceConfig:
     """Dynamic sampling: groups whose rewards are all equal are dropped and replaced."""
     max_draws_per_batch: int
     """Groups drawn at most to fill one batch, as a multiple of rollout.groups_per_step."""
+    short_batch: Literal["train", "stop"]
+    """A batch that is not full after that many draws: train on what there is, or stop the run and say why."""
     row_tokens: int
     """Length of a row."""
     packed_rows: bool
@@ -269,8 +271,19 @@ class LossConfig:
     """Bound c on the loss of negative advantages, -c A. 0: off."""
     old_logprobs: Literal["behavior", "recomputed"]
     """Denominator of the ratio: the engine's logprobs, or the trainer's own before the batch's first update."""
-    max_importance_weight: float
-    """Truncated importance sampling between trainer and engine, with recomputed old_logprobs. 0: off."""
+    correction: Literal["none", "truncated", "icepop", "sequence_rejection", "decoupled"]
+    """What is done where engine and trainer disagree, with recomputed old_logprobs; k: the trainer's probability of a
+    token over the engine's. truncated: weights min(k, max_ratio). icepop: weights k inside [min_ratio, max_ratio],
+    else 0. sequence_rejection: no sequence whose geometric mean of k is outside. decoupled: weights k."""
+    min_ratio: float
+    """Lower bound of the correction. 0: none."""
+    max_ratio: float
+    """Upper bound of the correction. 0 where it has none (none, decoupled)."""
+    max_drift_mean: float
+    """Gate: a larger mean of |trainer's - engine's logprob|, in nats, over tokens drawn with the very weights that are
+    trained, stops the run before that update. 0: off."""
+    max_drift: float
+    """The same for the largest of these differences. 0: off."""
 
     def __post_init__(self) -> None:
         check(0 < self.clip_low < 1, f"loss.clip_low is {self.clip_low}; use a number between 0 and 1")
@@ -279,14 +292,31 @@ class LossConfig:
             self.dual_clip == 0 or self.dual_clip > 1, f"loss.dual_clip is {self.dual_clip}; use 0 (off) or more than 1"
         )
         check(
-            self.max_importance_weight >= 0,
-            f"loss.max_importance_weight is {self.max_importance_weight}; use 0 (off) or more",
+            self.correction == "none" or self.old_logprobs == "recomputed",
+            f"loss.correction is {self.correction}, which corrects recomputed old_logprobs; set "
+            "--loss.old-logprobs recomputed, or --loss.correction none",
+        )
+        expected = _RATIO_BOUNDS[self.correction]
+        check(
+            (self.min_ratio > 0) <= ("min" in expected) and (self.max_ratio > 0) == ("max" in expected),
+            f"loss.min_ratio is {self.min_ratio} and loss.max_ratio is {self.max_ratio}; loss.correction "
+            f"{self.correction} takes {expected}",
         )
         check(
-            self.max_importance_weight == 0 or self.old_logprobs == "recomputed",
-            "loss.max_importance_weight corrects recomputed old_logprobs; set --loss.old-logprobs recomputed, "
-            "or 0 to turn it off",
+            0 <= self.min_ratio <= self.max_ratio,
+            f"loss.min_ratio is {self.min_ratio}; use 0 or more, and not above loss.max_ratio ({self.max_ratio})",
         )
+        for name in ("max_drift_mean", "max_drift"):
+            check(getattr(self, name) >= 0, f"loss.{name} is {getattr(self, name)}; use 0 (off) or more")
+
+
+_RATIO_BOUNDS = {
+    "none": "0 and 0",
+    "truncated": "0 and a max_ratio above 0, usually 2",
+    "icepop": "a min_ratio and a max_ratio above it, usually 0.5 and 5",
+    "sequence_rejection": "a min_ratio and a max_ratio above it, close to 1, for example 0.99 and 1.01",
+    "decoupled": "0 and 0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

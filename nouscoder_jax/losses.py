@@ -1,8 +1,8 @@
 """Objectives of the GRPO family as pure functions on arrays, side by side.
 
 In: `logprobs` (differentiated), `old_logprobs`, `advantages`, a mask, and for packed rows the segment of every token.
-Out: the loss as a `Mean` and metrics as a dict of `Mean`. A `Mean` is a sum and a count, so that micro-batches, packed
-rows and hosts add up exactly to one large batch: add sums and counts (`add`), divide once at the end.
+Out: the loss as a `Mean`, metrics as a dict of `Mean` and `Max`. A `Mean` is a sum and a count, so that micro-batches,
+packed rows and hosts add up exactly to one large batch: `add` them (sums and counts), divide once at the end.
 
 Needs nothing but jax. Conventions, the same everywhere:
 
@@ -12,18 +12,21 @@ Needs nothing but jax. Conventions, the same everywhere:
     where                                        True where a token counts; None: all. Applied before every exp
     segment_ids                                  sequence of each token in packed rows, each one contiguous, any ids;
                                                  None: a row is one sequence
+    importance_weights                           factor of each token's loss, without gradient: see mismatch.py
+    entropy                                      of each token's distribution (`token_entropy`), for the metric only
 
     surrogate(r, A) = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)        (PPO, arXiv:1707.06347)
     dual clip c > 1: for A < 0 the surrogate is not below c A                 (arXiv:1912.09729); None or 0: off
 
-Inputs may be bfloat16; everything is computed and summed in float32.
+Metrics: clip_low_share, clip_high_share, ratio_mean, approx_kl, entropy, each a `Mean`, and the `Max` ratio_max; see
+`_metrics`. Inputs may be bfloat16; everything is computed and summed in float32.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +57,27 @@ class Mean(NamedTuple):
         return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1e-30), 0.0)
 
 
-def add(left: Mean, right: Mean) -> Mean:
-    """The mean over both sets."""
-    return Mean(left.total + right.total, left.count + right.count)
+class Max(NamedTuple):
+    """The largest of numbers that are never negative; 0 where there are none. Several join as exactly as means do.
+
+    Example:
+        add(Max(jnp.float32(1.5)), Max(jnp.float32(1.2))).value()  # 1.5
+    """
+
+    largest: Float32[Array, ""]
+
+    def value(self) -> Array:
+        """The number itself, so that metrics are read alike."""
+        return self.largest
+
+
+def add(left: Any, right: Any) -> Any:
+    """What both sets give together, from two equal trees of `Mean` and `Max`, such as a loss with its metrics."""
+
+    def both(a: Mean | Max, b: Mean | Max) -> Mean | Max:
+        return jax.tree.map(jnp.maximum if isinstance(a, Max) else jnp.add, a, b)
+
+    return jax.tree.map(both, left, right, is_leaf=lambda node: isinstance(node, (Mean, Max)))
 
 
 def grpo_loss(
@@ -70,16 +91,19 @@ def grpo_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """GRPO (arXiv:2402.03300): the mean over sequences of their token means.
 
         L = - 1/G sum_i 1/T_i sum_t surrogate(r_t, A_i)
 
-    The paper's KL term is `k3_kl` against the reference, weighted and added by the caller. Sequences without a counted
-    token are not part of G.
+    Sequences without a counted token are not part of G. The paper's KL term comes from the parts:
+
+        kl = sequence_mean(k3_kl(logprobs, reference_logprobs, where=where), where=where, segment_ids=segment_ids)
+        loss = loss.value() + 0.04 * kl.value()
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
-    return _clipped(inputs, _token_log_ratio(inputs), _sequence_mean, clip_low, clip_high, dual_clip)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
+    return _clipped(inputs, _token_log_ratio(inputs), _over_sequences, clip_low, clip_high, dual_clip)
 
 
 def dr_grpo_loss(
@@ -94,7 +118,8 @@ def dr_grpo_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """Dr. GRPO (arXiv:2503.20783): GRPO without the length bias.
 
         L = - 1/(G normalizer_tokens) sum_i sum_t surrogate(r_t, A_i)
@@ -102,10 +127,10 @@ def dr_grpo_loss(
     `normalizer_tokens` is a constant, such as the longest completion allowed. Its advantages are r - mean(r), without
     a standard deviation.
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
 
     def constant_mean(values: Array, inputs: _Inputs) -> Mean:
-        return Mean(jnp.sum(values), _num_sequences(inputs) * normalizer_tokens)
+        return Mean(jnp.sum(values), _num_sequences(inputs.where, inputs.segment_ids) * normalizer_tokens)
 
     return _clipped(inputs, _token_log_ratio(inputs), constant_mean, clip_low, clip_high, dual_clip)
 
@@ -121,7 +146,8 @@ def dapo_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """DAPO (arXiv:2503.14476): every token of the batch weighs the same, and the clip is wider above than below.
 
         L = - 1/(sum_i T_i) sum_i sum_t surrogate(r_t, A_i)
@@ -129,8 +155,8 @@ def dapo_loss(
     The paper clips at 0.2 and 0.28. `segment_ids` changes nothing here; it is taken so that objectives are
     exchangeable.
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
-    return _clipped(inputs, _token_log_ratio(inputs), _token_mean, clip_low, clip_high, dual_clip)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
+    return _clipped(inputs, _token_log_ratio(inputs), _over_tokens, clip_low, clip_high, dual_clip)
 
 
 def gspo_loss(
@@ -144,7 +170,8 @@ def gspo_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """GSPO (arXiv:2507.18071): one ratio a sequence, clipped as a whole.
 
         s_i = exp(1/T_i sum_t log r_t)        L = - 1/G sum_i surrogate(s_i, A_i)
@@ -152,8 +179,8 @@ def gspo_loss(
     Computed in the paper's GSPO-token form, s_it = sg[s_i] pi_t / sg[pi_t] (sg: no gradient), whose value and gradient
     are those of GSPO when A is one number a sequence. The paper clips at 3e-4 and 4e-4.
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
-    return _clipped(inputs, _sequence_to_token_log_ratio(inputs), _sequence_mean, clip_low, clip_high, dual_clip)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
+    return _clipped(inputs, _sequence_to_token_log_ratio(inputs), _over_sequences, clip_low, clip_high, dual_clip)
 
 
 def gspo_plus_loss(
@@ -167,7 +194,8 @@ def gspo_plus_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """GSPO+ of NousCoder-14B: GSPO's sequence ratio, with DAPO's equal weight for every token.
 
         L = - 1/(sum_i T_i) sum_i sum_t surrogate(s_it, A_i)        s_it as in `gspo_loss`
@@ -176,8 +204,8 @@ def gspo_plus_loss(
     whatever the length of their sequence. The formula is our reading of those words, not a published one. Up to the
     normaliser it is LUSPO (arXiv:2602.05261).
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
-    return _clipped(inputs, _sequence_to_token_log_ratio(inputs), _token_mean, clip_low, clip_high, dual_clip)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
+    return _clipped(inputs, _sequence_to_token_log_ratio(inputs), _over_tokens, clip_low, clip_high, dual_clip)
 
 
 def cispo_loss(
@@ -190,29 +218,46 @@ def cispo_loss(
     where: Bool[Array, "rows time"] | None = None,
     segment_ids: Int[Array, "rows time"] | None = None,
     importance_weights: Float[Array, "rows time"] | None = None,
-) -> tuple[Mean, dict[str, Mean]]:
+    entropy: Float[Array, "rows time"] | None = None,
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """CISPO (MiniMax-M1, arXiv:2506.13585): the clipped ratio is a weight, so that no token loses its gradient.
 
         L = - 1/(sum_i T_i) sum_i sum_t sg[clip(r_t, 1 - clip_low, 1 + clip_high)] A_i log pi(y_t)
 
     There is no surrogate and so no dual clip.
     """
-    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights)
+    inputs = _prepare(logprobs, old_logprobs, advantages, where, segment_ids, importance_weights, entropy)
     ratio = jnp.exp(_token_log_ratio(inputs))
     weights = jax.lax.stop_gradient(jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high))
-    losses = -weights * inputs.advantages * jnp.where(inputs.where, inputs.logprobs, 0.0)
+    losses = -weights * inputs.advantages * inputs.logprobs
     low = inputs.where & (ratio < 1.0 - clip_low)
     high = inputs.where & (ratio > 1.0 + clip_high)
-    return _token_mean(losses * inputs.weights, inputs), _metrics(inputs, ratio, low, high)
+    return _over_tokens(losses * inputs.weights, inputs), _metrics(inputs, ratio, low, high)
 
 
 def supervised_loss(
     logprobs: Float[Array, "rows time"], *, where: Bool[Array, "rows time"] | None = None
-) -> tuple[Mean, dict[str, Mean]]:
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """Cross entropy in nats, every token weighing the same: L = - 1/(sum_i T_i) sum_i sum_t log pi(y_t)."""
     where = jnp.ones(logprobs.shape, bool) if where is None else where
-    losses = jnp.where(where, -logprobs.astype(jnp.float32), 0.0)
-    return Mean(jnp.sum(losses), jnp.sum(where, dtype=jnp.float32)), {}
+    return token_mean(-logprobs, where=where), {}
+
+
+def token_mean(values: Float[Array, "rows time"], *, where: Bool[Array, "rows time"]) -> Mean:
+    """1/(sum_i T_i) sum_i sum_t: every counted token weighs the same (arXiv:2503.14476)."""
+    return Mean(jnp.sum(_masked(values, where)), jnp.sum(where, dtype=jnp.float32))
+
+
+def sequence_mean(
+    values: Float[Array, "rows time"],
+    *,
+    where: Bool[Array, "rows time"],
+    segment_ids: Int[Array, "rows time"] | None,
+) -> Mean:
+    """1/G sum_i 1/T_i sum_t: every sequence with a counted token weighs the same (arXiv:2402.03300)."""
+    num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
+    means = _masked(values, where) / jnp.maximum(num_tokens, 1.0)
+    return Mean(jnp.sum(means), _num_sequences(where, segment_ids))
 
 
 def token_log_ratio(
@@ -267,6 +312,12 @@ def k3_kl(
     return jnp.expm1(difference) - difference
 
 
+def token_entropy(logits: Float[Array, "rows time vocab"]) -> Float32[Array, "rows time"]:
+    """-sum_v p_v log p_v of each token's distribution, in nats, in float32."""
+    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
+
+
 def soft_overlong_penalty(
     num_tokens: Int[Array, " sequences"], *, max_tokens: int, buffer_tokens: int
 ) -> Float32[Array, " sequences"]:
@@ -276,19 +327,6 @@ def soft_overlong_penalty(
     """
     excess = num_tokens.astype(jnp.float32) - (max_tokens - buffer_tokens)
     return -jnp.clip(excess / buffer_tokens, 0.0, 1.0)
-
-
-def truncated_importance_weights(
-    old_logprobs: Float[Array, "rows time"],
-    behavior_logprobs: Float[Array, "rows time"],
-    *,
-    where: Bool[Array, "rows time"],
-    max_weight: float,
-) -> Float32[Array, "rows time"]:
-    """min(pi_old / pi_behavior, max_weight), without gradient: corrects the loss of tokens that an engine drew from
-    slightly other probabilities than the trainer computes. 1 outside `where`."""
-    weights = jnp.exp(token_log_ratio(old_logprobs, behavior_logprobs, where=where))
-    return jax.lax.stop_gradient(jnp.minimum(weights, max_weight))
 
 
 def segment_sum(
@@ -322,6 +360,7 @@ class _Inputs(NamedTuple):
     old_logprobs: Array
     advantages: Array
     weights: Array
+    entropy: Array
     where: Array
     segment_ids: Array | None
 
@@ -333,16 +372,26 @@ def _prepare(
     where: Array | None,
     segment_ids: Array | None,
     importance_weights: Array | None,
+    entropy: Array | None,
 ) -> _Inputs:
     """Masks first: what stands outside `where` may be anything, NaN included."""
     where = jnp.ones(logprobs.shape, bool) if where is None else where
     advantages = jnp.broadcast_to(advantages[:, None], logprobs.shape) if advantages.ndim == 1 else advantages
-    weights = jnp.ones(logprobs.shape) if importance_weights is None else jax.lax.stop_gradient(importance_weights)
+    weights = jnp.ones(logprobs.shape) if importance_weights is None else importance_weights
+    entropy = -logprobs if entropy is None else entropy
+    return _Inputs(
+        logprobs=_masked(logprobs, where),
+        old_logprobs=_masked(old_logprobs, where),
+        advantages=_masked(advantages, where),
+        weights=jax.lax.stop_gradient(_masked(weights, where)),
+        entropy=jax.lax.stop_gradient(_masked(entropy, where)),
+        where=where,
+        segment_ids=segment_ids,
+    )
 
-    def masked(values: Array) -> Array:
-        return jnp.where(where, values.astype(jnp.float32), 0.0)
 
-    return _Inputs(masked(logprobs), masked(old_logprobs), masked(advantages), masked(weights), where, segment_ids)
+def _masked(values: Array, where: Array) -> Array:
+    return jnp.where(where, values.astype(jnp.float32), 0.0)
 
 
 def _token_log_ratio(inputs: _Inputs) -> Array:
@@ -367,7 +416,7 @@ def _clipped(
     clip_low: float,
     clip_high: float,
     dual_clip: float | None,
-) -> tuple[Mean, dict[str, Mean]]:
+) -> tuple[Mean, dict[str, Mean | Max]]:
     """The clipped surrogate of `exp(log_ratio)`, aggregated; shares count clips that the advantage feels."""
     ratio = jnp.exp(log_ratio)
     surrogate = clipped_surrogate(ratio, inputs.advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
@@ -376,35 +425,40 @@ def _clipped(
     return aggregate(-surrogate * inputs.weights, inputs), _metrics(inputs, ratio, low, high)
 
 
-def _metrics(inputs: _Inputs, ratio: Array, clipped_low: Array, clipped_high: Array) -> dict[str, Mean]:
-    """Means over counted tokens; `approx_kl` is the k3 estimate of KL(pi_old || pi) at tokens drawn from pi_old."""
+def _metrics(inputs: _Inputs, ratio: Array, clipped_low: Array, clipped_high: Array) -> dict[str, Mean | Max]:
+    """Over counted tokens.
+
+    clip_low_share, clip_high_share    tokens whose gradient the clip took away on that side (CISPO: weight it cut)
+    ratio_mean, ratio_max              of the objective's ratio: a token's or, for GSPO and GSPO+, its sequence's
+    approx_kl                          k3 estimate of KL(pi_old || pi) at tokens drawn from pi_old
+    entropy                            of the distributions where given; else its estimate -log pi at the tokens drawn
+    """
     ratio = jax.lax.stop_gradient(ratio)
     kl = k3_kl(inputs.old_logprobs, jax.lax.stop_gradient(inputs.logprobs), where=inputs.where)
     return {
-        "clip_low_share": _token_mean(clipped_low.astype(jnp.float32), inputs),
-        "clip_high_share": _token_mean(clipped_high.astype(jnp.float32), inputs),
-        "ratio_mean": _token_mean(jnp.where(inputs.where, ratio, 0.0), inputs),
-        "approx_kl": _token_mean(kl, inputs),
+        "clip_low_share": _over_tokens(clipped_low, inputs),
+        "clip_high_share": _over_tokens(clipped_high, inputs),
+        "ratio_mean": _over_tokens(ratio, inputs),
+        "ratio_max": Max(jnp.max(_masked(ratio, inputs.where), initial=0.0)),
+        "approx_kl": _over_tokens(kl, inputs),
+        "entropy": _over_tokens(inputs.entropy, inputs),
     }
 
 
-def _token_mean(values: Array, inputs: _Inputs) -> Mean:
-    """1 / (sum_i T_i) sum_i sum_t; `values` are 0 outside the mask."""
-    return Mean(jnp.sum(values), jnp.sum(inputs.where, dtype=jnp.float32))
+def _over_tokens(values: Array, inputs: _Inputs) -> Mean:
+    return token_mean(values.astype(jnp.float32), where=inputs.where)
 
 
-def _sequence_mean(values: Array, inputs: _Inputs) -> Mean:
-    """1/G sum_i 1/T_i sum_t; `values` are 0 outside the mask."""
-    num_tokens = segment_sum(inputs.where.astype(jnp.float32), inputs.segment_ids)
-    return Mean(jnp.sum(values / jnp.maximum(num_tokens, 1.0)), _num_sequences(inputs))
+def _over_sequences(values: Array, inputs: _Inputs) -> Mean:
+    return sequence_mean(values, where=inputs.where, segment_ids=inputs.segment_ids)
 
 
-def _num_sequences(inputs: _Inputs) -> Array:
+def _num_sequences(where: Array, segment_ids: Array | None) -> Array:
     """Sequences with at least one counted token."""
-    if inputs.segment_ids is None:
-        return jnp.sum(jnp.any(inputs.where, axis=1), dtype=jnp.float32)
-    num_tokens = segment_sum(inputs.where.astype(jnp.float32), inputs.segment_ids)
-    return jnp.sum(_starts(inputs.segment_ids) & (num_tokens > 0), dtype=jnp.float32)
+    if segment_ids is None:
+        return jnp.sum(jnp.any(where, axis=1), dtype=jnp.float32)
+    num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
+    return jnp.sum(_starts(segment_ids) & (num_tokens > 0), dtype=jnp.float32)
 
 
 def _starts(segment_ids: Array) -> Array:

@@ -112,6 +112,12 @@ def max_over_rows(tree: Any) -> Any:
     return jax.lax.pmax(tree, ("data", "fsdp"))
 
 
+def first_row(micro_batch: Int[Array, ""], num_rows: int) -> Int[Array, ""]:
+    """Returns which row of the whole batch this device's first one is, where it has `num_rows` of each micro-batch."""
+    axes = ("data", "fsdp")
+    return (micro_batch * jax.lax.axis_size(axes) + jax.lax.axis_index(axes)) * num_rows
+
+
 def sum_gradients(grads: Any) -> Any:
     """Returns a model's gradients summed over the devices that still hold parts: data, and fsdp for whole vectors.
 

@@ -139,6 +139,14 @@ def largest_of_processes(number: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
+def of_all_processes(array: np.ndarray) -> np.ndarray:
+    """What each process gives, stacked: "processes ..."; all must call it, with one shape. With several processes
+    float64 becomes float32 on the way."""
+    if jax.process_count() == 1:
+        return array[None]
+    return np.asarray(multihost_utils.process_allgather(array))
+
+
 def put_micro_batches(arrays: Any, *, mesh: Mesh) -> Any:
     """Host arrays "micro_batches rows time" as global arrays; with several processes each gives its own rows."""
     sharding = NamedSharding(mesh, MICRO_BATCHES_SPEC)

@@ -235,6 +235,11 @@ class Experience:
     """False: no token of it enters an update."""
 
 
+class DriftError(Exception):
+    """Trainer and engine disagree about the probabilities of sampled tokens more than the config allows, although both
+    hold the same weights. The message says by how much, and where."""
+
+
 class Batch(NamedTuple):
     """Packed rows, the one carrier between host and device; NumPy on the host, sharded jax.Array inside `update`.
 
@@ -251,6 +256,8 @@ class Batch(NamedTuple):
     segment_ids: Int32[Any, "rows time"]
     loss_mask: Bool[Any, "rows time"]
     """True where `targets` is a completion token of a trainable experience."""
+    same_weights: Bool[Any, "rows time"]
+    """True where the engine drew the token with the very weights whose logprobs it is compared with."""
     behavior_logprobs: Float32[Any, "rows time"]
     advantages: Float32[Any, "rows time"]
     """The sequence's advantage at every position of its segment; 0 in padding."""

@@ -166,7 +166,7 @@ def make_config(case: Case, *, attention: str) -> TrainConfig:
         model=dataclasses.replace(config.model, attention=attention, compute_dtype="bfloat16", remat="layer"),
         data=dataclasses.replace(config.data, max_prompt_tokens=case.row_tokens // 2),
         rollout=dataclasses.replace(config.rollout, max_completion_tokens=case.row_tokens // 2),
-        loss=dataclasses.replace(config.loss, old_logprobs="behavior", max_importance_weight=0.0),
+        loss=dataclasses.replace(config.loss, old_logprobs="behavior", correction="none", max_ratio=0.0),
         experience=dataclasses.replace(
             config.experience, row_tokens=case.row_tokens, rows_per_micro_batch=case.rows_per_micro_batch
         ),
@@ -185,6 +185,7 @@ def make_batch(case: Case, *, vocab_size: int) -> Batch:
         positions=positions.copy(),
         segment_ids=np.ones(shape, np.int32),
         loss_mask=(positions >= case.row_tokens // 16) & (positions < case.row_tokens - 1),
+        same_weights=np.zeros(shape, bool),
         behavior_logprobs=rng.normal(-np.log(vocab_size), 0.2, shape).astype(np.float32),
         advantages=np.broadcast_to(rng.normal(size=(shape[0], 1)), shape).astype(np.float32),
     )

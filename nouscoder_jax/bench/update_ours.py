@@ -58,6 +58,7 @@ class Ours:
             rows_per_micro_batch=experience.rows_per_micro_batch,
             max_experiences=len(self.experiences),
             packed_rows=experience.packed_rows,
+            policy_version=0,
         )
 
     def facts(self) -> dict[str, Any]:

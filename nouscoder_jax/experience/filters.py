@@ -1,15 +1,19 @@
 """Which groups and completions enter an update, and why the others do not.
 
-In: a group's rollouts with their verdicts. Out: its experiences with advantages, and for the group a `GroupFate`.
+In: a group's rollouts with their verdicts. Out: its experiences, and for the group a `GroupFate`. Once the batch is
+full: the same experiences with their advantages.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from nouscoder_jax.config import ExperienceConfig
-from nouscoder_jax.experience.advantages import group_advantages
+from nouscoder_jax.experience.advantages import ADVANTAGES, participation
 from nouscoder_jax.experience.rewards import reward
 from nouscoder_jax.types import Experience, Rollout, Verdict
 
@@ -27,7 +31,7 @@ class GroupFate(enum.Enum):
 def judge_group(
     rollouts: Sequence[Rollout], verdicts: Sequence[Verdict | None], *, config: ExperienceConfig
 ) -> tuple[tuple[Experience, ...], GroupFate]:
-    """A group's experiences, in the order of its rollouts, and its fate.
+    """A group's experiences, in the order of its rollouts and with no advantages yet, and its fate.
 
     Completions that the engine aborted count as never drawn, like those whose judge failed. A group whose fate is not
     USED is dropped whole by dynamic sampling (DAPO, arXiv:2503.14476) and none of its experiences is trainable; with
@@ -36,32 +40,67 @@ def judge_group(
     aborted = [rollout.completion.finish_reason == "abort" for rollout in rollouts]
     verdicts = [None if gone else verdict for gone, verdict in zip(aborted, verdicts, strict=True)]
     rewards = [reward(verdict, config=config) for verdict in verdicts]
-    advantages, trained = group_advantages(
-        rewards,
-        [rollout.completion.finish_reason == "length" for rollout in rollouts],
-        advantage=config.advantage,
-        overlong=config.overlong,
-        ddof=config.std_ddof,
-    )
-    fate = _fate(rollouts, rewards, trained.tolist(), num_aborted=sum(aborted), config=config)
+    counted, trained = _participation(rollouts, rewards, config=config)
+    counted_rewards = {value for value, counts in zip(rewards, counted, strict=True) if counts}
+    fate = _fate(rewards, counted_rewards, trained, num_aborted=sum(aborted), config=config)
     experiences = tuple(
         Experience(
             rollout=rollout,
             verdict=verdict,
             reward=value,
-            advantage=float(advantage) if fate is GroupFate.USED else 0.0,
+            advantage=0.0,
             trainable=bool(trains) and fate is GroupFate.USED,
         )
-        for rollout, verdict, value, advantage, trains in zip(
-            rollouts, verdicts, rewards, advantages, trained, strict=True
-        )
+        for rollout, verdict, value, trains in zip(rollouts, verdicts, rewards, trained, strict=True)
     )
     return experiences, fate
 
 
+def assign_advantages(
+    groups: Sequence[Sequence[Experience]],
+    *,
+    config: ExperienceConfig,
+    group_size: int,
+    max_groups: int,
+    of_all_processes: Callable[[np.ndarray], np.ndarray],
+    process: int,
+) -> list[tuple[Experience, ...]]:
+    """The same groups with their advantages; 0 for a completion that does not train.
+
+    `groups` make this process's part of a batch, at most `max_groups`, and `of_all_processes` stacks what each process
+    gives it, so that means and deviations over the batch are those of the whole batch.
+    """
+    rewards = np.zeros((max_groups, group_size))
+    counted = np.zeros((max_groups, group_size))
+    for index, group in enumerate(groups):
+        rewards[index] = [experience.reward or 0.0 for experience in group]
+        counted[index] = _participation([e.rollout for e in group], [e.reward for e in group], config=config)[0]
+    everyone = of_all_processes(np.stack([rewards, counted]))
+    shape = (-1, group_size)
+    values = ADVANTAGES[config.advantage](
+        everyone[:, 0].reshape(shape), where=everyone[:, 1].reshape(shape) > 0, ddof=config.std_ddof
+    ).reshape(everyone[:, 0].shape)[process]
+    return [
+        tuple(
+            replace(experience, advantage=float(value) if experience.trainable else 0.0)
+            for experience, value in zip(group, row[: len(group)], strict=True)
+        )
+        for group, row in zip(groups, values[: len(groups)], strict=True)
+    ]
+
+
+def _participation(
+    rollouts: Sequence[Rollout], rewards: Sequence[float | None], *, config: ExperienceConfig
+) -> tuple[list[bool], list[bool]]:
+    """Whose reward counts, and who trains."""
+    is_overlong = [rollout.completion.finish_reason == "length" for rollout in rollouts]
+    counted, trained = participation([reward is not None for reward in rewards], is_overlong, overlong=config.overlong)
+    return counted.tolist(), trained.tolist()
+
+
 def _fate(
-    rollouts: Sequence[Rollout],
     rewards: Sequence[float | None],
+    counted_rewards: set[float | None],
     trained: Sequence[bool],
     *,
     num_aborted: int,
@@ -74,9 +113,4 @@ def _fate(
         return GroupFate.JUDGE_FAILURE
     if not any(trained):
         return GroupFate.OVERLONG
-    counted = {
-        value
-        for value, rollout in zip(rewards, rollouts, strict=True)
-        if value is not None and not (config.overlong == "leave_group" and rollout.completion.finish_reason == "length")
-    }
-    return GroupFate.EQUAL if config.drop_equal_groups and len(counted) < 2 else GroupFate.USED
+    return GroupFate.EQUAL if config.drop_equal_groups and len(counted_rewards) < 2 else GroupFate.USED

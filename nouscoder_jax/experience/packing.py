@@ -16,7 +16,7 @@ import numpy as np
 
 from nouscoder_jax.types import Batch, Experience
 
-FEATURES = ("tokens", "targets", "loss_mask", "behavior_logprobs", "advantages")
+FEATURES = ("tokens", "targets", "loss_mask", "same_weights", "behavior_logprobs", "advantages")
 
 
 def pick_row_tokens(experiences: Sequence[Experience], *, row_tokens: int) -> int:
@@ -38,14 +38,16 @@ def pack(
     rows_per_micro_batch: int,
     max_experiences: int,
     packed_rows: bool,
+    policy_version: int,
 ) -> tuple[Batch, int]:
     """The batch, and the number of its micro-batches that hold anything; the rest is padding.
 
     Rows: `max_experiences` rounded up to whole micro-batches, whatever is packed. That is always enough, since no
     experience needs more than a row of its own, and always the same, so that `update` is compiled once. Longest first,
     ties in the given order, each into the first row with room, or without `packed_rows` each into a row of its own: the
-    same experiences give the same batch. Raises ValueError for more experiences than `max_experiences` or one longer
-    than a row.
+    same experiences give the same batch. `policy_version` is of the weights that the engine's logprobs are compared
+    with: it says which tokens are of `same_weights`. Raises ValueError for more experiences than `max_experiences` or
+    one longer than a row.
     """
     trainable = sorted((e for e in experiences if e.trainable), key=_num_tokens, reverse=True)
     if len(trainable) > max_experiences:
@@ -56,7 +58,8 @@ def pack(
         raise ValueError(f"an experience has {_num_tokens(trainable[0])} tokens, a row {row_tokens}")
     num_rows = -(-max_experiences // rows_per_micro_batch) * rows_per_micro_batch
     batch = _empty(num_rows, row_tokens)
-    sequences = [[_sequence(e)] for e in trainable] if not packed_rows else [[_sequence(e) for e in trainable]]
+    arrays = [_sequence(experience, policy_version=policy_version) for experience in trainable]
+    sequences = [arrays] if packed_rows else [[sequence] for sequence in arrays]
     rows = [row for together in sequences for row in _first_fit(together, row_tokens=row_tokens)]
     for index, row in enumerate(rows):
         for name in FEATURES:
@@ -81,7 +84,7 @@ def _first_fit(sequences: list[dict[str, np.ndarray]], *, row_tokens: int) -> li
     return [row for row in packed if np.any(row["tokens_segment_ids"])]
 
 
-def _sequence(experience: Experience) -> dict[str, np.ndarray]:
+def _sequence(experience: Experience, *, policy_version: int) -> dict[str, np.ndarray]:
     """The arrays of one experience, one entry a token; a completion token is the target of the position before it."""
     rollout = experience.rollout
     ids = np.array(rollout.prompt.token_ids + rollout.completion.token_ids, np.int32)
@@ -94,6 +97,7 @@ def _sequence(experience: Experience) -> dict[str, np.ndarray]:
         "tokens": ids,
         "targets": np.append(ids[1:], np.int32(0)),
         "loss_mask": loss_mask,
+        "same_weights": loss_mask & (rollout.completion.policy_version == policy_version),
         "behavior_logprobs": behavior_logprobs,
         "advantages": np.full(len(ids), experience.advantage, np.float32),
     }
@@ -113,6 +117,7 @@ def _empty(rows: int, time: int) -> Batch:
         positions=np.zeros(shape, np.int32),
         segment_ids=np.zeros(shape, np.int32),
         loss_mask=np.zeros(shape, bool),
+        same_weights=np.zeros(shape, bool),
         behavior_logprobs=np.zeros(shape, np.float32),
         advantages=np.zeros(shape, np.float32),
     )

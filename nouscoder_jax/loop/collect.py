@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nouscoder_jax.config import TrainConfig
@@ -56,6 +56,14 @@ class Collected:
     def used(self) -> tuple[Group, ...]:
         """Groups that make the batch."""
         return tuple(group for group in self.groups if group.fate is GroupFate.USED)
+
+    def with_used(self, used: Sequence[tuple[Experience, ...]]) -> Collected:
+        """The same with other experiences in the groups that make the batch."""
+        others = iter(used)
+        groups = (
+            replace(group, experiences=next(others)) if group.fate is GroupFate.USED else group for group in self.groups
+        )
+        return replace(self, groups=tuple(groups))
 
     @property
     def experiences(self) -> Iterator[Experience]:

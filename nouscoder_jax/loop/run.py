@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 
-from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.evaluation import EvaluationResult, evaluate
+from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
 from nouscoder_jax.loop import folder as folders
 from nouscoder_jax.loop.collect import Collected, Collector, step_metrics
+from nouscoder_jax.loop.drift import check_gate
 from nouscoder_jax.loop.folder import RunFolder, rollout_line
 from nouscoder_jax.loop.parts import Parts, build, make_engine
 from nouscoder_jax.metrics.display import Display
@@ -29,10 +31,11 @@ from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.sharding import largest_of_processes
+from nouscoder_jax.sharding import largest_of_processes, of_all_processes
 from nouscoder_jax.training.checkpoint import Checkpointer
 from nouscoder_jax.training.export import export, prune, version_dir
 from nouscoder_jax.training.state import TrainState, abstract, from_model
+from nouscoder_jax.types import Batch, DriftError, Experience
 from nouscoder_jax.verifier.breaker import OutageError
 from nouscoder_jax.verifier.extract import extract_program
 
@@ -85,6 +88,8 @@ class Run:
         else:
             self.state: TrainState = from_model(parts.base_model, parts.architecture, parts.optimizer, mesh=parts.mesh)
         self.started = time.monotonic() - self.progress.seconds
+        self.updates_of_step = 0
+        """Optimizer steps taken since the last finished step: above 0 the state is no step's."""
         self.timer = StageTimer()
         self.trained_steps = asyncio.Condition()
         self.stopping = asyncio.Event()
@@ -129,8 +134,9 @@ class Run:
                         producer.result()  # raises what ended it
                     break
                 await self._step(engine, getting.result())
-        except OutageError:
-            self._checkpoint_new_steps()
+        except (OutageError, DriftError, UserError):
+            if not self.updates_of_step:
+                self._checkpoint_new_steps()
             raise
         finally:
             for task in (producer, stopping):
@@ -152,19 +158,21 @@ class Run:
 
     async def _step(self, engine: Engine, collected: Collected) -> None:
         """One turn of the loop: update, new weights to the engine, metrics, now and then evaluation and checkpoint."""
+        collected = await asyncio.to_thread(self._with_advantages, collected)
         metrics = {"step": float(collected.step)} | step_metrics(collected, policy_version=self.progress.policy_version)
         self.folder.write_rollouts(
             collected.step,
             (rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences),
         )
         self._count(collected)
+        await asyncio.to_thread(self._check_full, collected)
         if await asyncio.to_thread(largest_of_processes, len(collected.used)):
             metrics |= await asyncio.to_thread(self._update, collected)
             await self._publish(engine, resumed=False)
         else:
             self.display.line(
                 f"step {collected.step}: no update: all {len(collected.groups)} groups were dropped "
-                f"({', '.join(f'{n} {reason}' for reason, n in sorted(collected.fates.items()))}); the weights stay"
+                f"({told(collected.fates)}); the weights stay"
             )
         for message in collected.judge_failures[:1]:
             self.display.line(
@@ -174,6 +182,7 @@ class Run:
         self.progress.stream_state = collected.stream_state
         self.progress.next_group_id = collected.next_group_id
         self.progress.step = collected.step
+        self.updates_of_step = 0
         evaluation = self.config.evaluation
         is_last = collected.step == self.config.num_steps
         if is_last or (evaluation.every_steps and collected.step % evaluation.every_steps == 0):
@@ -185,34 +194,70 @@ class Run:
         async with self.trained_steps:
             self.trained_steps.notify_all()
 
+    def _with_advantages(self, collected: Collected) -> Collected:
+        """The same with advantages, which may need the groups of all processes."""
+        advantaged = assign_advantages(
+            [group.experiences for group in collected.used],
+            config=self.config.experience,
+            group_size=self.config.rollout.group_size,
+            max_groups=self.config.rollout.groups_per_step // self.config.mesh.num_processes,
+            of_all_processes=of_all_processes,
+            process=jax.process_index(),
+        )
+        return collected.with_used(advantaged)
+
+    def _check_full(self, collected: Collected) -> None:
+        """Raises UserError where the batch of any process is short and the config wants to stop then."""
+        config, num_groups = self.config, self.config.rollout.groups_per_step // self.config.mesh.num_processes
+        lacking = num_groups - len(collected.used)
+        if config.experience.short_batch == "stop" and largest_of_processes(lacking) > 0:
+            raise UserError(
+                f"step {collected.step}: {len(collected.groups)} groups drawn (experience.max_draws_per_batch is "
+                f"{config.experience.max_draws_per_batch}) gave {len(collected.used)} of the {num_groups} that a batch "
+                f"needs ({told(collected.fates)}); use problems that the policy solves sometimes, draw more, or train "
+                f"on what there is with --experience.short-batch train. Steps up to {self.progress.step} are kept"
+            )
+
     def _update(self, collected: Collected) -> dict[str, float]:
         """Packs the groups and takes `updates_per_batch` optimizer steps, each on its share of them. With several
         processes, one that has fewer groups takes part with empty rows."""
         config, groups = self.config, collected.used
-        share = max(1, -(-len(groups) // config.experience.updates_per_batch))
+        size = max(1, -(-len(groups) // config.experience.updates_per_batch))
+        num_shares = largest_of_processes(-(-len(groups) // size))
+        shares = [[e for g in groups[i * size : (i + 1) * size] for e in g.experiences] for i in range(num_shares)]
+        recomputes = config.loss.old_logprobs == "recomputed"
+        with self.timer.stage("pack"):
+            packed = [
+                # Recomputed logprobs are all of the weights before the first update.
+                self._pack(share, policy_version=self.progress.policy_version + (0 if recomputes else number))
+                for number, share in enumerate(shares)
+            ]
         measured: list[dict[str, float]] = []
-        for first in range(0, share * largest_of_processes(-(-len(groups) // share)), share):
-            experiences = [e for group in groups[first : first + share] for e in group.experiences]
-            with self.timer.stage("pack"):
-                row_tokens = pick_row_tokens(experiences, row_tokens=config.experience.row_tokens)
-                batch, num_micro_batches = pack(
-                    experiences,
-                    row_tokens=largest_of_processes(row_tokens),
-                    rows_per_micro_batch=config.experience.rows_per_micro_batch // jax.process_count(),
-                    max_experiences=self._max_experiences,
-                    packed_rows=config.experience.packed_rows,
-                )
-                num_micro_batches = largest_of_processes(num_micro_batches)
-            with self.timer.stage("update"):
-                old = None
-                if config.loss.old_logprobs == "recomputed":
-                    old = self.parts.token_logprobs(self.state.model, batch)
+        with self.timer.stage("update"):
+            model = self.state.model
+            old_logprobs = [self.parts.token_logprobs(model, batch) if recomputes else None for batch, _ in packed]
+            for share, (batch, num_micro_batches), old in zip(shares, packed, old_logprobs, strict=True):
                 self.state, metrics = self.parts.update(self.state, batch, num_micro_batches, old)
-            self.progress.policy_version += 1
-            used = num_micro_batches * (config.experience.rows_per_micro_batch // jax.process_count())
-            metrics["padding_share"] = 1 - float((batch.segment_ids[:used] > 0).mean())
-            measured.append(metrics)
+                used = num_micro_batches * (config.experience.rows_per_micro_batch // jax.process_count())
+                check_gate(metrics, batch, share, config=config, step=collected.step)
+                self.progress.policy_version += 1
+                self.updates_of_step += 1
+                metrics["padding_share"] = 1 - float((batch.segment_ids[:used] > 0).mean())
+                measured.append(metrics)
         return {f"update/{name}": value for name, value in average(measured).items()}
+
+    def _pack(self, experiences: Sequence[Experience], *, policy_version: int) -> tuple[Batch, int]:
+        """Rows of the length, and micro-batches in the number, that all processes agree on."""
+        config = self.config.experience
+        batch, num_micro_batches = pack(
+            experiences,
+            row_tokens=largest_of_processes(pick_row_tokens(experiences, row_tokens=config.row_tokens)),
+            rows_per_micro_batch=config.rows_per_micro_batch // jax.process_count(),
+            max_experiences=self._max_experiences,
+            packed_rows=config.packed_rows,
+            policy_version=policy_version,
+        )
+        return batch, largest_of_processes(num_micro_batches)
 
     @property
     def _max_experiences(self) -> int:
@@ -414,11 +459,19 @@ def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list
     return [(int(line["step"] or 0), value) for line in lines if (value := line.get(name)) is not None]
 
 
+def told(fates: Mapping[str, int]) -> str:
+    """What became of groups, in words: "3 equal, 1 overlong"."""
+    return ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
+
+
 def average(measured: list[dict[str, float]]) -> dict[str, float]:
-    """Means over updates; maxima for `_max`, sums for `num_tokens`, the last for the learning rate."""
+    """Means over updates; maxima for `_max`, sums for `num_tokens`, the last for the learning rate. What is only
+    measured on tokens of the same weights counts where there are any."""
     combined = {}
+    with_same_weights = [metrics for metrics in measured if metrics["same_weights_share"] > 0]
     for name in measured[0]:
-        values = [metrics[name] for metrics in measured]
+        of_same_weights = name.startswith("same_weights_drift") and with_same_weights
+        values = [metrics[name] for metrics in (of_same_weights or measured)]
         if name == "learning_rate":
             combined[name] = values[-1]
         elif name == "num_tokens":

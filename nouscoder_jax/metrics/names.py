@@ -47,6 +47,12 @@ CLIP_HIGH_SHARE = "update/clip_high_share"
 APPROX_KL = "update/approx_kl"
 DRIFT_MEAN = "update/drift_mean"
 DRIFT_MAX = "update/drift_max"
+DRIFT_KL = "update/drift_kl"
+SAME_WEIGHTS_SHARE = "update/same_weights_share"
+SAME_WEIGHTS_DRIFT_MEAN = "update/same_weights_drift_mean"
+SAME_WEIGHTS_DRIFT_MAX = "update/same_weights_drift_max"
+IMPORTANCE_WEIGHT_MEAN = "update/importance_weight_mean"
+REJECTED_SHARE = "update/rejected_share"
 TRAINED_TOKENS = "update/trained_tokens"
 PADDING_SHARE = "update/padding_share"
 NUM_UPDATES = "update/num_updates"
@@ -70,7 +76,7 @@ METRICS: dict[str, str] = {
     COMPLETION_TOKENS_MEAN: "mean length of a completion, tokens",
     COMPLETION_TOKENS_MAX: "longest completion, tokens",
     GROUPS_USED: "groups that entered the batch",
-    GROUPS_DROPPED: "groups dropped because all their rewards were equal",
+    GROUPS_DROPPED: "groups dropped: rewards all equal, or too few completions to judge or to train on",
     GROUPS_ALL_SOLVED: "groups in which every program was accepted",
     GROUPS_NONE_SOLVED: "groups in which no program was accepted",
     ROLLOUTS_DRAWN: "rollouts started so far in the run",
@@ -88,13 +94,19 @@ METRICS: dict[str, str] = {
     GRAD_NORM: "global gradient norm before clipping, mean over updates",
     LEARNING_RATE: "learning rate of the last update",
     ENTROPY: "mean entropy of the policy over trained tokens, nats",
-    RATIO_MEAN: "mean importance ratio over trained tokens",
-    RATIO_MAX: "largest importance ratio of a token",
+    RATIO_MEAN: "mean over trained tokens of the ratio that the objective clips: the token's or its sequence's",
+    RATIO_MAX: "largest of these ratios",
     CLIP_LOW_SHARE: "share of trained tokens whose ratio was clipped from below",
     CLIP_HIGH_SHARE: "share of trained tokens whose ratio was clipped from above",
     APPROX_KL: "estimate (k3) of KL between the policy and old_logprobs, nats a token",
     DRIFT_MEAN: "mean |trainer logprob - engine logprob| over trained tokens, nats",
     DRIFT_MAX: "largest of the same",
+    DRIFT_KL: "estimate (k3) of KL between the engine and the trainer, nats a token",
+    SAME_WEIGHTS_SHARE: "share of trained tokens that the engine drew with the very weights they are compared with",
+    SAME_WEIGHTS_DRIFT_MEAN: "drift_mean over these tokens: what is not the weights' doing, and what the gate looks at",
+    SAME_WEIGHTS_DRIFT_MAX: "largest of the same",
+    IMPORTANCE_WEIGHT_MEAN: "mean weight that loss.correction gives a trained token",
+    REJECTED_SHARE: "share of trained tokens that loss.correction left out",
     TRAINED_TOKENS: "completion tokens that entered the loss",
     PADDING_SHARE: "share of the packed rows that is padding",
     NUM_UPDATES: "optimizer updates so far in the run",

@@ -33,7 +33,12 @@ from nouscoder_jax.types import Batch
 
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
-_DTYPES = {"loss_mask": jnp.bool_, "behavior_logprobs": jnp.float32, "advantages": jnp.float32}
+_DTYPES = {
+    "loss_mask": jnp.bool_,
+    "same_weights": jnp.bool_,
+    "behavior_logprobs": jnp.float32,
+    "advantages": jnp.float32,
+}
 """Of a batch's arrays; the others are int32."""
 
 

@@ -113,6 +113,7 @@ def warm_start(
                     rows_per_micro_batch=config.experience.rows_per_micro_batch,
                     max_experiences=EXAMPLES_PER_UPDATE,
                     packed_rows=True,
+                    policy_version=0,
                 )
                 state, metrics = update(state, batch, num_micro_batches)
                 number += 1

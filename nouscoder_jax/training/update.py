@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,41 +18,29 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
-from jaxtyping import Array, Float32
+from jaxtyping import Array
 
 from nouscoder_jax import losses, sharding
-from nouscoder_jax.config import LossConfig, TrainConfig
+from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.logprobs import token_logprobs
-from nouscoder_jax.losses import Mean
+from nouscoder_jax.losses import Max, Mean
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.qwen3 import Architecture, Layers, Qwen3, param_name
-from nouscoder_jax.parallel import Parallel, max_over_rows, over_mesh, sum_gradients, sum_over_rows
+from nouscoder_jax.parallel import Parallel, first_row, max_over_rows, over_mesh, sum_gradients, sum_over_rows
+from nouscoder_jax.training.objective import (
+    Measured,
+    Objective,
+    Worst,
+    make_objective,
+    pick_old_logprobs,
+    within_bounds,
+)
 from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
 from nouscoder_jax.training.state import TrainState, shardings
 from nouscoder_jax.types import Batch
 
-LOSSES: dict[str, Callable[..., tuple[Mean, dict[str, Mean]]]] = {
-    "grpo": losses.grpo_loss,
-    "dr_grpo": losses.dr_grpo_loss,
-    "dapo": losses.dapo_loss,
-    "gspo": losses.gspo_loss,
-    "gspo_plus": losses.gspo_plus_loss,
-    "cispo": losses.cispo_loss,
-    "supervised": losses.supervised_loss,
-}
-"""Every objective by name; `supervised` is the warm start's and no choice of LossConfig."""
-
 Update = Callable[..., tuple[TrainState, dict[str, float]]]
 """update(state, batch, num_micro_batches, old_logprobs=None)"""
-
-
-class _Sums(NamedTuple):
-    """What micro-batches add up to."""
-
-    grads: Any
-    loss: Mean
-    metrics: dict[str, Mean]
-    maxima: dict[str, Float32[Array, ""]]
 
 
 def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, loss_name: str) -> Update:
@@ -60,20 +48,24 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
 
     `batch` is of NumPy arrays with a multiple of `experience.rows_per_micro_batch` rows, of which the first
     `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. (With several
-    processes: each one's own rows, its share of every micro-batch.) `old_logprobs` "rows time" comes from
-    `make_token_logprobs` where `loss.old_logprobs` is "recomputed". Metrics: loss, grad_norm, learning_rate, entropy,
-    num_tokens, drift_mean and drift_max (|logprob - behavior logprob| in nats), ratio_max (of tokens), and the
-    objective's own. The same input gives the same bits on the same machine.
+    processes: each one's own rows, its share of every micro-batch.) `old_logprobs` "rows time" is needed where
+    `loss.old_logprobs` is recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate,
+    num_tokens, and the objective's own. Where the gate on drift is shut (training/objective.py) the returned state is
+    the given one and metrics have `gate_shut_at`: the index, row * time + position over the rows of all processes, of
+    the token that drifts most. The same input gives the same bits on the same machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
     def update(
         state: TrainState, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None = None
     ) -> tuple[TrainState, dict[str, float]]:
-        old_logprobs = _pick_old_logprobs(config.loss, loss_name, batch, old_logprobs)
+        old_logprobs = pick_old_logprobs(config.loss, loss_name, batch, old_logprobs)
         arrays, old = _put((batch, old_logprobs), config, mesh=mesh)
         state, metrics = update_on_mesh(state, arrays, old, jnp.int32(num_micro_batches))
-        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
+        measured = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not measured.pop("gate_open"):
+            return state, measured
+        return state, {name: value for name, value in measured.items() if name != "gate_shut_at"}
 
     return update
 
@@ -85,13 +77,14 @@ def make_update_on_mesh(
     of the batch "micro_batches rows time" and all of it on the mesh. For ahead-of-time compilation and tests."""
     optimizer = make_optimizer(config.optimizer)
     layout = shardings(architecture, optimizer, mesh=mesh)
-    micro_batch_loss = partial(_micro_batch_loss, config, _bind_loss(config, loss_name), over_mesh(mesh))
+    objective = make_objective(config, loss_name=loss_name)
+    micro_batch_loss = partial(_micro_batch_loss, config, objective, over_mesh(mesh))
     specs = jax.tree.map(lambda where: where.spec, layout.model)
     accumulate = jax.shard_map(
         partial(_accumulate, micro_batch_loss),
         mesh=mesh,
         in_specs=(specs, sharding.MICRO_BATCHES_SPEC, sharding.MICRO_BATCHES_SPEC, P()),
-        out_specs=(specs, P(), P(), P()),
+        out_specs=(specs, P()),
         check_vma=False,  # parallel.py states every sum over devices itself
     )
 
@@ -99,20 +92,26 @@ def make_update_on_mesh(
     def update_on_mesh(
         state: TrainState, batch: Batch, old_logprobs: Array, num_micro_batches: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        sums = _Sums(*accumulate(state.model, batch, old_logprobs, num_micro_batches))
-        grads = jax.tree.map(lambda grad: grad / jnp.maximum(sums.loss.count, 1.0), sums.grads)
+        grads, measured = accumulate(state.model, batch, old_logprobs, num_micro_batches)
+        grads = jax.tree.map(lambda grad: grad / jnp.maximum(measured.loss.count, 1.0), grads)
         model: Any = state.model  # a pytree of arrays, which optax's types cannot say
         updates, opt_state = optimizer.update(grads, state.opt_state, model)
         model = optax.apply_updates(model, updates)
-        metrics: dict[str, Any] = {name: mean.value() for name, mean in sums.metrics.items()}
+        metrics: dict[str, Any] = {name: metric.value() for name, metric in measured.metrics.items()}
         metrics |= {
-            "loss": sums.loss.value(),
+            "loss": measured.loss.value(),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": make_schedule(config.optimizer)(state.update_count),
-            "num_tokens": sums.metrics["entropy"].count,
+            "num_tokens": measured.num_tokens,
+            "gate_open": jnp.bool_(True),
+            "gate_shut_at": measured.worst.index,
         }
-        metrics |= sums.maxima
-        return TrainState(model, opt_state, state.update_count + 1), metrics
+        after = TrainState(model, opt_state, state.update_count + 1)
+        if loss_name != "supervised" and (config.loss.max_drift_mean or config.loss.max_drift):
+            drift_mean = metrics["same_weights_drift_mean"]
+            metrics["gate_open"] = gate_open = within_bounds(config.loss, drift_mean, measured.worst.drift)
+            after = jax.tree.map(lambda new, old: jnp.where(gate_open, new, old), after, state)
+        return after, metrics
 
     return update_on_mesh
 
@@ -144,62 +143,67 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
 
 
 def _accumulate(
-    micro_batch_loss: Callable[..., tuple[Array, tuple[Mean, dict[str, Mean], dict[str, Array]]]],
+    micro_batch_loss: Callable[..., tuple[Array, Measured]],
     model: Qwen3,
     batch: Batch,
     old_logprobs: Array,
     num_micro_batches: Array,
-) -> tuple[Any, ...]:
-    """`_Sums` of gradients, losses and metrics over the first micro-batches; on one device of the mesh, with its shards
+) -> tuple[Any, Measured]:
+    """Gradients and what was measured, summed over the first micro-batches; on one device of the mesh, with its shards
     and rows. The loop's length is a traced number: the gradient is taken inside the body, so nothing has to be
     differentiated through the loop."""
 
-    def one(grads_so_far: Any, index: Array) -> _Sums:
+    def one(grads_so_far: Any, index: Array) -> tuple[Any, Measured]:
         inputs = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (batch, old_logprobs))
         loss_and_grads = jax.value_and_grad(micro_batch_loss, has_aux=True)
-        (_, (loss, metrics, maxima)), grads = loss_and_grads(model, grads_so_far.layers, *inputs)
+        (_, measured), grads = loss_and_grads(model, grads_so_far.layers, *inputs)
 
         def add(path: tuple[Any, ...], total: Array, new: Array) -> Array:
             return new if param_name(path).startswith("layers/") else total + new  # layers were added on the way
 
-        return _Sums(jax.tree.map_with_path(add, grads_so_far, grads), loss, metrics, maxima)
+        return jax.tree.map_with_path(add, grads_so_far, grads), measured
 
-    def step(index: Array, sums: _Sums) -> _Sums:
-        new = one(sums.grads, index)
-        loss, metrics = jax.tree.map(jnp.add, sums[1:3], new[1:3])
-        return _Sums(new.grads, loss, metrics, jax.tree.map(jnp.maximum, sums.maxima, new.maxima))
+    def step(index: Array, so_far: tuple[Any, Measured]) -> tuple[Any, Measured]:
+        grads, new = one(so_far[0], index)
+        before = so_far[1]
+        rows, time = old_logprobs.shape[1:]
+        worst = Worst(new.worst.drift, new.worst.index + first_row(index, rows) * time)
+        loss, metrics = losses.add((before.loss, before.metrics), (new.loss, new.metrics))
+        is_worse = ~(worst.drift <= before.worst.drift)  # true for NaN
+        worst = jax.tree.map(partial(jnp.where, is_worse), worst, before.worst)
+        return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, worst)
 
     grads = jax.tree.map(jnp.zeros_like, model)
-    shapes = jax.eval_shape(one, grads, jnp.int32(0))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(grads=None))
-    sums = jax.lax.fori_loop(0, num_micro_batches, step, zeros._replace(grads=grads))
-    loss, metrics = sum_over_rows((sums.loss, sums.metrics))
-    return sum_gradients(sums.grads), loss, metrics, max_over_rows(sums.maxima)
+    shapes = jax.eval_shape(one, grads, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    grads, measured = jax.lax.fori_loop(0, num_micro_batches, step, (grads, zeros))
+    return sum_gradients(grads), _over_rows(measured)
+
+
+def _over_rows(measured: Measured) -> Measured:
+    """The same over all devices."""
+    means = {name: metric for name, metric in measured.metrics.items() if isinstance(metric, Mean)}
+    maxima = {name: metric for name, metric in measured.metrics.items() if isinstance(metric, Max)}
+    loss, means, num_tokens = sum_over_rows((measured.loss, means, measured.num_tokens))
+    maxima, drift = max_over_rows((maxima, measured.worst.drift))
+    is_here = ~(measured.worst.drift < drift)
+    index = -max_over_rows(jnp.where(is_here, -measured.worst.index, jnp.iinfo(jnp.int32).min))
+    return Measured(loss, means | maxima, num_tokens, Worst(drift, index))
 
 
 def _micro_batch_loss(
     config: TrainConfig,
-    loss: Callable[..., tuple[Mean, dict[str, Mean]]],
+    objective: Objective,
     parallel: Parallel,
     model: Qwen3,
     gradient_sums: Layers,
     batch: Batch,
     old_logprobs: Array,
-) -> tuple[Array, tuple[Mean, dict[str, Mean], dict[str, Array]]]:
-    """The loss's sum, which is differentiated; and loss, metrics and maxima of one micro-batch's rows here."""
+) -> tuple[Array, Measured]:
+    """The loss's sum, which is differentiated; and what one micro-batch's rows here measure."""
     logprobs, entropy = _model_logprobs(config, parallel, model, gradient_sums, batch)
-    mean, metrics = loss(logprobs, old_logprobs, batch)
-    where = batch.loss_mask
-    num_tokens = jnp.sum(where, dtype=jnp.float32)
-    fixed = jax.lax.stop_gradient(logprobs)
-    drift = jnp.where(where, jnp.abs(fixed - batch.behavior_logprobs), 0.0)
-    log_ratio = jnp.where(where, losses.token_log_ratio(fixed, old_logprobs, where=where), -jnp.inf)
-    metrics = metrics | {
-        "entropy": Mean(jnp.sum(jnp.where(where, entropy, 0.0)), num_tokens),
-        "drift_mean": Mean(jnp.sum(drift), num_tokens),
-    }
-    maxima = {"drift_max": jnp.max(drift), "ratio_max": jnp.exp(jnp.max(log_ratio))}
-    return mean.total, (mean, jax.lax.stop_gradient(metrics), maxima)
+    measured = objective(logprobs, entropy, old_logprobs, batch)
+    return measured.loss.total, jax.lax.stop_gradient(measured)
 
 
 def _model_logprobs(
@@ -225,46 +229,6 @@ def _model_logprobs(
         logits_mib=config.model.logits_mib,
         shards=parallel.vocab_shards(),
     )
-
-
-def _bind_loss(config: TrainConfig, loss_name: str) -> Callable[[Array, Array, Batch], tuple[Mean, dict[str, Mean]]]:
-    """The objective with its knobs, as a function of (logprobs, old_logprobs, batch)."""
-    function = LOSSES[loss_name]
-    if loss_name == "supervised":
-        return lambda logprobs, _, batch: function(logprobs, where=batch.loss_mask)
-    knobs: dict[str, float] = {"clip_low": config.loss.clip_low, "clip_high": config.loss.clip_high}
-    if loss_name != "cispo":
-        knobs["dual_clip"] = config.loss.dual_clip
-    if loss_name == "dr_grpo":
-        knobs["normalizer_tokens"] = float(config.rollout.max_completion_tokens)
-
-    def bound(logprobs: Array, old_logprobs: Array, batch: Batch) -> tuple[Mean, dict[str, Mean]]:
-        where = batch.loss_mask
-        weights = None
-        if config.loss.max_importance_weight:
-            weights = losses.truncated_importance_weights(
-                old_logprobs, batch.behavior_logprobs, where=where, max_weight=config.loss.max_importance_weight
-            )
-        return function(
-            logprobs,
-            old_logprobs,
-            batch.advantages,
-            where=where,
-            segment_ids=batch.segment_ids,
-            importance_weights=weights,
-            **knobs,
-        )
-
-    return bound
-
-
-def _pick_old_logprobs(config: LossConfig, loss_name: str, batch: Batch, old_logprobs: np.ndarray | None) -> np.ndarray:
-    """The denominator of the ratio. Raises ValueError where it should have been recomputed and was not."""
-    if config.old_logprobs == "behavior" or loss_name == "supervised":
-        return batch.behavior_logprobs
-    if old_logprobs is None:
-        raise ValueError("loss.old_logprobs is recomputed: give update the logprobs from make_token_logprobs")
-    return old_logprobs
 
 
 def _put(arrays: Any, config: TrainConfig, *, mesh: Mesh) -> Any:

@@ -67,6 +67,7 @@ def experience_config():
         overlong="zero_advantage",
         drop_equal_groups=True,
         max_draws_per_batch=3,
+        short_batch="train",
         packed_rows=True,
         row_tokens=64,
         rows_per_micro_batch=2,

@@ -2,10 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from nouscoder_jax.experience.filters import GroupFate, judge_group
+from nouscoder_jax.experience.filters import GroupFate, assign_advantages, judge_group
 from nouscoder_jax.experience.rewards import reward
+
+
+def assign(groups, config, **changes):
+    """The groups with advantages, in a batch of their own."""
+    alone = {"max_groups": len(groups), "of_all_processes": lambda array: array[None], "process": 0}
+    return assign_advantages(groups, config=config, group_size=len(groups[0]), **alone | changes)
 
 
 @pytest.fixture
@@ -15,7 +22,11 @@ def judge(make_rollout, make_verdict, experience_config):
         finish = finish or ["stop"] * len(accepted)
         rollouts = [make_rollout(index=i, finish_reason=f) for i, f in enumerate(finish)]
         verdicts = [None if letter == "x" else make_verdict(letter == "A") for letter in accepted]
-        return judge_group(rollouts, verdicts, config=dataclasses.replace(experience_config, **changes))
+        config = dataclasses.replace(experience_config, **changes)
+        experiences, fate = judge_group(rollouts, verdicts, config=config)
+        if fate is GroupFate.USED:
+            (experiences,) = assign([experiences], config)
+        return experiences, fate
 
     return run
 
@@ -69,3 +80,39 @@ def test_a_cut_completion_still_decides_whether_rewards_are_equal_as_in_the_orig
 
 def test_a_group_with_nothing_but_cut_completions_is_overlong(judge):
     assert judge("AR", ["length", "length"])[1] is GroupFate.OVERLONG
+
+
+def test_advantages_over_the_batch_are_those_of_one_large_group(make_rollout, make_verdict, experience_config):
+    config = dataclasses.replace(experience_config, advantage="batch_mean_std")
+    groups = []
+    for letters in ("ARRR", "AAAR"):
+        rollouts = [make_rollout(index=i) for i in range(4)]
+        groups.append(judge_group(rollouts, [make_verdict(x == "A") for x in letters], config=config)[0])
+    values = [[e.advantage for e in group] for group in assign(groups, config)]
+    np.testing.assert_allclose(values, [[1, -1, -1, -1], [1, 1, 1, -1]], rtol=1e-5)  # mean 0, deviation 1 over all 8
+
+
+def test_advantages_over_the_batch_reach_over_processes(make_rollout, make_verdict, experience_config):
+    """Two processes with one and two groups, told apart by what each gives; the sum is one batch of three groups."""
+    config = dataclasses.replace(experience_config, advantage="batch_mean_std", std_ddof=1)
+
+    def groups_of(*all_letters):
+        return [
+            judge_group(
+                [make_rollout(index=i) for i in range(2)], [make_verdict(x == "A") for x in letters], config=config
+            )[0]
+            for letters in all_letters
+        ]
+
+    mine, others = groups_of("AR"), groups_of("AR", "RA")
+    given = []
+
+    def record(array):
+        given.append(array)
+        return array[None]
+
+    assign(others, config, max_groups=2, of_all_processes=record)
+    apart = assign(mine, config, max_groups=2, process=1, of_all_processes=lambda array: np.stack([given[0], array]))
+    together = assign(others + mine, config)
+    assert apart == together[2:]
+    assert apart[0][0].advantage == pytest.approx(np.sqrt(5 / 6), rel=1e-5)  # 6 rewards of +-1, ddof 1

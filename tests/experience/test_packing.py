@@ -5,7 +5,7 @@ import pytest
 
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
 
-SHAPE = {"row_tokens": 8, "rows_per_micro_batch": 2, "max_experiences": 5, "packed_rows": True}
+SHAPE = {"row_tokens": 8, "rows_per_micro_batch": 2, "max_experiences": 5, "packed_rows": True, "policy_version": 0}
 
 
 def test_one_experience_by_hand(make_experience):
@@ -86,3 +86,12 @@ def test_unpacked_rows_hold_one_sequence_each(make_experience):
     batch, num_micro_batches = pack(experiences, **SHAPE | {"packed_rows": False})
     assert num_micro_batches == 2
     assert batch.segment_ids.sum(1).tolist() == [5, 4, 3, 0, 0, 0] and batch.segment_ids.max() == 1
+
+
+def test_tokens_drawn_with_the_weights_that_are_trained_are_marked(make_experience):
+    def marked(policy_version):
+        batch, _ = pack([make_experience()], **SHAPE | {"policy_version": policy_version})
+        return batch.same_weights[0].tolist()
+
+    assert marked(0) == [False, False, True, True, False, False, False, False]
+    assert not any(marked(1))

@@ -54,6 +54,7 @@ def whole_batch(seed: int, vocab_size: int):
         positions=np.where(segment_ids == 1, index, index - first).astype(np.int32),
         segment_ids=segment_ids.astype(np.int32),
         loss_mask=(index % first > 8) & (index < ROW_TOKENS - 1),
+        same_weights=np.zeros(shape, bool),
         behavior_logprobs=rng.normal(-4.0, 0.3, shape).astype(np.float32),
         advantages=np.where(segment_ids == 1, *rng.normal(size=(2, NUM_ROWS, 1))).astype(np.float32),
     )

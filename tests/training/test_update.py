@@ -10,8 +10,9 @@ import pytest
 from nouscoder_jax import losses
 from nouscoder_jax.logprobs import WHOLE, token_logprobs
 from nouscoder_jax.model import qwen3
+from nouscoder_jax.training.objective import LOSSES
 from nouscoder_jax.training.state import named_leaves
-from nouscoder_jax.training.update import LOSSES, make_token_logprobs, make_update, make_update_on_mesh
+from nouscoder_jax.training.update import make_token_logprobs, make_update, make_update_on_mesh
 
 
 @pytest.fixture(scope="module")
