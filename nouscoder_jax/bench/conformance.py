@@ -134,7 +134,7 @@ def _report(content: dict[str, Any], options: argparse.Namespace) -> int:
     for what, why in content["not_run"].items():
         console.print(f"not run: {what}: {why}")
     failing = conformance_table.num_failing(content)
-    console.print(f"{len(content['rows']) - failing} of {len(content['rows'])} rows agree")
+    console.print(f"{len(content['rows']) - failing} of {len(content['rows'])} rows agree or differ as stated")
     if options.out:
         options.out.write_text(json.dumps(content, indent=1) + "\n")
     if options.readme:

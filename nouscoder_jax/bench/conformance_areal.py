@@ -53,47 +53,47 @@ def policy(*, level: str, dual_clip: bool, reject: Any) -> TensorAnswer:
     return answer
 
 
-def truncated(settings: SimpleNamespace) -> dict[str, Any]:
+def _truncated(settings: SimpleNamespace) -> dict[str, Any]:
     return dict(level="token", action="clamp", metric="ratio", upper=settings.max_weight)
 
 
-def icepop(settings: SimpleNamespace) -> dict[str, Any]:
+def _icepop(settings: SimpleNamespace) -> dict[str, Any]:
     bounds = dict(lower=settings.min_weight, upper=settings.icepop_max_weight)
     return dict(level="token", action="mask", metric="ratio") | bounds
 
 
-def unbounded(_: SimpleNamespace) -> dict[str, Any]:
+def _unbounded(_: SimpleNamespace) -> dict[str, Any]:
     return dict(level="token", action="clamp", metric="ratio", upper=1e9)
 
 
-def sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
+def _sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
     bounds = dict(lower=settings.min_ratio, upper=settings.max_ratio)
     return dict(level="sequence", action="mask", metric="ratio", agg="mean") | bounds
 
 
-def k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return token_mean(KLEstimator("k3", apply_clamp=False)(case.logprobs, case.reference_logprobs), case.mask)
 
 
-def entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     labels = torch.zeros(case.logits.shape[:2], dtype=torch.long)
     rows, time, vocab = case.logits.shape
     _, found = vocab_parallel.gather_logprobs_entropy(case.logits.reshape(-1, vocab), labels.reshape(-1))
     return torch.where(case.mask, found.reshape(rows, time), 0.0)
 
 
-def advantages(**options: Any) -> TensorAnswer:
-    """Its normalisation by group."""
+def advantages(*, of: str, **options: Any) -> TensorAnswer:
+    """Its normalisation, by group where `options` do not say; `of` names the rewards among the inputs."""
 
     def answer(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-        group = case.rewards.shape[1]
-        config = NormConfig(mean_level="group", group_size=group, **options)
-        return Normalization(config)(case.rewards.reshape(-1)).reshape(case.rewards.shape)
+        rewards = getattr(case, of)
+        config = NormConfig(**dict(mean_level="group", group_size=rewards.shape[1]) | options)
+        return Normalization(config)(rewards.reshape(-1)).reshape(rewards.shape)
 
     return answer
 
 
-def overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
+def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     mask = torch.arange(int(case.num_tokens.max()))[None, :] < case.num_tokens[:, None]
     data = {"rewards": torch.zeros(len(mask)), "input_ids": mask.long(), "loss_mask": mask}
     return functional.reward_overlong_penalty(data, settings.buffer_tokens, 1.0, settings.max_tokens)["rewards"]
@@ -105,16 +105,19 @@ ANSWERS: dict[str, TensorAnswer] = {
     "gspo": policy(**_token | dict(level="sequence")),
     "gspo_plus": policy(**_token | dict(level="sequence")),
     "dual_clip": policy(**_token | dict(dual_clip=True)),
-    "tis": policy(**_token | dict(reject=truncated)),
-    "icepop": policy(**_token | dict(reject=icepop)),
-    "decoupled": policy(**_token | dict(reject=unbounded)),
-    "sequence_rejection": policy(**_token | dict(reject=sequence_rejection)),
-    "k3_kl": k3,
-    "entropy": entropy,
-    "group_mean_std": advantages(std_level="group", std_unbiased=True, eps=1e-6),
-    "group_mean": advantages(std_level=None),
-    "leave_one_out": advantages(std_level=None, mean_leave1out=True),
-    "overlong": overlong,
+    "tis": policy(**_token | dict(reject=_truncated)),
+    "icepop": policy(**_token | dict(reject=_icepop)),
+    "decoupled": policy(**_token | dict(reject=_unbounded)),
+    "sequence_rejection": policy(**_token | dict(reject=_sequence_rejection)),
+    "k3_kl": _k3,
+    "entropy": _entropy,
+    "group_mean_std": advantages(of="rewards", std_level="group", std_unbiased=True, eps=1e-6),
+    "group_mean": advantages(of="rewards", std_level=None),
+    "leave_one_out": advantages(of="rewards", std_level=None, mean_leave1out=True),
+    "equal_rewards": advantages(of="equal_rewards", std_level="group", std_unbiased=True, eps=1e-6),
+    "group_mean_batch_std": advantages(of="rewards", std_level="batch", std_unbiased=True, eps=1e-6),
+    "batch_mean_std": advantages(of="rewards", mean_level="batch", std_level="batch", std_unbiased=True, eps=1e-6),
+    "overlong": _overlong,
 }
 
 if __name__ == "__main__":

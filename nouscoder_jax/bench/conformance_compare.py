@@ -4,6 +4,7 @@ In: ours and theirs by input. Out: a dict a row, ready for JSON, with a verdict:
 
     agrees              as defined, within the tolerance, on every input
     agrees once undone  they define it otherwise; with that difference put into ours it agrees on every input
+    differs as stated   they define it otherwise, and there is nothing to put in
     DIFFERS             anything else: the bench fails
     failed              their function raised; the reason stands beside it
 
@@ -34,11 +35,9 @@ def compare(
     found: dict[str, Any] = asdict(row)
     if failure or not theirs:
         return found | {"verdict": "failed", "failure": failure or "no answer"}
-    found["defined"] = {one: _difference(ours(row.objective, one), answer) for one, answer in theirs.items()}
-    if row.undone:
-        found["undone_differences"] = {
-            one: _difference(ours(row.undone, one), answer) for one, answer in theirs.items()
-        }
+    for key, name in (("defined", row.objective), ("undone_differences", row.undone)):
+        if name:
+            found[key] = {one: _difference(ours(name, one), answer) for one, answer in theirs.items()}
     return found | {"verdict": _verdict(found)}
 
 
@@ -60,7 +59,14 @@ def worst(differences: Mapping[str, Mapping[str, Any]], name: str) -> float | No
 
 def _verdict(found: Mapping[str, Any]) -> str:
     told, name = ("agrees once undone", "undone_differences") if found["undone"] else ("agrees", "defined")
-    return told if all(agrees(one) for one in found[name].values()) else "DIFFERS"
+    if all(agrees(one) for one in found[name].values()):
+        return told
+    return "differs as stated" if found["difference"] and not found["undone"] else "DIFFERS"
+
+
+def is_failing(row: Mapping[str, Any]) -> bool:
+    """Whether a compared row should agree and does not, or could not be run."""
+    return row["verdict"] in ("DIFFERS", "failed")
 
 
 def _difference(ours: Answer, theirs: Answer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ In: a seed. Out: arrays by name for several shapes, and the settings that all ob
     mask           "rows time", True where a token counts; rows end in padding, one row has a gap in its middle
     advantages     "rows", both signs
     logits         "rows time vocab"
-    rewards        "groups group"; one group is all equal
+    rewards        "groups group"; in equal_rewards every group agrees with itself
     num_tokens     "completions", lengths around the soft overlong penalty's bend
 """
 
@@ -91,7 +91,6 @@ def _one(lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
     )
     magnitudes = rng.uniform(0.2, 2.0, rows)
     rewards = rng.choice([-1.0, 1.0, 0.25], (4, 8))
-    rewards[1] = 0.7
     arrays: dict[str, Any] = {
         "logprobs": logprobs,
         "old_logprobs": old,
@@ -100,6 +99,7 @@ def _one(lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
         "advantages": magnitudes * np.where(np.arange(rows) % 2, -1, 1),
         "logits": rng.normal(0, 2.0, (rows, _TIME, 11)),
         "rewards": rewards,
+        "equal_rewards": np.repeat([[0.7], [0.1], [1 / 3], [-1.0], [1.0]], 7, axis=1),
     }
     single = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     return single | {"mask": mask, "num_tokens": np.array([1, 63, 64, 65, 70, 80, 95, 96, 97, 140])}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-_TIMEOUT_S = 300
+_TIMEOUT_S = 900
 _LIGHT = ("orjson==3.13.0", "colorlog==6.12.0", "loguru==0.7.3")
 """Small packages that the libraries import and the environment lacks."""
 

@@ -42,32 +42,32 @@ def policy(*, sequence: bool, token_level: bool, dual_clip: bool, correction: An
     return answer
 
 
-def truncated(settings: SimpleNamespace) -> dict[str, Any]:
+def _truncated(settings: SimpleNamespace) -> dict[str, Any]:
     return dict(
         is_correction_level="token", is_correction_mode="clip", is_correction_threshold=[0.0, settings.max_weight]
     )
 
 
-def icepop(settings: SimpleNamespace) -> dict[str, Any]:
+def _icepop(settings: SimpleNamespace) -> dict[str, Any]:
     bounds = [settings.min_weight, settings.icepop_max_weight]
     return dict(is_correction_level="token", is_correction_mode="mask", is_correction_threshold=bounds)
 
 
-def sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
+def _sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
     bounds = [settings.min_ratio, settings.max_ratio]
     return dict(is_correction_level="seq", is_correction_mode="mask", is_correction_threshold=bounds)
 
 
-def k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     kl = openrlhf_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, kl_estimator="k3")
     return token_mean(kl, case.mask)
 
 
-def entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return torch.where(case.mask, openrlhf_utils.compute_entropy(case.logits), 0.0)
 
 
-def overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
+def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     rewards = torch.zeros(len(case.num_tokens))
     experience = SimpleNamespace(response_length=case.num_tokens, rewards=rewards)
     length_penalty.apply_overlong_penalty([experience], settings.max_tokens, settings.buffer_tokens)
@@ -80,12 +80,12 @@ ANSWERS: dict[str, TensorAnswer] = {
     "dapo": policy(**_token),
     "gspo": policy(**_token | dict(sequence=True)),
     "dual_clip": policy(**_token | dict(dual_clip=True)),
-    "tis": policy(**_token | dict(correction=truncated)),
-    "icepop": policy(**_token | dict(correction=icepop)),
-    "sequence_rejection": policy(**_token | dict(correction=sequence_rejection)),
-    "k3_kl": k3,
-    "entropy": entropy,
-    "overlong": overlong,
+    "tis": policy(**_token | dict(correction=_truncated)),
+    "icepop": policy(**_token | dict(correction=_icepop)),
+    "sequence_rejection": policy(**_token | dict(correction=_sequence_rejection)),
+    "k3_kl": _k3,
+    "entropy": _entropy,
+    "overlong": _overlong,
 }
 
 if __name__ == "__main__":

@@ -89,15 +89,22 @@ def _decoupled(case: SimpleNamespace) -> jax.Array:
 
 
 def _kept(case: SimpleNamespace) -> jax.Array:
+    return _within(case, _S.min_ratio, _S.max_ratio)
+
+
+def _within(case: SimpleNamespace, min_ratio: float, max_ratio: float) -> jax.Array:
     return mismatch.sequence_rejection_mask(
         case.old_logprobs, case.behavior_logprobs, where=case.mask, segment_ids=None,
-        min_ratio=_S.min_ratio, max_ratio=_S.max_ratio,
+        min_ratio=min_ratio, max_ratio=max_ratio,
     )  # fmt: skip
 
 
-def _rejected(case: SimpleNamespace) -> jax.Array:
-    mean, _ = losses.dapo_loss(case.logprobs, case.old_logprobs, case.advantages, where=_kept(case), **_TOKEN)
-    return mean.value()
+def _rejected(kept: Callable[[SimpleNamespace], jax.Array]) -> Ours:
+    def loss(case: SimpleNamespace) -> jax.Array:
+        mean, _ = losses.dapo_loss(case.logprobs, case.old_logprobs, case.advantages, where=kept(case), **_TOKEN)
+        return mean.value()
+
+    return loss
 
 
 def _sequence_weights(case: SimpleNamespace) -> jax.Array:
@@ -147,7 +154,8 @@ LOSSES: dict[str, Ours] = {
     "tis": _corrected(_truncated),
     "icepop": _corrected(_icepop),
     "decoupled": _corrected(_decoupled),
-    "sequence_rejection": _rejected,
+    "sequence_rejection": _rejected(_kept),
+    "sequence_rejection, inverse ratio": _rejected(lambda case: _within(case, 1.0 / _S.max_ratio, 1.0 / _S.min_ratio)),
     "sequence_rejection, denominator kept": _corrected(lambda case: _kept(case) * 1.0),
     "sequence_rejection, weighted by token": _corrected(lambda case: _kept(case) * _decoupled(case)),
     "sequence_rejection, weighted by sequence": _corrected(lambda case: _kept(case) * _sequence_weights(case)),
@@ -158,6 +166,9 @@ LOSSES: dict[str, Ours] = {
 
 PARTS: dict[str, Ours] = {
     "group_mean_std": lambda case: advantages.group_mean_std(case.rewards, ddof=1),
+    "equal_rewards": lambda case: advantages.group_mean_std(case.equal_rewards, ddof=1),
+    "group_mean_batch_std": lambda case: advantages.group_mean_batch_std(case.rewards, ddof=1),
+    "batch_mean_std": lambda case: advantages.batch_mean_std(case.rewards, ddof=1),
     "group_mean": lambda case: advantages.group_mean(case.rewards, ddof=1),
     "leave_one_out": lambda case: advantages.leave_one_out(case.rewards, ddof=1),
     "overlong": _penalty,

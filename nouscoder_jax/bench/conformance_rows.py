@@ -27,6 +27,7 @@ class Row:
     """The name of ours with that difference put in."""
 
 
+_ROUNDING = "rounding of the mean, divided by 1e-6, is an advantage; ours is exactly 0"
 _MASKED_ROWS = "rows without a counted token count in the mean over sequences"
 
 
@@ -85,7 +86,10 @@ ROWS = (
     _row("icepop", "openrlhf", "is_correction token, mask"),
     _row("icepop", "skyrl", "tis_ratio_type token with token_mask_is_threshold"),
     _row("icepop", "areal", "rejection_sampling token, mask"),
-    _row("sequence_rejection", "verl", "rollout_rs seq_mean_k1"),
+    _row(
+        "sequence_rejection", "verl", "rollout_rs seq_mean_k1",
+        "its bounds are on the inverse, pi_behavior / pi_old", "sequence_rejection, inverse ratio",
+    ),
     _row(
         "sequence_rejection", "openrlhf", "is_correction seq, mask",
         "rejected tokens stay in the denominator, kept ones carry their ratio to the engine",
@@ -117,6 +121,12 @@ ROWS = (
     _row("group_mean_std", "skyrl", "compute_grpo_outcome_advantage (ddof 1, + 1e-6)"),
     _row("group_mean_std", "areal", "Normalization group, group, unbiased, eps 1e-6"),
     _row("group_mean_std", "tunix", "compute_advantages (ddof 1, + 1e-6)"),
+    _row("equal_rewards", "verl", "compute_grpo_outcome_advantage", _ROUNDING),
+    _row("equal_rewards", "skyrl", "compute_grpo_outcome_advantage", _ROUNDING),
+    _row("equal_rewards", "areal", "Normalization group, group, unbiased, eps 1e-6"),
+    _row("equal_rewards", "tunix", "compute_advantages", _ROUNDING),
+    _row("group_mean_batch_std", "areal", "Normalization group, batch, unbiased, eps 1e-6"),
+    _row("batch_mean_std", "areal", "Normalization batch, batch, unbiased, eps 1e-6"),
     _row("group_mean", "verl", "compute_grpo_outcome_advantage, no std"),
     _row("group_mean", "skyrl", "compute_grpo_outcome_advantage, no std"),
     _row("group_mean", "areal", "Normalization group, no std"),

@@ -48,38 +48,39 @@ def policy(loss: Any, reduction: str, *, kind: str, sequence: bool, correct: Any
     return answer
 
 
-def truncated(config: Any, settings: SimpleNamespace) -> None:
+def _truncated(config: Any, settings: SimpleNamespace) -> None:
     config.tis_ratio_type = "token"
     config.token_tis_ratio_clip_high = settings.max_weight
 
 
-def icepop(config: Any, settings: SimpleNamespace) -> None:
+def _icepop(config: Any, settings: SimpleNamespace) -> None:
     config.tis_ratio_type = "token"
     config.token_tis_ratio_clip_high = settings.icepop_max_weight
     config.token_mask_is_threshold_low = settings.min_weight
     config.token_mask_is_threshold_high = settings.icepop_max_weight
 
 
-def sequence_rejection(config: Any, settings: SimpleNamespace) -> None:
+def _sequence_rejection(config: Any, settings: SimpleNamespace) -> None:
     config.sequence_mask_metric = "geometric"
     config.geo_mask_low, config.geo_mask_high = settings.min_ratio, settings.max_ratio
 
 
-def k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     kl = ppo_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, case.mask, "k3")
     return token_mean(kl, case.mask)
 
 
-def entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return torch.where(case.mask, torch_utils.chunked_entropy_from_logits(case.logits), 0.0)
 
 
-def advantages(estimator: Any, **options: Any) -> TensorAnswer:
-    """An estimator on one reward a completion."""
+def advantages(estimator: Any, *, of: str, **options: Any) -> TensorAnswer:
+    """An estimator on one reward a completion; `of` names them among the inputs."""
 
     def answer(case: SimpleNamespace, _: SimpleNamespace) -> np.ndarray:
-        groups, group = case.rewards.shape
-        rewards = case.rewards.reshape(-1, 1).clone()
+        given = getattr(case, of)
+        groups, group = given.shape
+        rewards = given.reshape(-1, 1).clone()
         found, _ = estimator(rewards, torch.ones_like(rewards), np.repeat(np.arange(groups), group), **options)
         return found.reshape(groups, group).numpy()
 
@@ -97,14 +98,15 @@ ANSWERS: dict[str, TensorAnswer] = {
     "gspo_plus": policy(ppo_utils.gspo_policy_loss, "token_mean", **_sequence),
     "cispo": policy(ppo_utils.compute_policy_loss_cispo, "token_mean", **_token | dict(kind="cispo")),
     "dual_clip": policy(_ppo, "token_mean", **_token | dict(kind="dual_clip")),
-    "tis": policy(_ppo, "token_mean", **_token | dict(correct=truncated)),
-    "icepop": policy(_ppo, "token_mean", **_token | dict(correct=icepop)),
-    "sequence_rejection": policy(_ppo, "token_mean", **_token | dict(correct=sequence_rejection)),
-    "k3_kl": k3,
-    "entropy": entropy,
-    "group_mean_std": advantages(ppo_utils.compute_grpo_outcome_advantage),
-    "group_mean": advantages(ppo_utils.compute_grpo_outcome_advantage, grpo_norm_by_std=False),
-    "leave_one_out": advantages(ppo_utils.compute_rloo_outcome_advantage),
+    "tis": policy(_ppo, "token_mean", **_token | dict(correct=_truncated)),
+    "icepop": policy(_ppo, "token_mean", **_token | dict(correct=_icepop)),
+    "sequence_rejection": policy(_ppo, "token_mean", **_token | dict(correct=_sequence_rejection)),
+    "k3_kl": _k3,
+    "entropy": _entropy,
+    "group_mean_std": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards"),
+    "equal_rewards": advantages(ppo_utils.compute_grpo_outcome_advantage, of="equal_rewards"),
+    "group_mean": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards", grpo_norm_by_std=False),
+    "leave_one_out": advantages(ppo_utils.compute_rloo_outcome_advantage, of="rewards"),
 }
 
 if __name__ == "__main__":

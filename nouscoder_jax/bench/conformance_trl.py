@@ -89,11 +89,11 @@ def policy(
     return answer
 
 
-def entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return torch.where(case.mask, entropy_from_logits(case.logits), 0.0)
 
 
-def overlong(case: SimpleNamespace, settings: SimpleNamespace) -> list[float]:
+def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> list[float]:
     punish = get_soft_overlong_punishment(settings.max_tokens, settings.buffer_tokens)
     return punish(completion_ids=[[0] * int(length) for length in case.num_tokens])
 
@@ -108,8 +108,8 @@ ANSWERS: dict[str, TensorAnswer] = {
     "cispo": policy("cispo", **_token | dict(clip_offset=1.0)),
     "dual_clip": policy("dapo", **_token | dict(dual_clip=True)),
     "k3_kl": policy("dapo", **_token | dict(beta=1.0, with_advantages=False)),
-    "entropy": entropy,
-    "overlong": overlong,
+    "entropy": _entropy,
+    "overlong": _overlong,
 }
 
 if __name__ == "__main__":

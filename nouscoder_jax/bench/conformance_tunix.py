@@ -72,7 +72,7 @@ def policy(algorithm: str, aggregation: str, *, dual_clip: bool, weights: bool) 
     return answer
 
 
-def k3(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
+def _k3(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
     mask = jnp.asarray(arrays["mask"])
 
     def mean(logprobs: jax.Array) -> jax.Array:
@@ -83,16 +83,16 @@ def k3(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, n
     return np.asarray(value), np.asarray(gradient)
 
 
-def entropy(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, None]:
+def _entropy(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, None]:
     found = algo_core.compute_entropy_from_logits(jnp.asarray(arrays["logits"]))
     return np.where(arrays["mask"], found, 0.0), None
 
 
-def advantages(estimator: Any) -> Answer:
-    """An estimator of one reward a completion, groups one after the other."""
+def advantages(estimator: Any, *, of: str) -> Answer:
+    """An estimator of one reward a completion, groups one after the other; `of` names them among the inputs."""
 
     def answer(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, None]:
-        rewards = arrays["rewards"]
+        rewards = arrays[of]
         return np.asarray(estimator(rewards.reshape(-1), rewards.shape[1])).reshape(rewards.shape), None
 
     return answer
@@ -107,11 +107,12 @@ ANSWERS: dict[str, Answer] = {
     "gspo_plus": policy("gspo-token", "token-mean", **_plain),
     "dual_clip": policy("grpo", "token-mean", **_plain | dict(dual_clip=True)),
     "tis": policy("grpo", "token-mean", **_plain | dict(weights=True)),
-    "k3_kl": k3,
-    "entropy": entropy,
-    "group_mean_std": advantages(algo_core.compute_advantages),
-    "group_mean": advantages(algo_core.compute_drgrpo_advantages),
-    "leave_one_out": advantages(algo_core.compute_rloo_advantages),
+    "k3_kl": _k3,
+    "entropy": _entropy,
+    "group_mean_std": advantages(algo_core.compute_advantages, of="rewards"),
+    "equal_rewards": advantages(algo_core.compute_advantages, of="equal_rewards"),
+    "group_mean": advantages(algo_core.compute_drgrpo_advantages, of="rewards"),
+    "leave_one_out": advantages(algo_core.compute_rloo_advantages, of="rewards"),
 }
 
 if __name__ == "__main__":

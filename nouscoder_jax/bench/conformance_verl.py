@@ -74,16 +74,17 @@ def rejection(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     return kept
 
 
-def k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return token_mean(core_algos.kl_penalty(case.logprobs, case.reference_logprobs, "low_var_kl"), case.mask)
 
 
-def advantages(estimator: Any, **options: Any) -> TensorAnswer:
-    """An estimator on one reward a completion."""
+def advantages(estimator: Any, *, of: str, **options: Any) -> TensorAnswer:
+    """An estimator on one reward a completion; `of` names them among the inputs."""
 
     def answer(case: SimpleNamespace, _: SimpleNamespace) -> np.ndarray:
-        groups, group = case.rewards.shape
-        rewards = case.rewards.reshape(-1, 1).clone()
+        given = getattr(case, of)
+        groups, group = given.shape
+        rewards = given.reshape(-1, 1).clone()
         index = np.repeat(np.arange(groups), group)
         found, _ = estimator(rewards, torch.ones_like(rewards), index, **options)
         return found.reshape(groups, group).numpy()
@@ -91,7 +92,7 @@ def advantages(estimator: Any, **options: Any) -> TensorAnswer:
     return answer
 
 
-def entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
+def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return torch.where(case.mask, torch_functional.entropy_from_logits(case.logits), 0.0)
 
 
@@ -108,11 +109,12 @@ ANSWERS: dict[str, TensorAnswer] = {
     "tis": policy("vanilla", "token-mean", **_token | dict(weights=correction("tis"))),
     "icepop": policy("vanilla", "token-mean", **_token | dict(weights=correction("icepop"))),
     "sequence_rejection": policy("vanilla", "token-mean", **_token | dict(mask=rejection)),
-    "k3_kl": k3,
-    "entropy": entropy,
-    "group_mean_std": advantages(core_algos.compute_grpo_outcome_advantage),
-    "group_mean": advantages(core_algos.compute_grpo_outcome_advantage, norm_adv_by_std_in_grpo=False),
-    "leave_one_out": advantages(core_algos.compute_rloo_outcome_advantage),
+    "k3_kl": _k3,
+    "entropy": _entropy,
+    "group_mean_std": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards"),
+    "equal_rewards": advantages(core_algos.compute_grpo_outcome_advantage, of="equal_rewards"),
+    "group_mean": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards", norm_adv_by_std_in_grpo=False),
+    "leave_one_out": advantages(core_algos.compute_rloo_outcome_advantage, of="rewards"),
 }
 
 if __name__ == "__main__":
