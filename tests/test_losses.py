@@ -300,3 +300,98 @@ print(float(loss.value()), ours, "flax" in sys.modules)
         env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
     assert result.stdout.strip() == "-1.0 ['nouscoder_jax', 'nouscoder_jax.losses'] False", result.stderr
+
+
+def test_entropy_is_that_of_the_distributions_where_given_and_minus_the_logprobs_where_not():
+    logprobs, old, advantages, where = hand_example()
+    _, metrics = losses.dapo_loss(logprobs, old, advantages, where=where, **CLIP)
+    np.testing.assert_allclose(metrics["entropy"].value(), (3 - np.log([1.5, 0.5, 0.5]).sum()) / 3, rtol=1e-6)
+    entropy = jnp.asarray([[1.0, 2.0], [6.0, 99.0]])
+    loss, metrics = losses.dapo_loss(logprobs, old, advantages, where=where, entropy=entropy, **CLIP)
+    assert float(metrics["entropy"].value()) == 3.0
+    np.testing.assert_allclose(loss.value(), -(1.28 + 0.5 - 1.6) / 3, rtol=1e-6)  # only a metric
+
+
+def test_token_entropy_by_hand():
+    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [1.0, 1e-30, 1e-30]]]))
+    np.testing.assert_allclose(losses.token_entropy(logits), [[1.5 * np.log(2), np.log(3), 0.0]], rtol=1e-6, atol=1e-6)
+    assert losses.token_entropy(logits.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@every_objective
+def test_ratio_metrics_are_of_the_ratio_that_the_objective_clips(loss):
+    logprobs, old, advantages, where = hand_example()
+    _, metrics = loss(logprobs, old, advantages, where=where, **CLIP)
+    of_sequences = loss in (losses.gspo_loss, losses.gspo_plus_loss)
+    ratios = [np.sqrt(0.75), np.sqrt(0.75), 0.5] if of_sequences else [1.5, 0.5, 0.5]
+    np.testing.assert_allclose(metrics["ratio_max"].value(), max(ratios), rtol=1e-6)
+    np.testing.assert_allclose(metrics["ratio_mean"].value(), np.mean(ratios), rtol=1e-6)
+
+
+def test_means_and_maxima_of_whole_trees_add_up():
+    left = {"a": losses.Mean(jnp.float32(3.0), jnp.float32(2.0)), "b": losses.Max(jnp.float32(1.5))}
+    right = {"a": losses.Mean(jnp.float32(1.0), jnp.float32(2.0)), "b": losses.Max(jnp.float32(1.2))}
+    both = losses.add(left, right)
+    assert float(both["a"].value()) == 1.0 and float(both["b"].value()) == 1.5
+
+
+def test_means_over_tokens_and_over_sequences_by_hand():
+    values, where = jnp.asarray([[1.0, 3.0, 8.0, np.nan]]), jnp.asarray([[True, True, True, False]])
+    segment_ids = jnp.asarray([[1, 1, 2, 3]])
+    assert float(losses.token_mean(values, where=where).value()) == 4.0
+    mean = losses.sequence_mean(values, where=where, segment_ids=segment_ids)
+    assert (float(mean.total), float(mean.count)) == (10.0, 2.0)  # (1 + 3) / 2 + 8; the third has no counted token
+
+
+def test_grpo_with_the_papers_kl_term_comes_from_the_parts():
+    logprobs, old, advantages, where = hand_example()
+    kl = losses.sequence_mean(losses.k3_kl(logprobs, old, where=where), where=where, segment_ids=None)
+    terms = 1 / np.array([1.5, 0.5, 0.5]) - 1 + np.log([1.5, 0.5, 0.5])
+    np.testing.assert_allclose(kl.value(), ((terms[0] + terms[1]) / 2 + terms[2]) / 2, rtol=1e-5)
+
+
+@every_objective
+def test_sequences_of_one_token_and_empty_segments_give_no_nan(loss):
+    ids = jnp.asarray([[1, 2, 2, 3, 0, 0]])
+    where = jnp.asarray([[True, False, False, True, False, False]])
+    rng = np.random.default_rng(5)
+    logprobs, old, advantages = jnp.float32(rng.normal(-1, 0.3, (3, 1, 6)))
+    value, grad, metrics = value_and_grad(loss, logprobs, old, advantages, where=where, segment_ids=ids)
+    alone = value_and_grad(loss, logprobs[:, [0]], old[:, [0]], advantages[:, [0]])
+    assert np.isfinite(value) and np.all(np.isfinite(grad)) and np.all(np.isfinite(list(metrics.values())))
+    assert np.all(np.asarray(grad)[~np.asarray(where)] == 0)
+    np.testing.assert_allclose(grad[0, 0], alone[1][0, 0] / 2, rtol=1e-6)  # one of two sequences, one of two tokens
+
+
+@every_objective
+def test_the_program_does_not_grow_with_the_number_of_segments(loss):
+    """Nor with anything but the shape: segments are data, not structure."""
+
+    def operations(segment_ids):
+        shape = segment_ids.shape
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 3
+
+        def total(logprobs, old, advantages):
+            return loss(logprobs, old, advantages, segment_ids=segment_ids, **CLIP)[0].total
+
+        return len(jax.jit(jax.grad(total)).lower(*arrays).as_text().splitlines())
+
+    few, many = np.ones((1, 512), np.int32), np.arange(512, dtype=np.int32)[None]
+    assert operations(jnp.asarray(few)) == operations(jnp.asarray(many)) < 2000
+
+
+def test_cispo_gradient_is_its_weight_times_the_advantage():
+    """Finite differences with the weight held fixed, as its definition holds it."""
+    logprobs, old, advantages, where, _ = random_rows()
+    _, grad, _ = value_and_grad(losses.cispo_loss, logprobs, old, advantages, where=where)
+    weights = np.clip(np.exp(np.asarray(logprobs) - np.asarray(old)), 0.8, 1.28)
+    expected = np.where(where, -weights * np.asarray(advantages)[:, None], 0.0) / where.sum()
+    np.testing.assert_allclose(grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo_plus"])
+def test_bfloat16_logprobs_lose_only_their_own_rounding(name):
+    """4,096 equal terms: summed in bfloat16 they would stop growing at 256."""
+    logprobs = jnp.full((1, 4096), -1.0, jnp.bfloat16)
+    loss, metrics = OBJECTIVES[name](logprobs, logprobs, jnp.ones(1, jnp.bfloat16), **CLIP)
+    assert float(loss.value()) == -1.0 and float(metrics["entropy"].value()) == 1.0

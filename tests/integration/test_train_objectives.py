@@ -1,0 +1,94 @@
+"""What an objective's settings do to a whole run on the command line: real engine, real sandbox."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "--num-steps=1",
+    "--rollout.groups-per-step=4",
+    "--rollout.group-size=4",
+    "--rollout.max-completion-tokens=96",
+    "--evaluation.samples-per-problem=1",
+    "--verifier.backend=local",
+]
+
+
+def train(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.run(
+        [sys.executable, root / "scripts" / "train.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        cwd=root,
+    )
+
+
+def last_metrics(run_dir: Path) -> dict[str, float]:
+    return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    return errors[0]
+
+
+def test_the_gate_stops_a_run_names_the_token_and_a_wider_bound_goes_on(root: Path, tmp_path: Path):
+    """Engine and trainer agree to 1e-6 here: a bound below that is what a broken engine is to a sensible bound."""
+    run_dir = tmp_path / "run"
+    done = train(root, f"--run-dir={run_dir}", *SMALL, "--loss.max-drift=1e-8")
+    error = error_of(done)
+    assert done.returncode == 1 and "too much drift: step 1" in error and "problem tiny/train/" in error
+    assert not (run_dir / "summary.json").exists()
+    config = json.loads((run_dir / "config.json").read_text())
+    config["loss"]["max_drift"] = 0.05
+    (run_dir / "config.json").write_text(json.dumps(config))
+    done = train(root, "--resume", str(run_dir))
+    assert done.returncode == 0, done.stderr
+    assert last_metrics(run_dir)["step"] == 1
+    assert last_metrics(run_dir)["update/same_weights_drift_max"] < 1e-4
+
+
+def test_a_batch_that_stays_short_stops_the_run_where_the_config_says_so(root: Path, tmp_path: Path):
+    """96 groups of the same 4 completions each cannot all be mixed."""
+    done = train(
+        root, f"--run-dir={tmp_path / 'run'}", *SMALL, "--rollout.groups-per-step=32", "--experience.short-batch=stop",
+        "--experience.max-draws-per-batch=1",
+    )  # fmt: skip
+    error = error_of(done)
+    assert done.returncode == 2 and "step 1: 32 groups drawn" in error and "of the 32 that a batch needs" in error
+    assert [path.name for path in (tmp_path / "run" / "rollouts").iterdir()] == ["step-000001.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        ["--loss.correction=truncated", "--loss.max-ratio=2"],
+        ["--loss.correction=icepop", "--loss.min-ratio=0.5", "--loss.max-ratio=5"],
+        ["--loss.correction=sequence_rejection", "--loss.min-ratio=0.9", "--loss.max-ratio=1.1"],
+        ["--loss.correction=decoupled"],
+    ],
+    ids=lambda arguments: arguments[0].partition("=")[2],
+)
+def test_every_correction_trains_and_old_logprobs_are_those_before_the_first_update(
+    root: Path, tmp_path: Path, correction: list[str]
+):
+    run_dir = tmp_path / "run"
+    advantage = "--experience.advantage=group_mean_batch_std"
+    done = train(root, f"--run-dir={run_dir}", *SMALL, "--loss.old-logprobs=recomputed", advantage, *correction)
+    assert done.returncode == 0, done.stderr
+    metrics = last_metrics(run_dir)
+    assert metrics["update/importance_weight_mean"] == pytest.approx(1.0, abs=1e-4)  # the weights are the same
+    assert metrics["update/rejected_share"] == 0 and metrics["update/same_weights_share"] == 1
+    # The second of the batch's two updates is compared with the weights before the first.
+    assert metrics["update/approx_kl"] > 1e-8

@@ -1,0 +1,172 @@
+"""What a config's loss section makes of a micro-batch, and the gate on drift."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nouscoder_jax import losses, mismatch
+from nouscoder_jax.training.objective import make_objective
+from nouscoder_jax.training.state import named_leaves
+from nouscoder_jax.training.update import make_token_logprobs, make_update
+
+CORRECTIONS = {
+    "none": {},
+    "truncated": {"max_ratio": 1.1},
+    "icepop": {"min_ratio": 0.9, "max_ratio": 1.1},
+    "sequence_rejection": {"min_ratio": 0.97, "max_ratio": 1.03},
+    "decoupled": {},
+}
+
+
+@pytest.fixture(scope="module")
+def logprobs(batch):
+    rng = np.random.default_rng(3)
+    return tuple(jnp.float32(batch.behavior_logprobs + rng.normal(0, 0.2, batch.tokens.shape)) for _ in range(2))
+
+
+def corrected(make_config, name):
+    bounds = {"min_ratio": 0.0, "max_ratio": 0.0} | CORRECTIONS[name]
+    return make_config(loss={"old_logprobs": "recomputed", "correction": name, **bounds})
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_correction_of_the_config_is_the_function_of_that_name(make_config, batch, logprobs, name):
+    config, (now, old) = corrected(make_config, name), logprobs
+    measured = make_objective(config, loss_name="grpo")(now, -now, old, jax.tree.map(jnp.asarray, batch))
+    arrays, where, weights = (old, jnp.asarray(batch.behavior_logprobs)), jnp.asarray(batch.loss_mask), None
+    match name:
+        case "truncated":
+            weights = mismatch.truncated_weights(*arrays, where=where, max_weight=1.1)
+        case "icepop":
+            weights = mismatch.icepop_weights(*arrays, where=where, min_weight=0.9, max_weight=1.1)
+        case "decoupled":
+            weights = mismatch.decoupled_weights(*arrays, where=where)
+        case "sequence_rejection":
+            where = mismatch.sequence_rejection_mask(
+                *arrays, where=where, segment_ids=jnp.asarray(batch.segment_ids), min_ratio=0.97, max_ratio=1.03
+            )
+    expected, _ = losses.grpo_loss(
+        now,
+        old,
+        jnp.asarray(batch.advantages),
+        where=where,
+        segment_ids=jnp.asarray(batch.segment_ids),
+        importance_weights=weights,
+        clip_low=config.loss.clip_low,
+        clip_high=config.loss.clip_high,
+    )
+    np.testing.assert_allclose(measured.loss.value(), expected.value(), rtol=1e-5)
+    assert float(measured.num_tokens) == batch.loss_mask.sum()
+    rejected = float(measured.metrics["rejected_share"].value())
+    assert (rejected > 0) == (name in ("icepop", "sequence_rejection")) and rejected < 1
+
+
+def test_drift_compares_what_the_trainer_had_before_the_batch_with_the_engine(make_config, batch, logprobs):
+    now, old = logprobs
+    arrays = jax.tree.map(jnp.asarray, batch._replace(same_weights=batch.loss_mask & (batch.segment_ids == 2)))
+    mask = {"all": batch.loss_mask, "same": np.asarray(arrays.same_weights)}
+    for old_logprobs, trainers in (("recomputed", old), ("behavior", now)):
+        config = make_config(loss={"old_logprobs": old_logprobs})
+        metrics = make_objective(config, loss_name="dapo")(now, -now, old, arrays).metrics
+        drift = np.abs(np.asarray(trainers) - batch.behavior_logprobs)
+        np.testing.assert_allclose(metrics["drift_mean"].value(), drift[mask["all"]].mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["drift_max"].value(), drift[mask["all"]].max(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["same_weights_drift_mean"].value(), drift[mask["same"]].mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["same_weights_drift_max"].value(), drift[mask["same"]].max(), rtol=1e-5)
+        share = mask["same"].sum() / mask["all"].sum()
+        np.testing.assert_allclose(metrics["same_weights_share"].value(), share, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def agreeing(make_config, batch, start):
+    """The batch as an engine without any drift would have sampled it."""
+    mesh, state = start(make_config())
+    logprobs = make_token_logprobs(make_config(), mesh)(state.model, batch)
+    return batch._replace(behavior_logprobs=logprobs, same_weights=batch.loss_mask)
+
+
+@pytest.fixture(scope="module")
+def gated(make_config, architecture, start):
+    """gated(batch, axes) -> (leaves before, leaves after, metrics) with bounds of 0.01 and 0.3 nats."""
+
+    @functools.cache
+    def compiled(axes):
+        config = make_config(
+            loss={"max_drift_mean": 0.01, "max_drift": 0.3},
+            mesh=dict(zip(("data", "fsdp", "tensor"), axes, strict=True)),
+        )
+        mesh, _ = start(config)
+        return config, make_update(config, architecture, mesh, loss_name="dapo")
+
+    def gated(batch, axes=(1, 1, 1)):
+        config, update = compiled(axes)
+        _, state = start(config)
+        before = named_leaves(jax.device_get(state))
+        state, metrics = update(state, batch, 2)
+        return before, named_leaves(jax.device_get(state)), metrics
+
+    return gated
+
+
+def changed(before, after):
+    return [name for name in before if not np.array_equal(before[name], after[name])]
+
+
+def test_the_gate_is_open_where_engine_and_trainer_agree(gated, agreeing):
+    before, after, metrics = gated(agreeing)
+    assert "gate_shut_at" not in metrics and changed(before, after)
+    assert metrics["same_weights_drift_max"] < 1e-5 and metrics["same_weights_share"] == 1.0
+
+
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("row", [3, 13])
+def test_one_token_beyond_the_bound_shuts_the_gate_and_changes_nothing(gated, agreeing, axes, row):
+    time = int(np.flatnonzero(agreeing.loss_mask[row])[-1])
+    drifted = agreeing.behavior_logprobs.copy()
+    drifted[row, time] -= 0.5
+    before, after, metrics = gated(agreeing._replace(behavior_logprobs=drifted), axes)
+    assert metrics["gate_shut_at"] == row * 32 + time
+    assert metrics["same_weights_drift_max"] == pytest.approx(0.5, rel=1e-4)
+    assert changed(before, after) == []
+
+
+def test_a_small_drift_everywhere_shuts_the_gate_by_its_mean(gated, agreeing):
+    _, _, metrics = gated(agreeing._replace(behavior_logprobs=agreeing.behavior_logprobs + np.float32(0.02)))
+    assert "gate_shut_at" in metrics and metrics["same_weights_drift_mean"] == pytest.approx(0.02, rel=1e-3)
+
+
+def test_nan_shuts_the_gate(gated, agreeing):
+    drifted = agreeing.behavior_logprobs.copy()
+    row, time = np.argwhere(agreeing.loss_mask)[7]
+    drifted[row, time] = np.nan
+    before, after, metrics = gated(agreeing._replace(behavior_logprobs=drifted))
+    assert metrics["gate_shut_at"] == row * 32 + time and changed(before, after) == []
+
+
+def test_drift_of_older_weights_leaves_the_gate_open(gated, agreeing):
+    older = agreeing._replace(
+        behavior_logprobs=agreeing.behavior_logprobs - np.float32(0.7), same_weights=np.zeros_like(agreeing.loss_mask)
+    )
+    before, after, metrics = gated(older)
+    assert "gate_shut_at" not in metrics and changed(before, after)
+    assert metrics["same_weights_share"] == 0.0 and metrics["drift_mean"] == pytest.approx(0.7, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"correction": "icepop", "old_logprobs": "behavior"}, "corrects recomputed old_logprobs"),
+        ({"correction": "truncated", "old_logprobs": "recomputed"}, "truncated takes 0 and a max_ratio above 0"),
+        ({"correction": "icepop", "old_logprobs": "recomputed", "min_ratio": 3.0, "max_ratio": 2.0}, "not above"),
+        ({"correction": "none", "max_ratio": 2.0}, "none takes 0 and 0"),
+        ({"max_drift": -1.0}, "loss.max_drift is -1.0; use 0"),
+    ],
+)
+def test_bounds_that_a_correction_does_not_take_are_refused(make_config, changes, message):
+    loss = dataclasses.replace(make_config().loss, correction="none", min_ratio=0.0, max_ratio=0.0)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(loss, **changes)
