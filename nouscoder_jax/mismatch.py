@@ -116,8 +116,10 @@ def worst_drift(
     *,
     where: Bool[Array, "rows time"],
 ) -> tuple[Float32[Array, ""], Int[Array, ""], Int[Array, ""]]:
-    """The largest |log pi_trainer - log pi_engine| of a counted token, and its row and time; the first of several."""
+    """The largest |log pi_trainer - log pi_engine| of a counted token, and its row and time; the first of several. NaN
+    is infinitely large."""
     drift = _distance(logprobs, behavior_logprobs, where)
+    drift = jnp.where(jnp.isnan(drift), jnp.inf, drift)
     row, time = jnp.divmod(jnp.argmax(drift), drift.shape[1])
     return jnp.max(drift), row, time
 

@@ -287,7 +287,10 @@ def test_losses_import_and_run_where_only_jax_is_installed(tmp_path):
     program = """
 import sys
 from nouscoder_jax.losses import dapo_loss
+import nouscoder_jax.mismatch
+from nouscoder_jax.experience.advantages import group_mean
 import jax.numpy as jnp
+assert group_mean(jnp.ones(2), ddof=0).tolist() == [0.0, 0.0]
 loss, _ = dapo_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.ones(1), clip_low=0.2, clip_high=0.28)
 ours = sorted(name for name in sys.modules if name.startswith("nouscoder_jax"))
 print(float(loss.value()), ours, "flax" in sys.modules)
@@ -299,7 +302,8 @@ print(float(loss.value()), ours, "flax" in sys.modules)
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
-    assert result.stdout.strip() == "-1.0 ['nouscoder_jax', 'nouscoder_jax.losses'] False", result.stderr
+    ours = ["", ".experience", ".experience.advantages", ".losses", ".mismatch"]
+    assert result.stdout.strip() == f"-1.0 {['nouscoder_jax' + name for name in ours]} False", result.stderr
 
 
 def test_entropy_is_that_of_the_distributions_where_given_and_minus_the_logprobs_where_not():

@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 
-from nouscoder_jax import losses, sharding
+from nouscoder_jax import sharding
 from nouscoder_jax.bench.update_worker import Step, serve
 from nouscoder_jax.bench.update_workload import make_config, read_batch, to_experiences
 from nouscoder_jax.experience.packing import pack
 from nouscoder_jax.model.weights import load_model
+from nouscoder_jax.training.objective import make_objective
 from nouscoder_jax.training.optimizer import make_optimizer
 from nouscoder_jax.training.state import from_model
 from nouscoder_jax.training.update import make_update
@@ -76,13 +77,11 @@ class Ours:
         rows = self.num_micro_batches * self.config.experience.rows_per_micro_batch
         batch = jax.tree.map(lambda array: array[:rows], self.batch)
 
-        @jax.jit
+        objective = make_objective(self.config, loss_name=self.config.loss.name)
+
         def loss(logprobs: Any, batch: Batch) -> Any:
-            mean, metrics = losses.dapo_loss(
-                logprobs, batch.behavior_logprobs, batch.advantages, where=batch.loss_mask,
-                segment_ids=batch.segment_ids, clip_low=0.2, clip_high=0.28,
-            )  # fmt: skip
-            return mean.total, metrics
+            measured = objective(logprobs, -logprobs, batch.behavior_logprobs, batch)
+            return measured.loss.total, measured
 
         gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         return {

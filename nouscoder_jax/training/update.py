@@ -169,8 +169,7 @@ def _accumulate(
         rows, time = old_logprobs.shape[1:]
         worst = Worst(new.worst.drift, new.worst.index + first_row(index, rows) * time)
         loss, metrics = losses.add((before.loss, before.metrics), (new.loss, new.metrics))
-        is_worse = ~(worst.drift <= before.worst.drift)  # true for NaN
-        worst = jax.tree.map(partial(jnp.where, is_worse), worst, before.worst)
+        worst = jax.tree.map(partial(jnp.where, worst.drift > before.worst.drift), worst, before.worst)
         return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, worst)
 
     grads = jax.tree.map(jnp.zeros_like, model)
@@ -186,8 +185,8 @@ def _over_rows(measured: Measured) -> Measured:
     maxima = {name: metric for name, metric in measured.metrics.items() if isinstance(metric, Max)}
     loss, means, num_tokens = sum_over_rows((measured.loss, means, measured.num_tokens))
     maxima, drift = max_over_rows((maxima, measured.worst.drift))
-    is_here = ~(measured.worst.drift < drift)
-    index = -max_over_rows(jnp.where(is_here, -measured.worst.index, jnp.iinfo(jnp.int32).min))
+    is_here = measured.worst.drift == drift
+    index = -max_over_rows(jnp.where(is_here, -measured.worst.index, -jnp.iinfo(jnp.int32).max))
     return Measured(loss, means | maxima, num_tokens, Worst(drift, index))
 
 
