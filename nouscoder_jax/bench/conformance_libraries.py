@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-_TIMEOUT_S = 900
+_TIMEOUT_S = 3600
 _LIGHT = ("orjson==3.13.0", "colorlog==6.12.0", "loguru==0.7.3")
 """Small packages that the libraries import and the environment lacks."""
 
@@ -59,7 +59,7 @@ class Answers:
     """What one library answered.
 
     Example:
-        Answers(failure="pip could not install verl==0.9.1")
+        Answers(values={}, facts={}, failure="pip could not install verl==0.9.1")
     """
 
     values: dict[str, np.ndarray]
