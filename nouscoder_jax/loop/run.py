@@ -164,7 +164,6 @@ class Run:
             collected.step,
             (rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences),
         )
-        self._count(collected)
         await asyncio.to_thread(self._check_full, collected)
         if await asyncio.to_thread(largest_of_processes, len(collected.used)):
             metrics |= await asyncio.to_thread(self._update, collected)
@@ -179,6 +178,7 @@ class Run:
                 f"step {collected.step}: the judge failed on {len(collected.judge_failures)} rollouts, which are not "
                 f"trained on; the first: {message}"
             )
+        self._count(collected)
         self.progress.stream_state = collected.stream_state
         self.progress.next_group_id = collected.next_group_id
         self.progress.step = collected.step

@@ -119,7 +119,7 @@ def make_update_on_mesh(
 def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Batch], np.ndarray]:
     """`token_logprobs_of(model, batch) -> "rows time"` float32: the trainer's own logprobs of `batch.targets`.
 
-    Taken before a batch's first update they are `old_logprobs`. One process: rows come back to the host whole.
+    Taken before a batch's first update they are `old_logprobs`. Each process gives its own rows and gets theirs.
     """
 
     def of_one_device(model: Qwen3, batch: Batch) -> Array:
@@ -137,7 +137,7 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
 
     def token_logprobs_of(model: Qwen3, batch: Batch) -> np.ndarray:
         (arrays,) = _put((batch,), config, mesh=mesh)
-        return np.asarray(jax.device_get(on_mesh(model, arrays))).reshape(batch.tokens.shape)
+        return sharding.own_rows(on_mesh(model, arrays)).reshape(batch.tokens.shape)
 
     return token_logprobs_of
 

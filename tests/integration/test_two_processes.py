@@ -32,6 +32,7 @@ def tiny_config(num_processes: int, port: int):
         "data": {"max_prompt_tokens": 32},
         "rollout": {"max_completion_tokens": 64},
         "experience": {"row_tokens": ROW_TOKENS, "rows_per_micro_batch": ROWS_PER_MICRO_BATCH},
+        "loss": {"old_logprobs": "recomputed", "max_drift_mean": 0.0, "max_drift": 100.0},
     }
     return dataclasses.replace(
         config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in changes.items()}
@@ -54,7 +55,7 @@ def whole_batch(seed: int, vocab_size: int):
         positions=np.where(segment_ids == 1, index, index - first).astype(np.int32),
         segment_ids=segment_ids.astype(np.int32),
         loss_mask=(index % first > 8) & (index < ROW_TOKENS - 1),
-        same_weights=np.zeros(shape, bool),
+        same_weights=(segment_ids == 1) & (index > 8) & (index < first - 1),
         behavior_logprobs=rng.normal(-4.0, 0.3, shape).astype(np.float32),
         advantages=np.where(segment_ids == 1, *rng.normal(size=(2, NUM_ROWS, 1))).astype(np.float32),
     )
@@ -75,7 +76,7 @@ def train(num_processes: int, port: int) -> list[dict[str, float]]:
     from nouscoder_jax.model.weights import load_model
     from nouscoder_jax.training.optimizer import make_optimizer
     from nouscoder_jax.training.state import from_model
-    from nouscoder_jax.training.update import make_update
+    from nouscoder_jax.training.update import make_token_logprobs, make_update
 
     jax.config.update("jax_disable_most_optimizations", True)  # half the time to compile
     config = tiny_config(num_processes, port)
@@ -84,11 +85,15 @@ def train(num_processes: int, port: int) -> list[dict[str, float]]:
     mesh = sharding.make_mesh(config.mesh, devices=jax.devices())
     state = from_model(weights, architecture, make_optimizer(config.optimizer), mesh=mesh)
     update = make_update(config, architecture, mesh, loss_name=config.loss.name)
-    metrics = []
+    token_logprobs = make_token_logprobs(config, mesh)
+    batches = []
     for number in range(NUM_UPDATES):
         batch = whole_batch(number, architecture.vocab_size)
-        share = [own_rows(array, jax.process_index(), num_processes) for array in batch]
-        state, one = update(state, type(batch)(*share), NUM_ROWS // ROWS_PER_MICRO_BATCH)
+        batches.append(type(batch)(*(own_rows(array, jax.process_index(), num_processes) for array in batch)))
+    old_logprobs = [token_logprobs(state.model, batch) for batch in batches]
+    metrics = []
+    for batch, old in zip(batches, old_logprobs, strict=True):
+        state, one = update(state, batch, NUM_ROWS // ROWS_PER_MICRO_BATCH, old)
         metrics.append(one)
     return metrics
 
@@ -130,7 +135,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path):
     for one, two in zip(alone, first, strict=True):
         assert two.keys() == one.keys()
         assert two["num_tokens"] == one["num_tokens"] > 0
-        for name in ("loss", "grad_norm", "entropy", "drift_mean"):
+        for name in ("loss", "grad_norm", "entropy", "drift_mean", "approx_kl", "same_weights_drift_max"):
             assert two[name] == pytest.approx(one[name], abs=1e-5), name
 
 
