@@ -3,7 +3,7 @@
 In: the folder of `conformance_worker`. Out: AReaL's answers there. Runs in the libraries' environment.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     return functional.reward_overlong_penalty(data, settings.buffer_tokens, 1.0, settings.max_tokens)["rewards"]
 
 
-_token = dict(level="token", dual_clip=False, reject=None)
+_token: dict[str, Any] = dict(level="token", dual_clip=False, reject=None)
 ANSWERS: dict[str, TensorAnswer] = {
     "dapo": policy(**_token),
     "gspo": policy(**_token | dict(level="sequence")),

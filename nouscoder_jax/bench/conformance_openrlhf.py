@@ -3,7 +3,7 @@
 In: the folder of `conformance_worker`. Out: OpenRLHF's answers there. Runs in the libraries' environment.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     return rewards
 
 
-_token = dict(sequence=False, token_level=True, dual_clip=False, correction=None)
+_token: dict[str, Any] = dict(sequence=False, token_level=True, dual_clip=False, correction=None)
 ANSWERS: dict[str, TensorAnswer] = {
     "grpo": policy(**_token | dict(token_level=False)),
     "dapo": policy(**_token),

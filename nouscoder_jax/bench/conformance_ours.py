@@ -132,6 +132,11 @@ def _penalty_without_floor(case: SimpleNamespace) -> jax.Array:
     return _penalty(case) - jnp.maximum(excess, 0.0)
 
 
+def _within_group_batch_std(case: SimpleNamespace) -> jax.Array:
+    centered = case.rewards - case.rewards.mean(axis=-1, keepdims=True)
+    return centered / (jnp.sqrt((centered**2).sum() / (centered.size - 1)) + advantages.STD_EPSILON)
+
+
 _dapo = _objective(losses.dapo_loss, **_TOKEN)
 _grpo = _objective(losses.grpo_loss, **_TOKEN)
 _dr_grpo = _objective(losses.dr_grpo_loss, normalizer_tokens=float(_S.normalizer_tokens), **_TOKEN)
@@ -168,6 +173,7 @@ PARTS: dict[str, Ours] = {
     "group_mean_std": lambda case: advantages.group_mean_std(case.rewards, ddof=1),
     "equal_rewards": lambda case: advantages.group_mean_std(case.equal_rewards, ddof=1),
     "group_mean_batch_std": lambda case: advantages.group_mean_batch_std(case.rewards, ddof=1),
+    "group_mean_batch_std, around group means": _within_group_batch_std,
     "batch_mean_std": lambda case: advantages.batch_mean_std(case.rewards, ddof=1),
     "group_mean": lambda case: advantages.group_mean(case.rewards, ddof=1),
     "leave_one_out": lambda case: advantages.leave_one_out(case.rewards, ddof=1),

@@ -1,7 +1,7 @@
 """Stands in, at import time only, for packages that a library imports beside the functions which are compared.
 
-In: names of packages that are not installed, and of packages whose `__init__` would import half a training system. Out:
-imports of both succeed. Standard library only: runs in the libraries' own processes.
+In: names of packages that are not installed, and of packages whose `__init__` would import half a training system.
+Out: imports of both succeed. Standard library only: runs in the libraries' own processes.
 
 An absent package becomes a module whose every attribute is an empty object: enough for `import ray` and
 `@ray.remote`, useless for arithmetic, so that a loss that touched it would fail rather than give a number. A package

@@ -125,7 +125,10 @@ ROWS = (
     _row("equal_rewards", "skyrl", "compute_grpo_outcome_advantage", _ROUNDING),
     _row("equal_rewards", "areal", "Normalization group, group, unbiased, eps 1e-6"),
     _row("equal_rewards", "tunix", "compute_advantages", _ROUNDING),
-    _row("group_mean_batch_std", "areal", "Normalization group, batch, unbiased, eps 1e-6"),
+    _row(
+        "group_mean_batch_std", "areal", "Normalization group, batch, unbiased, eps 1e-6",
+        "its std is of rewards around their groups' means", "group_mean_batch_std, around group means",
+    ),
     _row("batch_mean_std", "areal", "Normalization batch, batch, unbiased, eps 1e-6"),
     _row("group_mean", "verl", "compute_grpo_outcome_advantage, no std"),
     _row("group_mean", "skyrl", "compute_grpo_outcome_advantage, no std"),

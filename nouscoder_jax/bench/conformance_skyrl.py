@@ -5,7 +5,7 @@ In: the folder of `conformance_worker`. Out: SkyRL's answers there. Runs in the 
 SkyRL's losses are sums: the mean is taken beforehand, by its `apply_loss_reduction_to_advantages_minibatch`.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def advantages(estimator: Any, *, of: str, **options: Any) -> TensorAnswer:
     return answer
 
 
-_token = dict(kind="regular", sequence=False, correct=None)
-_sequence = dict(kind="gspo", sequence=True, correct=None)
+_token: dict[str, Any] = dict(kind="regular", sequence=False, correct=None)
+_sequence: dict[str, Any] = dict(kind="gspo", sequence=True, correct=None)
 _ppo = ppo_utils.ppo_policy_loss
 ANSWERS: dict[str, TensorAnswer] = {
     "grpo": policy(_ppo, "sequence_mean", **_token),

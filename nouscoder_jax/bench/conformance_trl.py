@@ -6,7 +6,7 @@ The trainer is not started: it gets the attributes that the loss reads, and in p
 logprobs of the input. Everything after the forward pass is TRL's.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
 from __future__ import annotations
 
 from collections import defaultdict
@@ -98,7 +98,7 @@ def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> list[float]:
     return punish(completion_ids=[[0] * int(length) for length in case.num_tokens])
 
 
-_token = dict(sequence=False, dual_clip=False, beta=0.0, clip_offset=0.0, with_advantages=True)
+_token: dict[str, Any] = dict(sequence=False, dual_clip=False, beta=0.0, clip_offset=0.0, with_advantages=True)
 ANSWERS: dict[str, TensorAnswer] = {
     "grpo": policy("grpo", **_token),
     "dr_grpo": policy("dr_grpo", **_token),

@@ -98,7 +98,7 @@ def advantages(estimator: Any, *, of: str) -> Answer:
     return answer
 
 
-_plain = dict(dual_clip=False, weights=False)
+_plain: dict[str, Any] = dict(dual_clip=False, weights=False)
 ANSWERS: dict[str, Answer] = {
     "grpo": policy("grpo", "sequence-mean-token-mean", **_plain),
     "dr_grpo": policy("grpo", "sequence-mean-token-scale", **_plain),

@@ -3,7 +3,7 @@
 In: the folder of `conformance_worker`. Out: verl's answers there. Runs in the libraries' environment.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     return torch.where(case.mask, torch_functional.entropy_from_logits(case.logits), 0.0)
 
 
-_token = dict(sequence=False, dual_clip=False, weights=None, mask=None)
+_token: dict[str, Any] = dict(sequence=False, dual_clip=False, weights=None, mask=None)
 _sequence = _token | dict(sequence=True)
 ANSWERS: dict[str, TensorAnswer] = {
     "grpo": policy("vanilla", "seq-mean-token-mean", **_token),

@@ -1,7 +1,8 @@
 """The protocol of `bench.py conformance`: one library in a process of its own, which answers for all inputs.
 
-In: a folder with `settings.json` and `inputs_*.npz`. Out, in that folder: `LIBRARY.npz` with values and gradients, and
-`LIBRARY.json` with the library's versions, what it could not do and what stood in for absent packages. Needs NumPy.
+In: a folder with `settings.json` and `inputs_*.npz`.
+Out: in that folder, `LIBRARY.npz` with values and gradients, and `LIBRARY.json` with the library's versions, what it
+could not do and what stood in for absent packages. Needs NumPy.
 """
 
 from __future__ import annotations
@@ -42,5 +43,5 @@ def serve(library: str, answers: dict[str, Answer], *, facts: dict[str, Any], pr
                 found[f"{key}/value"] = np.asarray(value)
                 if gradient is not None:
                     found[f"{key}/gradient"] = np.asarray(gradient)
-    np.savez(folder / f"{library}.npz", **found)
+    np.savez(folder / f"{library}.npz", **found)  # pyright: ignore[reportArgumentType]
     (folder / f"{library}.json").write_text(json.dumps(facts | {"failures": failures}))

@@ -30,9 +30,9 @@ PLAIN = Row(objective="dapo", library="verl", theirs="vanilla")
 STATED = Row(objective="grpo", library="trl", theirs="loss_type grpo", difference="twice ours", undone="grpo, twice")
 
 NUMBERS = {
-    "dapo": (np.float32(0.5), np.array([[0.1, -0.2]])),
-    "grpo": (np.float32(0.25), np.array([[0.3, 0.0]])),
-    "grpo, twice": (np.float32(0.5), np.array([[0.6, 0.0]])),
+    "dapo": (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
+    "grpo": (np.array(0.25, np.float32), np.array([[0.3, 0.0]])),
+    "grpo, twice": (np.array(0.5, np.float32), np.array([[0.6, 0.0]])),
 }
 
 
@@ -41,7 +41,7 @@ def ours(name: str, one: str):
 
 
 def compare(row: Row, value: float, gradient: list[float]) -> dict:
-    theirs = {"even, seed 0": (np.float32(value), np.array([gradient]))}
+    theirs = {"even, seed 0": (np.array(value, np.float32), np.array([gradient]))}
     return conformance_compare.compare(row, ours, theirs, failure="")
 
 

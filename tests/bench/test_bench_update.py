@@ -79,6 +79,7 @@ def test_packed_rows_hold_every_completion_token_with_its_logprob_and_advantage(
         rows_per_micro_batch=2,
         max_experiences=16,
         packed_rows=True,
+        policy_version=0,
     )
     assert (packed.segment_ids > 0).sum() == batch.num_real_tokens
     advantages = np.broadcast_to(batch.advantages[:, None], batch.completion_mask.shape)
