@@ -41,13 +41,13 @@ def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) ->
     """Returns radians per position of each pair of dimensions: theta^(-2i/head_dim), under YaRN mixed with 1/factor.
 
     YaRN's ramp runs between the dimensions that make beta_fast and beta_slow turns over the original context
-    (arXiv:2309.00071, section 3.2; rounding as in huggingface/transformers modeling_rope_utils.py). Each operation is
-    rounded to float32 in transformers' order: a frequency off by its last bit is 0.002 radians off at position 40,000.
+    (arXiv:2309.00071, section 3.2; rounding of the ramp's ends as in huggingface/transformers modeling_rope_utils.py).
+    Computed in float64 and rounded once, so that every processor has the same bits, at most 0.5 ulp from exact: an
+    engine that computes them in float32 is up to 6 ulp off, which tests/model/test_rope.py states in radians.
     """
-    wavelengths = np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-    plain = np.float32(1) / wavelengths
+    wavelengths = np.float64(theta) ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is None:
-        return plain
+        return (1 / wavelengths).astype(np.float32)
 
     def dimension_of(turns: float) -> float:
         wavelength = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
@@ -59,10 +59,9 @@ def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) ->
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001  # a ramp of no width would divide by zero
-    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-    kept = np.float32(1) - ramp
-    interpolated = np.float32(1) / (np.float32(scaling.factor) * wavelengths)
-    return interpolated * (np.float32(1) - kept) + plain * kept
+    interpolated_share = np.clip((np.arange(head_dim // 2, dtype=np.float64) - low) / (high - low), 0, 1)
+    mixed = (1 - interpolated_share) + interpolated_share / scaling.factor
+    return (mixed / wavelengths).astype(np.float32)
 
 
 def cos_sin(

@@ -141,6 +141,10 @@ def test_logits_equal_transformers_at_position_40000(rope, tmp_path):
     from nouscoder_jax import load_model
 
     theirs = make_checkpoint(tmp_path, head_dim=128, rope_parameters=rope)
+    # Its own frequencies are computed in float32, whose last bits differ between processors: 0.002 radians up here.
+    # test_rope.py compares ours with the exact ones.
+    buffer = theirs.model.rotary_emb.inv_freq
+    buffer.copy_(torch.asarray(our_frequencies(json.loads((tmp_path / "config.json").read_text()))[0]))
     tokens = random_tokens()
     positions = np.broadcast_to(np.arange(40_000, 40_000 + NUM_TOKENS), tokens.shape)
     with torch.no_grad():
@@ -232,6 +236,6 @@ def test_rope_fields_that_we_accept_mean_what_they_mean_to_transformers():
             continue
         num_compared += 1
         assert our_scale == pytest.approx(their_scale, rel=1e-12), config
-        # equal up to the last two bits of a float32
-        np.testing.assert_array_max_ulp(ours, theirs, maxulp=2)
+        # theirs are computed in float32: 6 ulp (4.8e-7) from ours were seen; a field read otherwise is off by 1e-3
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, err_msg=str(config))
     assert num_compared > 400
