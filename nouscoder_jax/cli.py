@@ -15,11 +15,14 @@ import importlib.util
 import inspect
 import io
 import itertools
+import os
+import select
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 import tyro
 
@@ -146,21 +149,45 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
     A UserError exits with 2; a failure of the judge or the engine, or too much drift between engine and trainer, with
-    1; each after one line on stderr. Ctrl-C with 130.
+    1; each after one line on stderr. Ctrl-C with 130. Where whoever reads stdout or stderr is gone (`| head`), 141 and
+    nothing is said, as for a program that SIGPIPE ends.
     """
     try:
-        code = main() or 0
+        code = _exit_code(main)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not gone:  # another pipe: a fault of ours
+            raise
+        for stream in gone:  # what is flushed at exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
+    except SystemExit as asked:  # --help
+        if isinstance(asked.code, int | None):
+            return asked.code or 0
+        raise
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        code = 2
+        return 2
     except (JudgeError, EngineError, DriftError) as error:
         kind = next(told for kind, told in _KINDS.items() if isinstance(error, kind))
         print(f"error: {kind}: {_one_line(error)}", file=sys.stderr)
-        code = 1
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        return 130
 
 
 def _stored_config(run_dir: Path) -> TrainConfig:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -228,17 +228,18 @@ def save_model(
         raise UserError(f"{out_dir} exists and is not a model directory; choose another place for the export")
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+        temporary = _new_sibling(out_dir)
     except OSError as error:
         raise UserError(f"cannot write {out_dir} ({error.strerror}); choose a folder you may write to") from error
     try:
-        temporary.chmod(0o755)
         config = architecture.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
         config |= _copy_tokenizer(tokenizer_dir, temporary)
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         safetensors.numpy.save_file(
             hf_tensors(model, dtype=dtype), temporary / "model.safetensors", metadata={"format": "pt"}
         )
+        # safetensors makes files that only their owner reads; a server may be somebody else
+        (temporary / "model.safetensors").chmod(temporary.stat().st_mode & 0o666)
         _swap(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -257,12 +258,19 @@ def _copy_tokenizer(tokenizer_dir: Path | str | None, target: Path) -> dict[str,
     return {key: config[key] for key in TOKEN_ID_KEYS if key in config}
 
 
+def _new_sibling(out_dir: Path) -> Path:
+    """A new hidden folder beside `out_dir`, with the rights that the umask gives (tempfile's are the owner's only)."""
+    folder = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    folder.mkdir()
+    return folder
+
+
 def _swap(temporary: Path, out_dir: Path) -> None:
     """Renames `temporary` to `out_dir`; an earlier export steps aside first and is deleted after."""
     if not out_dir.exists():
         os.rename(temporary, out_dir)
         return
-    earlier = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
+    earlier = _new_sibling(out_dir)
     os.rename(out_dir, earlier / out_dir.name)
     os.rename(temporary, out_dir)
     shutil.rmtree(earlier)

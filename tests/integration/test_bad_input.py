@@ -2,23 +2,29 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 
-def train(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
-    return subprocess.run(
-        [sys.executable, "scripts/train.py", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=root,
-        env=variables,
-    )
+
+@pytest.fixture
+def train(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """train(arguments) -> what scripts/train.py did with them, run in this process."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(root)
+        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("scripts/train.py", run_name="__main__")
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, said.out, said.err)
+
+    return run
 
 
 def broken_file(folder: Path) -> Path:
@@ -44,23 +50,39 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), CASES, ids=[case[0] for case in CASES])
-def test_bad_input_is_one_clear_line_and_exit_code_2(name, arguments, expected, root: Path, tmp_path: Path):
-    done = train(root, f"--run-dir={tmp_path / 'run'}", *arguments(tmp_path))
+def test_bad_input_is_one_clear_line_and_exit_code_2(name, arguments, expected, train, tmp_path: Path):
+    done = train(f"--run-dir={tmp_path / 'run'}", *arguments(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and expected in errors[0], done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_docker_that_was_asked_for_and_does_not_answer_is_named(root: Path, tmp_path: Path):
-    done = train(
-        root, f"--run-dir={tmp_path / 'run'}", "--verifier.backend=docker", DOCKER_HOST=f"unix://{tmp_path}/none.sock"
-    )
+def test_a_mistake_on_the_command_line_ends_the_process_with_2_and_one_line(root: Path):
+    command = [sys.executable, "scripts/train.py", "--optimizer.learning-rat=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_a_closed_pipe_ends_a_script_quietly(script: str):
+    """`python scripts/X.py --help | head -0`: 141, as for a program that SIGPIPE ends, or argparse's 0."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, f"scripts/{script}", "--help"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT, check=False)
+    os.close(theirs)
+    assert done.returncode in (0, 141) and done.stderr == ""
+
+
+def test_docker_that_was_asked_for_and_does_not_answer_is_named(train, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    done = train(f"--run-dir={tmp_path / 'run'}", "--verifier.backend=docker")
     assert done.returncode == 2 and "none.sock" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_missing_or_truncated_checkpoint_is_named(root: Path, tmp_path: Path, damage: str):
+def test_a_missing_or_truncated_checkpoint_is_named(train, root: Path, tmp_path: Path, damage: str):
     from nouscoder_jax import cli
 
     config = cli.load_config(["--config", str(root / "configs/tiny.py")], default_config="")
@@ -69,6 +91,6 @@ def test_a_missing_or_truncated_checkpoint_is_named(root: Path, tmp_path: Path, 
     if damage == "truncated":
         (tmp_path / "checkpoints" / "4" / "state").mkdir(parents=True)
         (tmp_path / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"\x00")
-    done = train(root, "--resume", str(tmp_path))
+    done = train("--resume", str(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "checkpoint" in done.stderr and "Traceback" not in done.stderr

@@ -24,6 +24,9 @@ SMALL = [
 ]
 
 
+UMASK = 0o027
+
+
 def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
@@ -34,14 +37,24 @@ def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedPro
         timeout=280,
         env=environment,
         cwd=root,
+        umask=UMASK,
     )
 
 
 @pytest.fixture(scope="module")
-def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def start(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of a run of two steps: the tiny config, smaller, with 8 held-out problems."""
+    held_out = tmp_path_factory.mktemp("problems") / "held_out.jsonl"
+    lines = (root / "configs" / "tiny" / "held_out.jsonl").read_text().splitlines(keepends=True)
+    held_out.write_text("".join(lines[:8]))
+    return ["--config", "configs/tiny.py", f"--data.held-out={held_out}", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def run_dir(root: Path, start: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two steps."""
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL)
+    done = command(root, "train.py", *start, f"--run-dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -62,6 +75,12 @@ def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
     assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_file_of_a_run_follows_the_umask(run_dir: Path):
+    modes = {path: path.stat().st_mode & 0o777 for path in run_dir.rglob("*")}
+    expected = {path: (0o777 if path.is_dir() else 0o666) & ~UMASK for path in modes}
+    assert modes and modes == expected
+
+
 def test_every_rollout_drawn_is_trained_filtered_or_quarantined(run_dir: Path):
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["rollouts/in_flight"] == 0
@@ -78,8 +97,8 @@ def test_a_finished_run_goes_on_with_more_steps(root: Path, run_dir: Path):
     assert [line["step"] for line in metrics] == [0, 1, 2, 3]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(root: Path, run_dir: Path):
-    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={run_dir}", *SMALL)
+def test_a_second_run_in_the_same_folder_is_refused(root: Path, run_dir: Path, start: list[str]):
+    done = command(root, "train.py", *start, f"--run-dir={run_dir}")
     assert done.returncode == 2
     assert "already holds a run" in done.stderr and "--resume" in done.stderr
     assert "Traceback" not in done.stderr
@@ -119,18 +138,11 @@ def test_the_converted_checkpoint_gives_transformers_our_logits_and_reads_back_b
     assert tokenizer.decode(tokenizer("print(len(w))")["input_ids"]) == "print(len(w))"
 
 
-def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, tmp_path: Path):
+def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, start: list[str], tmp_path: Path):
     folder = tmp_path / "run"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
-    arguments = [
-        "--config",
-        "configs/tiny.py",
-        f"--run-dir={folder}",
-        *SMALL,
-        "--num-steps=50",
-        "--checkpoint.every-steps=50",
-    ]
+    arguments = [*start, f"--run-dir={folder}", "--num-steps=50", "--checkpoint.every-steps=50"]
     process = subprocess.Popen(
         [sys.executable, "scripts/train.py", *arguments],
         cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
