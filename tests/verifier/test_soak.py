@@ -119,11 +119,11 @@ def num_files(folder):
     return len(os.listdir(folder))
 
 
-def read_host(temporary):
-    """What this process holds."""
+def read_host(temporary, *, before):
+    """What this process holds, but for the processes `before` that earlier tests of this session have left it."""
     gc.collect()
     everything = processes()
-    mine = below(os.getpid(), everything)
+    mine = [pid for pid in below(os.getpid(), everything) if pid not in before]
     resident = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "rss_mib": resident * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
@@ -208,9 +208,10 @@ def engine():
 @pytest.mark.parametrize("reuse", [1, 10])
 def test_nothing_grows_while_containers_judge(engine, temporary, reuse):
     config = make_config("docker", docker_hosts=(engine.host,), rollouts_per_sandbox=reuse)
+    before = below(os.getpid(), processes())
 
     def read():
-        return read_host(temporary) | read_engine(engine)
+        return read_host(temporary, before=before) | read_engine(engine)
 
     early, late, closed = asyncio.run(soak(config, read))
     assert_no_growth(early, late, filling(ROLLOUTS // 10 // reuse))
@@ -223,7 +224,8 @@ def test_nothing_grows_while_containers_judge(engine, temporary, reuse):
 @pytest.mark.parametrize("reuse", [1, 10])
 def test_nothing_grows_while_local_runners_judge(temporary, reuse):
     config = make_config("local", rollouts_per_sandbox=reuse)
-    early, late, closed = asyncio.run(soak(config, lambda: read_host(temporary)))
+    before = below(os.getpid(), processes())
+    early, late, closed = asyncio.run(soak(config, lambda: read_host(temporary, before=before)))
     assert_no_growth(early, late, TOLERANCES)
     left = {name: closed[name] for name in ("children", "zombies", "temporary_files")}
     assert left == dict.fromkeys(left, 0)
