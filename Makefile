@@ -7,14 +7,21 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+# Tests run in so many processes; a file's tests stay in one of them, which has compiled what they share.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: train test lint plan tiny clean
+.PHONY: train test slow lint plan tiny clean
 
 train: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
 
 test: $(VENV)/.test
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest $(ARGS)
+	JAX_PLATFORMS=cpu $(PYTEST) $(ARGS)
+
+# What takes minutes: in .ci/run, not in `make test`.
+slow: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports
