@@ -11,7 +11,7 @@ ARGS ?=
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: train test slow lint plan tiny clean
+.PHONY: train test slow soak lint plan tiny clean
 
 train: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
@@ -19,9 +19,14 @@ train: $(VENV)/.train
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(PYTEST) $(ARGS)
 
-# What takes minutes: in .ci/run, not in `make test`.
+# The second tier: what .ci/run runs beside `make test`. Exit code 5: no such test among those that ARGS names.
 slow: $(VENV)/.test
-	JAX_PLATFORMS=cpu $(PYTEST) -m slow $(ARGS)
+	JAX_PLATFORMS=cpu $(PYTEST) -m "slow and not alone" $(ARGS) || [ $$? -eq 5 ]
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -m "slow and alone" $(ARGS) || [ $$? -eq 5 ]
+
+# The third tier: hours. Its result is kept with date, commit and machine.
+soak: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -m soak --record tests/baselines/soak.json $(ARGS)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports

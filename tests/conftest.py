@@ -2,6 +2,7 @@
 nothing of the package at the top, because the jaxtyping hook has to come first."""
 
 import atexit
+import json
 import os
 import shutil
 import signal
@@ -28,6 +29,42 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--record FILE: what came out, for a tier that runs seldom."""
+    parser.addoption(
+        "--record", metavar="FILE", help="write outcome and seconds of each test, and the machine, as JSON"
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Writes the record that --record asks for."""
+    if not config.getoption("--record"):
+        return
+    from nouscoder_jax.bench import machine
+
+    reports = [report for kind in ("passed", "failed", "skipped") for report in terminalreporter.stats.get(kind, ())]
+    tests = {
+        report.nodeid: {"outcome": report.outcome, "seconds": round(report.duration, 1)}
+        for report in reports
+        if report.when == "call" or report.outcome != "passed"
+    }
+    record = {**machine.describe(("jax", "pytest")), "tests": tests}
+    Path(config.getoption("--record")).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles with little optimisation: what these modules test is arithmetic, and most of their time is compilation.
+
+    Optimised programs are those of test_logits_equal_transformers_at_position_40000, of every test that starts a script
+    and of those that measure memory.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

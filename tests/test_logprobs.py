@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 from nouscoder_jax import logprobs
 from nouscoder_jax.logprobs import WHOLE, Chunks, VocabShards, plan_chunks, token_logprobs
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TEMPERATURE = 0.7
 ROWS, TIME, EMBED, VOCAB = 3, 10, 8, 29  # a prime vocabulary: no chunk but 1 and 29 divides it
 

@@ -13,6 +13,8 @@ import pytest
 
 from nouscoder_jax import losses
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 
 

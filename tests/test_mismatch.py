@@ -9,6 +9,8 @@ import pytest
 
 from nouscoder_jax import losses, mismatch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # k = 3, 0.25 and 1 in the first row; 1.25, 0.8 and one token that does not count in the second.
 BEHAVIOR = np.log([[0.2, 0.8, 0.5], [0.4, 0.5, 0.9]])
 OLD = np.log([[0.6, 0.2, 0.5], [0.5, 0.4, 0.001]])

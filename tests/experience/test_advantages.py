@@ -8,6 +8,8 @@ import pytest
 from nouscoder_jax.experience import advantages
 from nouscoder_jax.experience.advantages import ADVANTAGES, participation
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 every_advantage = pytest.mark.parametrize("function", ADVANTAGES.values(), ids=ADVANTAGES)
 ONE_OF_FOUR = np.array([1.0, -1.0, -1.0, -1.0])
 CUT = [False, False, False, True]

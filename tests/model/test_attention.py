@@ -14,6 +14,8 @@ import pytest
 from nouscoder_jax.config import ModelConfig, UserError
 from nouscoder_jax.model import attention
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def naive(q, k, v, segment_ids):
     """Returns attention by its definition; 0 at padding."""

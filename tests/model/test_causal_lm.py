@@ -15,6 +15,8 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import abstract_model, save_model
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = qwen3.Architecture(
     vocab_size=64,
     hidden_size=16,

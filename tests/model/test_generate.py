@@ -13,6 +13,8 @@ import pytest
 from nouscoder_jax.model import generate, qwen3
 from nouscoder_jax.model.rope import Yarn
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = qwen3.Architecture(
     vocab_size=40,
     hidden_size=32,

@@ -9,6 +9,8 @@ import pytest
 
 from nouscoder_jax.model.linear import project, swiglu, swiglu_in_chunks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def normal(seed, *shape, dtype="float32"):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)

@@ -14,6 +14,8 @@ from flax import nnx
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import qwen3
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = qwen3.Architecture(
     vocab_size=64,
     hidden_size=32,

@@ -16,6 +16,8 @@ from nouscoder_jax.model.weights import save_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine, bucket
 from nouscoder_jax.types import EngineError, Prompt, Sampling
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = qwen3.Architecture(
     vocab_size=40,
     hidden_size=32,

@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Halves the time of these tests, which is compilation; what is compiled stays the same program."""
-    import jax
-
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_compilation):
+    """Here nearly all time is compilation."""
 
 
 @pytest.fixture(scope="session")

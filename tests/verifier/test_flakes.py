@@ -1,7 +1,4 @@
-"""The same verdict each time, on a machine that is loaded four times over.
-
-NOUSCODER_FLAKE_RUNS sets how often each of the 200 programs is judged (default 2; the audit is 20).
-"""
+"""The same verdict each time, on a machine that is loaded four times over."""
 
 import asyncio
 import contextlib
@@ -18,10 +15,12 @@ from nouscoder_jax.types import Outcome
 from nouscoder_jax.verifier.sandbox import Limits
 from nouscoder_jax.verifier.verify import verify
 
-RUNS = int(os.environ.get("NOUSCODER_FLAKE_RUNS", "2"))
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6):\n        pass"
 CPU_S, LIMIT_S, NUM_TIMES = 0.8, 2.0, 10
 LOOP = "total = 0\nfor number in range(COUNT):\n    total += number * number\nprint(total)"
+
+
+pytestmark = pytest.mark.alone
 
 
 @contextlib.contextmanager
@@ -69,14 +68,24 @@ def judge_all(bench, programs):
     return bench.loop.run_until_complete(run())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300 + 300 * RUNS)
-def test_200_programs_get_the_same_verdict_each_time_on_a_loaded_machine(bench):
+def test_the_200_programs_of_the_audit_are_all_different():
     programs = make_programs()
     assert len(programs) == len({(problem, program) for _, problem, program, _ in programs}) == 200
+
+
+@pytest.mark.parametrize(
+    ("every", "runs"),
+    [
+        # Each fifth has all templates among them.
+        pytest.param(5, 2, marks=[pytest.mark.slow, pytest.mark.timeout(600)], id="40 programs twice"),
+        pytest.param(1, 20, marks=[pytest.mark.soak, pytest.mark.timeout(14_400)], id="200 programs 20 times"),
+    ],
+)
+def test_programs_get_the_same_verdict_each_time_on_a_loaded_machine(bench, every, runs):
+    programs = make_programs()[::every]
     seen = {name: Counter() for name, *_ in programs}
     with loaded_machine(bench):
-        for _ in range(RUNS):
+        for _ in range(runs):
             verdicts = judge_all(bench, [(problem, program) for _, problem, program, _ in programs])
             for (name, *_), verdict in zip(programs, verdicts, strict=True):
                 seen[name][verdict.outcome, verdict.tests_passed, verdict.detail] += 1

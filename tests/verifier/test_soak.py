@@ -1,7 +1,7 @@
 """Many rollouts, and nothing grows: neither in this process, nor in the engine, nor on the disk.
 
-NOUSCODER_SOAK_ROLLOUTS sets how many (default 300; the full soak is 10,000). What is there after a tenth of them, when
-pools, caches and threads are filled, is compared with what is there at the end; `pytest -rP` prints both.
+What is there after a tenth of them, when pools, caches and threads are filled, is compared with what is there at the
+end; `pytest -rP` prints both.
 """
 
 import asyncio
@@ -18,13 +18,17 @@ from own_engine import OwnEngine
 from nouscoder_jax.types import Outcome
 from nouscoder_jax.verifier.pool import Judge, make_sandbox
 
-ROLLOUTS = int(os.environ.get("NOUSCODER_SOAK_ROLLOUTS", "300"))
+SIZES = [
+    pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(7_200)]),
+]
+"""Numbers of rollouts."""
 CANCELLED_EACH = 25
 """One rollout in so many is cancelled while it runs, as a run that ends does."""
 TOLERANCES = {
     # Allocators keep pages; a leak of 1 KiB a rollout, the smallest that matters in a run of a million, is above it
     # in the full soak.
-    "rss_mib": 6.0 + ROLLOUTS / 4096,
+    "rss_mib": 6.0,
     # One spare container more or less at the moment of the reading: its line, the task that reads from it.
     "fds": 4,
     "tasks": 4,
@@ -40,9 +44,11 @@ TOLERANCES = {
     "cgroups": 30,  # a dozen controllers, one folder a container in each
     "engine_fds": 16,  # of one spare container more or less: its pipes, its shim's sockets
     # containerd's database grows by pages until it reuses what was freed.
-    "disk_mib": 2.0 + ROLLOUTS / 4096,
+    "disk_mib": 2.0,
 }
 """How much more there may be at the end, and why."""
+MIB_PER_ROLLOUT = 1 / 4096
+"""And of memory and disk for each rollout."""
 NUM_SDK_THREADS = 6
 PAIR = [("2 3\n", "5\n"), ("20 30\n", "50\n")]
 ADD = "print(sum(map(int, input().split())))"
@@ -157,13 +163,13 @@ def read_engine(engine):
     }
 
 
-async def soak(config, read):
+async def soak(config, read, *, rollouts):
     """Readings after a tenth of the rollouts, at the end, and after the judge was closed."""
     judge = Judge(make_sandbox(config), config, stop_at_first_failure=True, say=print)
     try:
-        await judge_some(judge, range(ROLLOUTS // 10))
+        await judge_some(judge, range(rollouts // 10))
         early = await settled_reading(read)
-        await judge_some(judge, range(ROLLOUTS // 10, ROLLOUTS))
+        await judge_some(judge, range(rollouts // 10, rollouts))
         late = await settled_reading(read)
     finally:
         await judge.close()
@@ -171,8 +177,10 @@ async def soak(config, read):
     return early, late, await settled_reading(read)
 
 
-def assert_no_growth(early, late, tolerances):
-    print(f"{ROLLOUTS} rollouts")
+def assert_no_growth(early, late, tolerances, *, rollouts):
+    print(f"{rollouts} rollouts")
+    per_rollout = {name: tolerances[name] + rollouts * MIB_PER_ROLLOUT for name in ("rss_mib", "disk_mib")}
+    tolerances = tolerances | per_rollout
     for name in early:
         print(f"{name:16} after a tenth {early[name]:10.2f}   at the end {late[name]:10.2f}")
     grown = {name: (early[name], late[name]) for name in early if late[name] - early[name] > tolerances[name]}
@@ -203,29 +211,27 @@ def engine():
     made.close()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600 + ROLLOUTS)
+@pytest.mark.parametrize("rollouts", SIZES)
 @pytest.mark.parametrize("reuse", [1, 10])
-def test_nothing_grows_while_containers_judge(engine, temporary, reuse):
+def test_nothing_grows_while_containers_judge(engine, temporary, reuse, rollouts):
     config = make_config("docker", docker_hosts=(engine.host,), rollouts_per_sandbox=reuse)
     before = below(os.getpid(), processes())
 
     def read():
         return read_host(temporary, before=before) | read_engine(engine)
 
-    early, late, closed = asyncio.run(soak(config, read))
-    assert_no_growth(early, late, filling(ROLLOUTS // 10 // reuse))
+    early, late, closed = asyncio.run(soak(config, read, rollouts=rollouts))
+    assert_no_growth(early, late, filling(rollouts // 10 // reuse), rollouts=rollouts)
     left = {name: closed[name] for name in ("containers", "shims", "children", "zombies", "temporary_files")}
     assert left == dict.fromkeys(left, 0)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600 + ROLLOUTS)
+@pytest.mark.parametrize("rollouts", SIZES)
 @pytest.mark.parametrize("reuse", [1, 10])
-def test_nothing_grows_while_local_runners_judge(temporary, reuse):
+def test_nothing_grows_while_local_runners_judge(temporary, reuse, rollouts):
     config = make_config("local", rollouts_per_sandbox=reuse)
     before = below(os.getpid(), processes())
-    early, late, closed = asyncio.run(soak(config, lambda: read_host(temporary, before=before)))
-    assert_no_growth(early, late, TOLERANCES)
+    early, late, closed = asyncio.run(soak(config, lambda: read_host(temporary, before=before), rollouts=rollouts))
+    assert_no_growth(early, late, TOLERANCES, rollouts=rollouts)
     left = {name: closed[name] for name in ("children", "zombies", "temporary_files")}
     assert left == dict.fromkeys(left, 0)
