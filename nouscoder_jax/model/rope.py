@@ -44,7 +44,9 @@ def inverse_frequencies(*, head_dim: int, theta: float, scaling: Yarn | None) ->
     (arXiv:2309.00071, section 3.2; rounding as in huggingface/transformers modeling_rope_utils.py). Each operation is
     rounded to float32 in transformers' order: a frequency off by its last bit is 0.002 radians off at position 40,000.
     """
-    wavelengths = np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    # NumPy's own power of float32 is off by up to four last bits where the processor has AVX-512: taken in float64.
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    wavelengths = (np.float64(np.float32(theta)) ** exponents.astype(np.float64)).astype(np.float32)
     plain = np.float32(1) / wavelengths
     if scaling is None:
         return plain
