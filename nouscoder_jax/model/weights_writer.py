@@ -124,7 +124,7 @@ class _File:
             if self.broken:
                 return
             if self.handle < 0:
-                self.handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                self.handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 _write_all(self.handle, memoryview(self.shard.header))
             while pieces:
                 self._add(pieces.pop(0))

@@ -186,7 +186,7 @@ def _store(source: _Source, chunk: Chunk, folder: Path, crc32: dict[str, int]) -
     """Copies a part of a tensor into its chunk, and notes its CRC. Raises UserError where there is a NaN in it."""
     name, dtype = source.place.name, source.place.dtype
     scratch = np.empty(BLOCK_BYTES, np.uint8)
-    handle = os.open(folder / chunk.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    handle = os.open(folder / chunk.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         at, crc = 0, 0
         for block in source.blocks(chunk):

@@ -28,7 +28,7 @@ class HfWriter:
         self._handles: dict[str, int] = {}
         self.places = {place.name: (file, place) for file, header in headers.items() for place in parse_header(header)}
         for file, header in headers.items():
-            self._handles[file] = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            self._handles[file] = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             write_at(self._handles[file], np.frombuffer(header, np.uint8), 0)
 
     def write_block(self, name: str, first: int, block: Shaped[np.ndarray, " bytes"], *, dtype: str) -> None:

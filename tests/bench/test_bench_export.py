@@ -84,6 +84,7 @@ def test_a_wrong_option_is_told_in_one_line(arguments, told):
         bench(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("NOUSCODER_SGLANG_PYTHON"), reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"
 )

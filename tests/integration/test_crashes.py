@@ -1,9 +1,12 @@
 """A run that is killed with SIGKILL, anywhere, and resumed ends like one that never was: weights, metrics, rollouts."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,33 +29,53 @@ class Kill(NamedTuple):
 NEVER = Kill(-1, 0)
 
 
+class Launcher:
+    """A process of crash_launcher.py."""
+
+    def __init__(self, root: Path, cache: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, root / "tests" / "integration" / "crash_launcher.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=small_run.environment(cache),
+            cwd=root,
+            start_new_session=True,
+        )
+
+    def __call__(self, order: dict[str, object], arguments: list[str]) -> int:
+        """Exit code of a session."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(order | {"arguments": arguments}) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends it with its session, should one be left."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
 class Chain:
     """One run, killed again and again."""
 
-    def __init__(self, root: Path, folder: Path, cache: Path, *, reference: Path | None = None) -> None:
-        self.root, self.run_dir = root, folder / "run"
-        self.log = folder / "touches"
+    def __init__(self, folder: Path, launch: Launcher, *, reference: Path | None = None) -> None:
+        self.run_dir = folder / "run"
+        self.log, self.output = folder / "touches", folder / "output"
         self.reference = reference or self.log
-        self.environment = small_run.environment(cache)
+        self.launch = launch
         folder.mkdir()
 
     def session(self, kill: Kill) -> bool:
         """Starts or resumes the run, as a user would, and has it killed; whether it was."""
         resume = (self.run_dir / "config.json").exists()
         arguments = ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *ARGUMENTS]
-        launcher = [sys.executable, self.root / "tests" / "integration" / "crash_launcher.py"]
-        done = subprocess.run(
-            [*launcher, self.log, self.run_dir, self.reference, *map(str, kill), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=280,
-            env=self.environment,
-            cwd=self.root,
-        )
-        said = done.stdout + done.stderr
-        assert done.returncode in (0, -9), said
+        places = {"log": self.log, "run_dir": self.run_dir, "reference": self.reference, "output": self.output}
+        code = self.launch({name: str(path) for name, path in places.items()} | kill._asdict(), arguments)
+        said = self.output.read_text()
+        assert code in (0, -9), said
         assert "Traceback" not in said and "error:" not in said, said
-        return done.returncode == -9
+        return code == -9
 
     def touches(self) -> list[str]:
         """What all sessions did in the run folder."""
@@ -93,8 +116,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(root, tmp_path_factory.mktemp("uninterrupted") / "chain", cache)
+def launch(root: Path, cache: Path) -> Iterator[Launcher]:
+    launcher = Launcher(root, cache)
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    chain = Chain(tmp_path_factory.mktemp("uninterrupted") / "chain", launch)
     assert not chain.session(NEVER)
     return chain
 
@@ -121,27 +151,24 @@ def check(chain: Chain, uninterrupted: Chain, points: list[Kill]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_ten_kills_change_nothing(root: Path, cache: Path, uninterrupted: Chain, tmp_path: Path):
-    assert (
-        check(
-            Chain(root, tmp_path / "chain", cache, reference=uninterrupted.log), uninterrupted, kills(uninterrupted, 10)
-        )
-        >= 9
-    )
+def test_ten_kills_change_nothing(launch: Launcher, uninterrupted: Chain, tmp_path: Path):
+    chain = Chain(tmp_path / "chain", launch, reference=uninterrupted.log)
+    assert check(chain, uninterrupted, kills(uninterrupted, 10)) >= 9
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_a_hundred_kills_change_nothing(root: Path, cache: Path, uninterrupted: Chain, tmp_path: Path):
     """Ten runs, each killed at every tenth of a hundred points."""
     points = kills(uninterrupted, 100)
 
     def sweep(number: int) -> int:
-        return check(
-            Chain(root, tmp_path / f"chain-{number}", cache, reference=uninterrupted.log),
-            uninterrupted,
-            points[number::10],
-        )
+        launcher = Launcher(root, cache)
+        try:
+            chain = Chain(tmp_path / f"chain-{number}", launcher, reference=uninterrupted.log)
+            return check(chain, uninterrupted, points[number::10])
+        finally:
+            launcher.close()
 
     with ThreadPoolExecutor(2) as pool:
         killed = list(pool.map(sweep, range(10)))

@@ -23,6 +23,7 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 16, 24
 
 pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"),
+    pytest.mark.slow,
     pytest.mark.timeout(600),  # a server starts in 13 s of an idle machine, and in minutes of a busy one
 ]
 

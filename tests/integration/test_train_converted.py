@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import small_run
 
 from nouscoder_jax.model.converted import is_converted
 
 SMALL = [
+    *small_run.SIZES,
     "--num-steps=1",
     "--rollout.groups-per-step=2",
     "--rollout.group-size=4",

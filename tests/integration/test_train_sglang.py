@@ -12,13 +12,16 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+import small_run
 
 PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"),
     pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 SMALL = [
+    *small_run.SIZES,
     "--rollout.engine=sglang",
     "--rollout.groups-per-step=4",
     "--rollout.group-size=4",

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 
 SMALL = [
+    *small_run.SIZES,
     "--num-steps=2",
     "--rollout.groups-per-step=2",
     "--rollout.group-size=4",
@@ -24,7 +26,7 @@ SMALL = [
 ]
 
 
-def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(root: Path, script: str, *arguments: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
     return subprocess.run(
@@ -34,6 +36,7 @@ def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedPro
         timeout=280,
         env=environment,
         cwd=root,
+        umask=umask,
     )
 
 
@@ -41,9 +44,16 @@ def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedPro
 def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two steps."""
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL)
+    done = command(root, "train.py", "--config", "configs/tiny.py", f"--run-dir={folder}", *SMALL, umask=0o007)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_everything_that_a_run_writes_has_the_permissions_that_the_umask_leaves(run_dir: Path):
+    """The first test of this file, before others write there. A group that shares a disk may read and write it all."""
+    found = {str(path.relative_to(run_dir)): path.stat().st_mode & 0o777 for path in run_dir.rglob("*")}
+    wanted = {name: 0o770 if (run_dir / name).is_dir() else 0o660 for name in found}
+    assert found == wanted
 
 
 def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):

@@ -74,7 +74,7 @@ def ends_of(seed: int, root: Path, tmp_path: Path) -> list[str]:
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_a_thousand_worlds(root: Path, tmp_path: Path):
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

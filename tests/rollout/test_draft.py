@@ -2,7 +2,7 @@
 
 import math
 
-from conftest import PROMPT, sampling
+from real_servers import PROMPT, sampling
 
 from nouscoder_jax.rollout.draft import Draft
 from nouscoder_jax.rollout.sglang_calls import NamedSpan, Piece

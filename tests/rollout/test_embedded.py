@@ -103,25 +103,41 @@ def test_more_requests_than_slots_all_complete_with_exact_logprobs(model):
         np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("company", ["alone", "half", "other", "longer cache"])
-def test_batch_invariant_a_completion_has_the_same_bits_in_any_company(company):
-    """Over caches of several blocks, prompts of several lengths, slots that drain and are refilled."""
-    model, generator = make_model(0), np.random.default_rng(0)
-    bases = [prompt(*generator.integers(3, 60, length).tolist()) for length in (2, 17, 40, 70, 90, 130)]
-    everyone = [(bases[i // 4], sampling(i, max_completion_tokens=(9, 40, 90)[i % 3])) for i in range(24)]
-    long = (prompt(*generator.integers(3, 60, 300).tolist()), sampling(99, max_completion_tokens=200))
-    picked = {"alone": [13], "half": range(0, 24, 2), "other": range(8, 20), "longer cache": range(4, 24)}[company]
-    others = [long] if company == "longer cache" else []
+def invariant(model, asked):
+    """What an engine that is batch invariant gives to all that is asked at once."""
 
-    async def run(asked):
+    async def run():
         engine = make_engine(model, num_slots=16, eos_ids=(), batch_invariant=True)
         completions = await asyncio.gather(*(engine.generate(*request) for request in asked))
         await engine.close()
         return completions
 
-    whole = asyncio.run(run(everyone))
-    part = asyncio.run(run([*others, *(everyone[i] for i in picked)]))[len(others) :]
-    assert part == [whole[i] for i in picked]
+    return asyncio.run(run())
+
+
+def random_prompt(length):
+    return prompt(*np.random.default_rng(length).integers(3, 60, length).tolist())
+
+
+@pytest.fixture(scope="module")
+def everyone():
+    """Prompts of several lengths, in caches of several blocks."""
+    bases = [random_prompt(length) for length in (2, 17, 40, 70, 90, 130)]
+    return [(bases[i // 4], sampling(i, max_completion_tokens=(9, 40, 90)[i % 3])) for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def in_full_company(model, everyone):
+    return invariant(model, everyone)
+
+
+@pytest.mark.parametrize("company", ["alone", "half", "other", "longer cache"])
+def test_batch_invariant_a_completion_has_the_same_bits_in_any_company(model, everyone, in_full_company, company):
+    """Slots drain and are refilled."""
+    picked = {"alone": [13], "half": range(0, 24, 2), "other": range(8, 20), "longer cache": range(4, 24)}[company]
+    others = [(random_prompt(300), sampling(99, max_completion_tokens=200))] if company == "longer cache" else []
+    part = invariant(model, [*others, *(everyone[i] for i in picked)])[len(others) :]
+    assert part == [in_full_company[i] for i in picked]
 
 
 @jax.jit

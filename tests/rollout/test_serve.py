@@ -142,6 +142,7 @@ print(json.dumps([model.context_len, model.hf_config.rope_parameters]))
 """
 
 
+@pytest.mark.slow
 @needs_sglang
 def test_sglang_reads_every_flag_of_the_14b_config(qwen3_14b):
     sizes = {"hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128}

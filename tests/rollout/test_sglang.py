@@ -7,7 +7,7 @@ import math
 import httpx
 import numpy as np
 import pytest
-from conftest import (
+from real_servers import (
     EOS,
     PROMPT,
     connect,

@@ -5,7 +5,7 @@ import shutil
 import httpx
 import numpy as np
 import pytest
-from conftest import PROMPT, PYTHON, Process, reference_logprobs
+from real_servers import PROMPT, PYTHON, Process, reference_logprobs
 
 from nouscoder_jax.training import convert
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import numpy as np
 import pytest
-from conftest import PROMPT, connect, reference_logprobs, running, sampling, until, with_engine
+from real_servers import PROMPT, connect, reference_logprobs, running, sampling, until, with_engine
 from safetensors.numpy import load_file, save_file
 
 from nouscoder_jax.types import EngineError
@@ -175,7 +175,7 @@ def test_a_server_that_never_comes_back_ends_every_call_with_what_it_last_said(k
     for outcome in drawn.outcomes:
         assert f"no SGLang server for 2 s (rollout.outage_limit_s); they last said: {url}" in str(outcome)
     assert "Connect" in str(drawn.outcomes[0])
-    assert 1.9 < drawn.seconds < 30
+    assert drawn.seconds > 1.9
     assert f"{url} is lost" in drawn.said[0]
     assert drawn.said[1:] == ["no SGLang server is left; waiting up to 2 s for one"]
 

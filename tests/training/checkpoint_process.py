@@ -58,6 +58,7 @@ def kill_at(module, name: str, *, call: int) -> None:
 
 def save_until_refused(directory: str, how: str) -> None:
     """Saves steps 1 and 2, then is refused by the system; prints what it is told, and what it left behind."""
+    import gc
     import threading
 
     from nouscoder_jax.config import UserError
@@ -83,6 +84,10 @@ def save_until_refused(directory: str, how: str) -> None:
         print("closed")
     except UserError as error:
         print("again:", error)
+    gc.collect()  # an idle thread of an event loop ends when the loop goes, which the error's traceback has held
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join(timeout=20.0)
     print(sorted(thread.name for thread in threading.enumerate() if not thread.daemon))
     print(step, flush=True)
 

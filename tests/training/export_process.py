@@ -73,7 +73,7 @@ def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
     from nouscoder_jax.config import MeshConfig, UserError
     from nouscoder_jax.training.export import export, version_dir
 
-    os.umask(0o027 if process == "1" else 0o022)
+    os.umask(0o007 if process == "1" else 0o022)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process))
     config = MeshConfig(data=1, fsdp=2, tensor=1, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
     mesh = sharding.make_mesh(config, devices=jax.devices())

@@ -61,6 +61,16 @@ def test_the_tiny_policy_comes_back_to_the_byte(root, tmp_path):
     assert contents(there_and_back(source, tmp_path)) == contents(source)
 
 
+def test_everything_has_the_permissions_that_the_umask_leaves(untied, tmp_path):
+    before = os.umask(0o007)
+    try:
+        there_and_back(untied, tmp_path)
+    finally:
+        os.umask(before)
+    for path in (made for name in ("ours", "back") for made in (tmp_path / name, *(tmp_path / name).rglob("*"))):
+        assert path.stat().st_mode & 0o777 == (0o770 if path.is_dir() else 0o660), path
+
+
 def test_a_head_that_repeats_the_embedding_comes_back(small_chunks, tmp_path):
     tensors = tensors_of(TIED)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]

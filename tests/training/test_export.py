@@ -268,7 +268,7 @@ def test_two_processes_write_one_folder_each_its_part(architecture, tmp_path):
     assert first["digest"] == second["digest"] == manifest.digest
     # Files carry the umask of the process that made them.
     modes = {path.stat().st_mode & 0o777 for path in out.glob("*.safetensors")}
-    assert modes == {0o644, 0o640}
+    assert modes == {0o644, 0o660}
     # Then the disk of process 1 was full: neither has a version 2, each was told.
     assert first["failure"].endswith("its own message says why") and "File too large" in second["failure"]
     assert [path.name for path in out.parent.iterdir()] == ["policy-000001"]
