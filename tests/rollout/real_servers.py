@@ -201,7 +201,7 @@ def reference_logprobs(model, token_ids, *, prompt=PROMPT, temperature=1.0, top_
 def running(url) -> int:
     """Requests that a server works on or holds."""
     loads = httpx.get(f"{url}/v1/loads", timeout=10).json()["loads"]
-    return sum(load["numRUNNING_reqs"] + load["num_waiting_reqs"] for load in loads)
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
 def tokens_held(url) -> int:
