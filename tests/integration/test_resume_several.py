@@ -27,6 +27,7 @@ class Pair:
     def __init__(self, root: Path, folder: Path, cache: Path) -> None:
         self.root, self.run_dir, self.folder = root, folder / "run", folder
         folder.mkdir()
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = small_run.environment(cache) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
     def start(self) -> None:
@@ -46,6 +47,12 @@ class Pair:
                         stderr=subprocess.STDOUT,
                     )
                 )
+
+    def end(self) -> None:
+        """Whatever a test that failed has left."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def logs(self) -> str:
         return "\n".join((self.folder / f"{number}.log").read_text()[-3000:] for number in range(2))
@@ -81,11 +88,15 @@ class Pair:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_processes_that_are_killed_and_resumed_end_like_two_that_were_not(root: Path, tmp_path: Path):
+def test_two_processes_that_are_killed_and_resumed_end_like_two_that_were_not(
+    root: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
     whole = Pair(root, tmp_path / "whole", tmp_path / "cache")
+    request.addfinalizer(whole.end)
     whole.start()
     whole.finish()
     killed = Pair(root, tmp_path / "killed", tmp_path / "cache")
+    request.addfinalizer(killed.end)
     for file in ("rollouts/step-000001.jsonl", "process-1/journal/batch-000003.json"):
         killed.start()
         killed.kill_after(file)

@@ -209,7 +209,7 @@ def tokens_held(url) -> int:
     return sum(load["num_used_tokens"] for load in httpx.get(f"{url}/v1/loads", timeout=10).json()["loads"])
 
 
-async def until(condition, *, within_s=30.0):
+async def until(condition, *, within_s=120.0):
     """Returns once `condition()` is true; it is asked in a thread."""
     deadline = time.monotonic() + within_s
     while not await asyncio.to_thread(condition):

@@ -266,7 +266,7 @@ def start_kept(script: str, *, grace_s: float = 5.0) -> subprocess.Popen:
 
 
 def pids_in(file: Path, count: int) -> list[int]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if file.exists() and len(pids := file.read_text().split()) == count:
             return [int(pid) for pid in pids]
@@ -274,7 +274,7 @@ def pids_in(file: Path, count: int) -> list[int]:
     raise AssertionError(f"{file} never held {count} process numbers")
 
 
-def none_lives(pids: list[int], *, within_s: float = 10.0) -> bool:
+def none_lives(pids: list[int], *, within_s: float = 120.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not any(Path(f"/proc/{pid}").exists() for pid in pids):
@@ -287,22 +287,22 @@ FAMILY = "echo $$ >> {0}; setsid sh -c 'echo $$ >> {0}; exec sleep 600' & sh -c 
 
 
 def test_the_keeper_hands_on_the_exit_code():
-    assert start_kept("exit 7").wait(20) == 7
-    assert start_kept("kill -9 $$").wait(20) == 128 + 9
+    assert start_kept("exit 7").wait(120) == 7
+    assert start_kept("kill -9 $$").wait(120) == 128 + 9
 
 
 def test_what_a_dead_server_left_is_killed(tmp_path):
     kept = start_kept(FAMILY.format(tmp_path / "pids") + "wait")
     pids = pids_in(tmp_path / "pids", 3)
     os.kill(pids[0], signal.SIGKILL)
-    assert kept.wait(20) == 128 + 9 and none_lives(pids)
+    assert kept.wait(120) == 128 + 9 and none_lives(pids)
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path):
     kept = start_kept("trap '' TERM; " + FAMILY.format(tmp_path / "pids") + "while :; do sleep 1; done", grace_s=0.3)
     pids = pids_in(tmp_path / "pids", 3)
     kept.terminate()
-    assert kept.wait(20) == 128 + 9 and none_lives(pids)
+    assert kept.wait(120) == 128 + 9 and none_lives(pids)
 
 
 def test_nothing_is_left_when_the_starter_is_killed(tmp_path):

@@ -25,7 +25,10 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.types import EngineError, Prompt, VersionSpan
 
-pytestmark = pytest.mark.timeout(900)  # a server starts in 15 s, on a busy machine in minutes
+pytestmark = [
+    pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
+    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
+]
 
 MODES = ("finish", "abort", "retract", "in_place")
 LONG_TOKENS = 1200

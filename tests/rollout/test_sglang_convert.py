@@ -9,7 +9,10 @@ from real_servers import PROMPT, PYTHON, Process, reference_logprobs
 
 from nouscoder_jax.training import convert
 
-pytestmark = pytest.mark.timeout(900)  # a server starts in 15 s, on a busy machine in minutes
+pytestmark = [
+    pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
+    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
+]
 
 
 @pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang")

@@ -18,7 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 from nouscoder_jax.types import EngineError
 
-pytestmark = pytest.mark.timeout(900)  # three starts of a server, on a machine that may be busy
+pytestmark = [
+    pytest.mark.timeout(900),  # three starts of a server, on a machine that may be busy
+    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
+]
 
 GREEDY = {"top_k": 1, "max_completion_tokens": 250}
 """The one completion that a prompt has, whatever else is in its batch."""

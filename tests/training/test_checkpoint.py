@@ -306,6 +306,7 @@ def test_a_step_that_is_being_written_is_not_complete_yet_and_the_older_one_is_s
         assert not checkpointer.busy() and checkpointer.complete_steps() == [2]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the loop that Orbax leaves behind
 def test_arrays_are_written_after_save_has_returned(tmp_path):
     """A disk that refuses them is told by the wait for the save, and not by the save."""
     rng = np.random.default_rng(0)

@@ -53,7 +53,7 @@ def kill_during_save(directory: Path, *, after_s: float, at: str) -> None:
         if not at:
             time.sleep(after_s)
             process.kill()
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=120) == -signal.SIGKILL
     finally:
         process.kill()
         process.stdout.close()

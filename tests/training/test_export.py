@@ -196,7 +196,7 @@ def test_a_slow_disk_holds_the_gathering_up(architecture, small_files, tmp_path,
     model = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), abstract_model(deep))
     shards = weights_plan.plan_files(deep, dtype="float32", num_processes=1)
     gather, gathered, disk = weights_writer.gather_from(model, dtype="float32"), [], threading.Event()
-    monkeypatch.setattr(os, "fdatasync", lambda _: disk.wait(60))
+    monkeypatch.setattr(os, "fdatasync", lambda _: disk.wait(120))
 
     def counted(unit):
         for pieces in gather(unit):
@@ -210,11 +210,15 @@ def test_a_slow_disk_holds_the_gathering_up(architecture, small_files, tmp_path,
 
     writing = threading.Thread(target=write)
     writing.start()
-    time.sleep(1.0)
+    most = weights_writer.WRITERS + 2  # on their way to the disk, and the one that waits
+    deadline = time.monotonic() + 60
+    while len(gathered) < most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
     held_up = len(gathered)
     disk.set()
     writing.join()
-    assert held_up == weights_writer.WRITERS + 2  # on their way to the disk, and the one that waits
+    assert held_up == most
     assert len(gathered) > 20
 
 
