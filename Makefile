@@ -1,5 +1,5 @@
 # make train: set up and watch a tiny Qwen3 learn.   make test: set up and run the tests.   make plan: set up and plan the
-# run on 48 GPUs.   All are idempotent.
+# run on 48 GPUs.   make sglang: set up SGLang for the CPU.   All are idempotent.
 SHELL := /bin/bash
 VENV ?= .venv
 # Any Python from 3.11 on; the first that is found.
@@ -9,9 +9,14 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 # Tests run in so many processes; a file's tests stay in one of them, which has compiled what they share.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: train test slow soak lint plan tiny clean
+# SGLang's own Python: its pins are for 3.11.
+SGLANG_PYTHON ?= python3.11
+SGLANG_PIP := $(VENV)-sglang/bin/python -m pip install --quiet --disable-pip-version-check
+SGLANG_ITSELF := ^(sglang|sglang-router|xgrammar)==
+
+.PHONY: train test slow soak lint plan sglang tiny clean
 
 train: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
@@ -36,6 +41,10 @@ lint: $(VENV)/.test
 plan:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-plan $(VENV)-plan/.plan
 	$(VENV)-plan/bin/python scripts/plan.py $(ARGS)
+
+# The real SGLang server on the CPU, for tests and trials: python scripts/serve.py --server.python .venv-sglang/bin/python
+# In an environment of its own, whose versions are not the trainer's. A GPU machine wants the extra `sglang` instead.
+sglang: $(VENV)-sglang/.sglang
 
 # Remakes the tiny problems, the tokenizer and the warm-started policy (about 20 minutes on 2 cores).
 tiny: $(VENV)/.train
@@ -62,5 +71,20 @@ $(VENV)/.plan: $(VENV)/.train
 	$(PIP) -c constraints.txt -e '.[plan]'
 	@touch $@
 
+$(VENV)-sglang/.python:
+	@command -v $(SGLANG_PYTHON) >/dev/null || { echo "error: $(SGLANG_PYTHON) not found; install Python 3.11, or name it: make sglang SGLANG_PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "making $(VENV)-sglang with $$($(SGLANG_PYTHON) --version)"
+	$(SGLANG_PYTHON) -m venv $(VENV)-sglang
+	@touch $@
+
+# SGLang, its grammars and its router ask for CUDA builds of what stands in constraints-sglang.txt: they come without their
+# dependencies. What has no CPU wheel at all is stood in for by tests/sglang_stubs.
+$(VENV)-sglang/.sglang: $(VENV)-sglang/.python constraints-sglang.txt
+	@echo "installing SGLang for the CPU (about 2 minutes)"
+	$(SGLANG_PIP) -r <(grep -vE '$(SGLANG_ITSELF)' constraints-sglang.txt)
+	$(SGLANG_PIP) --no-deps -r <(grep -E '$(SGLANG_ITSELF)' constraints-sglang.txt)
+	@echo "$(CURDIR)/tests/sglang_stubs" > "$$($(VENV)-sglang/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nouscoder_sglang_stubs.pth"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-plan build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-plan $(VENV)-sglang build dist .pytest_cache .ruff_cache

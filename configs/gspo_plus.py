@@ -22,6 +22,7 @@ from nouscoder_jax.config import (
     ModelConfig,
     OptimizerConfig,
     RolloutConfig,
+    ServerConfig,
     TrainConfig,
     VerifierConfig,
 )
@@ -61,6 +62,8 @@ def get_config() -> TrainConfig:
             attention="pallas",
             remat="layer",
             logits_mib=256,  # [O]
+            yarn_factor=1.0,
+            yarn_original_tokens=32768,
         ),
         # 5120, 17408 and 151936 do not divide by 3, so the 3 of 48 = 3 x 16 is on data. 6 processes: 8 GPUs a machine.
         mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address="localhost:8476"),
@@ -83,9 +86,28 @@ def get_config() -> TrainConfig:
             top_p=1.0,  # [N]
             top_k=0,  # [N] not sent
             max_staleness=2,  # [N] max_batches_offpolicy
+            on_new_weights="in_place",  # [O]
             num_slots=128,  # [O]
             decode_chunk_tokens=16,  # used by the embedded engine only
+            batch_invariant=False,
             request_timeout_s=2400.0,  # [N]
+            server_timeout_s=60.0,  # [O]
+            outage_limit_s=1800.0,  # [O]
+        ),
+        server=ServerConfig(
+            python="",
+            num_servers=8,  # [O] scripts/serve.py on each machine of engines: a server a GPU
+            host="0.0.0.0",
+            port=30000,
+            device="cuda",
+            tensor=1,
+            placement="split",  # [O] as scripts/plan.py finds it fastest
+            memory_fraction=0.85,  # [O]
+            trainer_memory_fraction=0.0,
+            memory_saver=False,
+            deterministic=False,
+            flags=(),
+            start_timeout_s=1800.0,  # [O]
         ),
         verifier=VerifierConfig(
             backend="docker",
@@ -146,6 +168,13 @@ def get_config() -> TrainConfig:
             top_k=0,  # [N] not sent
             max_completion_tokens=38912,  # [N] 40,960 in all, less max_prompt_tokens
         ),
-        checkpoint=CheckpointConfig(every_steps=10, keep=3, export_dtype="bfloat16"),
+        checkpoint=CheckpointConfig(
+            every_steps=10,
+            keep=3,
+            keep_best=1,
+            export_dtype="bfloat16",
+            weights_dir="",
+            weights_shared=True,  # [O] the run folder is on a disk that all machines see
+        ),
         logging=LoggingConfig(tensorboard=True),
     )

@@ -27,12 +27,17 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO
 import tyro
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import DriftError, EngineError, JudgeError
+from nouscoder_jax.types import ConservationError, DriftError, EngineError, JudgeError
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
 """Fields that a config file may give relative to its own folder."""
 
-_KINDS = {JudgeError: "the judge failed", EngineError: "the engine failed", DriftError: "too much drift"}
+_KINDS = {
+    JudgeError: "the judge failed",
+    EngineError: "the engine failed",
+    DriftError: "too much drift",
+    ConservationError: "rollouts do not add up",
+}
 """How a failure that is nobody's mistake is told."""
 
 
@@ -181,7 +186,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except (JudgeError, EngineError, DriftError) as error:
+    except (JudgeError, EngineError, DriftError, ConservationError) as error:
         kind = next(told for kind, told in _KINDS.items() if isinstance(error, kind))
         print(f"error: {kind}: {_one_line(error)}", file=sys.stderr)
         return 1

@@ -204,6 +204,7 @@ async def evaluate_directory(
             max_cache_tokens=config.data.max_prompt_tokens + settings.max_completion_tokens,
             compute_dtype=config.model.compute_dtype,
             policy_version=0,
+            batch_invariant=config.rollout.batch_invariant,
         )
         try:
             return await evaluate(

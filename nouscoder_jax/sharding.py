@@ -147,6 +147,14 @@ def of_all_processes(array: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array))
 
 
+def texts_of_processes(text: str) -> list[str]:
+    """What each process gives; all must call it."""
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = of_all_processes(np.asarray(len(own)))
+    padded = of_all_processes(np.pad(own, (0, int(lengths.max()) - len(own))))
+    return [row[:length].tobytes().decode() for row, length in zip(padded, lengths, strict=True)]
+
+
 def own_rows(array: jax.Array) -> np.ndarray:
     """This process's part of a global array "micro_batches rows time", as `put_micro_batches` takes it."""
     parts = {shard.index[1].start or 0: shard.data for shard in array.addressable_shards}

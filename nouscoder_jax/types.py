@@ -134,6 +134,18 @@ class Sampling:
     """Non-negative, below 2**31. The same prompt, seed and weights give the same completion."""
 
 
+class VersionSpan(NamedTuple):
+    """Tokens [start, end) of a completion, all sampled with the weights of one version.
+
+    Example:
+        VersionSpan(policy_version=3, start=0, end=812)
+    """
+
+    policy_version: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What the engine returned for one prompt.
@@ -152,6 +164,15 @@ class Completion:
     finish_reason: Literal["stop", "length", "abort"]
     policy_version: int
     """Oldest version of the weights that sampled any of the tokens."""
+    spans: tuple[VersionSpan, ...] = ()
+    """Where the version changed on the way: the version of each stretch, in order, over all tokens. Empty: one."""
+
+    @property
+    def token_versions(self) -> tuple[int, ...]:
+        """The version that sampled each token."""
+        if not self.spans:
+            return (self.policy_version,) * len(self.token_ids)
+        return tuple(span.policy_version for span in self.spans for _ in range(span.start, span.end))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +259,10 @@ class Experience:
 class DriftError(Exception):
     """Trainer and engine disagree about the probabilities of sampled tokens more than the config allows, although both
     hold the same weights. The message says by how much, and where."""
+
+
+class ConservationError(Exception):
+    """Rollouts were lost or counted twice on their way through the loop. The message has the counts."""
 
 
 class Batch(NamedTuple):

@@ -1,4 +1,6 @@
-"""Measures parts of the system: python scripts/bench.py attention|judge|logprobs|objectives|update [--out FILE]
+"""Measures parts of the system: python scripts/bench.py PART [--out FILE], PART one of
+
+    attention conformance convert export generate judge logprobs objectives pipeline update
 
 Each part is a subcommand with options of its own (--help). Exit code 0: measured, whatever came out; 2: bad input.
 """
@@ -14,9 +16,13 @@ from nouscoder_jax.cli import run_script
 BENCHES = {
     "attention": ("nouscoder_jax.bench.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
     "conformance": ("nouscoder_jax.bench.conformance", "the objectives beside six libraries' own: value and gradient"),
+    "convert": ("nouscoder_jax.bench.convert", "Hugging Face files to ours and back beside cp: GB/s, memory"),
+    "export": ("nouscoder_jax.bench.export", "new weights to the disk beside cp of the same bytes: GB/s"),
+    "generate": ("nouscoder_jax.bench.generate", "the embedded engine beside transformers and SGLang: tokens/s"),
     "judge": ("nouscoder_jax.bench.judge", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
     "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
     "objectives": ("nouscoder_jax.bench.objectives", "every objective trains the tiny policy: held-out pass@1"),
+    "pipeline": ("nouscoder_jax.bench.pipeline", "who waits for whom, simulated: idle shares, what binds on a fleet"),
     "update": ("nouscoder_jax.bench.update", "update beside TRL's and google-tunix's: real tokens/s"),
 }
 """Subcommand -> module with `add_options` and `run`, and what it measures. Only the chosen one is imported."""

@@ -36,7 +36,7 @@ def main() -> int:
     config, options = cli.load(parser, [SHORT.get(name, name) + equals + value for name, equals, value in parts])
     if options.out and not options.out.parent.is_dir():
         raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
-    with Display(num_steps=1, first_step=0, stream=None) as display:
+    with Display(num_steps=1, stream=None) as display:
         result = asyncio.run(evaluate_directory(config, progress=display.progress, line=display.line))
     print("\n".join(result.table()))
     if options.out:

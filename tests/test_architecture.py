@@ -16,8 +16,10 @@ SOURCES = [path for path in MODULES if path.name != "__init__.py"]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "misc", "lib"}
-HOST_PACKAGES = ("data", "verifier", "experience", "metrics")
-HOST_MODULES = ("config", "types", "cli", "rollout.engine", "rollout.sampler", "rollout.sglang")
+HOST_PACKAGES = ("config", "data", "rollout", "verifier", "experience", "metrics")
+HOST_MODULES = ("types", "cli", "manifest")
+NOT_HOST = ("rollout/embedded.py",)
+"""Files of host packages that may import jax."""
 
 
 def name_of(path: Path) -> str:
@@ -77,7 +79,8 @@ def test_the_package_inits_hold_no_code():
 
 def test_the_host_world_does_not_import_jax_at_run_time():
     names = [f"nouscoder_jax.{name}" for name in HOST_MODULES]
-    names += [dotted(path) for path in SOURCES if path.relative_to(ROOT).parts[1] in HOST_PACKAGES]
+    host = [path for path in SOURCES if path.relative_to(ROOT).parts[1] in HOST_PACKAGES]
+    names += [dotted(path) for path in host if not name_of(path).endswith(NOT_HOST)]
     # Grain itself imports jax, so modules that use Grain cannot be asked this way; the import contract covers them.
     with_grain = [dotted(path) for path in SOURCES if "import grain" in path.read_text(encoding="utf-8")]
     names = [name for name in names if name not in with_grain]

@@ -60,6 +60,14 @@ class ScriptedEngine:
     async def reload(self, export_dir, *, policy_version):
         raise NotImplementedError
 
+    num_slots = 16
+
+    async def release_memory(self) -> None:
+        return None
+
+    async def resume_memory(self) -> None:
+        return None
+
     async def close(self):
         raise NotImplementedError
 

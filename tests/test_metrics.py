@@ -114,7 +114,7 @@ def test_a_missing_metric_shows_as_a_dash():
 
 def test_without_a_terminal_there_are_plain_lines_only():
     stream = io.StringIO()
-    with Display(num_steps=40, first_step=0, stream=stream) as display:
+    with Display(num_steps=40, stream=stream) as display:
         display.progress("generate", done=1, total=2)
         display.step(STEP)
         display.line("[bold] is text")
@@ -123,7 +123,8 @@ def test_without_a_terminal_there_are_plain_lines_only():
 
 def test_on_a_terminal_the_lines_stay_whole_and_bars_move():
     stream = FakeTerminal()
-    with Display(num_steps=40, first_step=2, stream=stream) as display:
+    with Display(num_steps=40, stream=stream) as display:
+        display.at(2)
         display.progress("generate", done=1, total=2)
         display.step(STEP)
         display.progress("generate", done=2, total=2)

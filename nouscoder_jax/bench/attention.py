@@ -42,7 +42,6 @@ _MASKED_TOKENS_AT_MOST = 8_192
 """A longer row's scores do not fit beside the rest: heads x time x time float32."""
 _ROUND_S = 0.2
 """How long a contender runs in one round, at least."""
-_WIDTH_CHARS = 140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +83,7 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     on_gpu = jax.default_backend() == "gpu"
     tokens = _check(options, on_gpu=on_gpu)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=140)
     facts = machine.describe(("jax", "jaxlib"))
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "no GPU: plain implementations on the CPU"
     shrink = 1 if on_gpu else 8

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from nouscoder_jax.bench import (
     conformance_compare,
@@ -40,7 +39,6 @@ BLOCK = "conformance"
 """Name of the README's block."""
 
 _NUM_SEEDS = 3
-_WIDTH_CHARS = 200
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -127,9 +125,7 @@ def _theirs(name: str, files: dict[str, str], found: Answers, precision: str) ->
 
 
 def _report(content: dict[str, Any], options: argparse.Namespace) -> int:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=200)
     console.print(conformance_table.table(content))
     for what, why in content["not_run"].items():
         console.print(f"not run: {what}: {why}")

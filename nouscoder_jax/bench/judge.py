@@ -34,7 +34,6 @@ LABELS = ("docker", "docker crun")
 _SETTLE_S = 0.4
 """Between two modes: the engine still removes containers of the one before."""
 _NOISY_SHARE = 0.05
-_WIDTH_CHARS = 160
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if options.quick:
         options.rounds, options.programs, options.tests = 1, 2, 3
     _check(options)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=160)
     facts = machine.describe(("docker",)) | {"engine": judge_modes.engine_facts()}
     facts["programs_python"] = interpreter.choose().version
     modes = judge_modes.make_modes(

@@ -44,7 +44,6 @@ GPUS = ("h100", "b200")
 _LIMIT_S = 400.0
 """No further round starts after this: compiling and the last round stay within 8 minutes."""
 _PALLAS_CHUNK = 8192
-_WIDTH_CHARS = 140
 
 
 @dataclass(kw_only=True)
@@ -75,9 +74,7 @@ def run(options: argparse.Namespace) -> int:
     until = time.monotonic() + _LIMIT_S
     on_gpu = jax.default_backend() == "gpu"
     sizes, budgets = _check(options, on_gpu=on_gpu)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=140)
     facts = machine.describe(("jax", "jaxlib"))
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "CPU"
     results = measure(contenders(budgets, pallas=on_gpu), sizes, rounds=options.rounds, until=until)

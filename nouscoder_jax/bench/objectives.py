@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from nouscoder_jax.bench import machine, objectives_report, objectives_runs
 from nouscoder_jax.bench.objectives_runs import Child, Planned, RunResult
 from nouscoder_jax.bench.readme import replace_block, write_block
@@ -33,7 +31,6 @@ BLOCK = "objectives"
 
 _ROOT = Path(__file__).parents[2]
 _TRAIN = _ROOT / "scripts" / "train.py"
-_WIDTH_CHARS = 160
 _POLL_S = 0.5
 _LIVE_S = 30.0
 
@@ -162,9 +159,7 @@ class _Queue:
 
 
 def _report(content: dict[str, Any], options: argparse.Namespace) -> int:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=160)
     failed = [one for one in content["runs"] if one["error"]]
     console.print(objectives_report.table(content))
     for one in failed:

@@ -61,7 +61,7 @@ class Planned:
     @property
     def folder(self) -> RunFolder:
         """Where the run is kept."""
-        return RunFolder(run=self.runs_dir / self.name, process=0)
+        return RunFolder(run=self.runs_dir / self.name, process=0, weights_dir="", weights_shared=True)
 
     @property
     def log(self) -> Path:

@@ -27,7 +27,6 @@ from nouscoder_jax.bench.update_peers import Contender, ContenderError
 from nouscoder_jax.bench.update_table import Result
 from nouscoder_jax.config import UserError
 
-_WIDTH_CHARS = 160
 _NOISY_LOAD = 0.5
 _WARM_UP = 2
 """Steps of each before the first round: tunix's trainer compiles its step twice."""
@@ -54,9 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures and reports. Returns 0, or 1 where contenders did not compute the same loss. Raises UserError."""
     _check(options)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_CHARS)
+    console = machine.console(width_chars=160)
     if options.gpu or (not options.cpu and _sees_gpu()):
         from nouscoder_jax.bench import update_gpu
 
@@ -66,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-update-") as folder:
         num_real_tokens = _write_workload(Path(folder), options)
         pythons = _pythons(options.peers_env)
-        with _cores(options.threads):
+        with cores(options.threads):
             results, extras = measure_all(
                 names, pythons, Path(folder), rounds=options.rounds, num_threads=options.threads,
                 num_real_tokens=num_real_tokens,
@@ -178,7 +175,7 @@ def _pythons(peers_env: Path | None) -> dict[str, str]:
 
 
 @contextmanager
-def _cores(num_cores: int) -> Iterator[None]:
+def cores(num_cores: int) -> Iterator[None]:
     """Processes started inside may use the first `num_cores` cores; XLA makes as many threads."""
     if not hasattr(os, "sched_setaffinity"):
         yield

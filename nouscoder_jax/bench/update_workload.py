@@ -123,7 +123,7 @@ def make_batch(num_sequences: int, *, vocab_size: int, seed: int) -> Padded:
 def write(folder: Path, architecture: Architecture, batch: Padded, *, settings: dict[str, Any], seed: int) -> None:
     """Writes everything that a contender reads; `settings` come on top of SETTINGS."""
     rng = np.random.default_rng(seed)
-    save_model(_random_model(architecture, rng), architecture, folder / "model", dtype="float32", tokenizer_dir=None)
+    save_model(random_model(architecture, rng), architecture, folder / "model", dtype="float32", tokenizer_dir=None)
     np.savez(folder / "batch.npz", **batch._asdict())
     (folder / "settings.json").write_text(json.dumps(SETTINGS | settings, indent=1) + "\n")
 
@@ -180,7 +180,7 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
     )
 
 
-def _random_model(architecture: Architecture, rng: np.random.Generator) -> Any:
+def random_model(architecture: Architecture, rng: np.random.Generator) -> Any:
     """Fresh weights drawn by NumPy, so that writing the workload compiles nothing: normal of std 0.02, norms 1."""
 
     def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:

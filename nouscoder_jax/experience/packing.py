@@ -91,13 +91,15 @@ def _sequence(experience: Experience, *, policy_version: int) -> dict[str, np.nd
     first = len(rollout.prompt.token_ids) - 1
     loss_mask = np.zeros(len(ids), bool)
     loss_mask[first:-1] = True
+    same_weights = np.zeros(len(ids), bool)
+    same_weights[first:-1] = np.equal(rollout.completion.token_versions, policy_version)
     behavior_logprobs = np.zeros(len(ids), np.float32)
     behavior_logprobs[first:-1] = rollout.completion.behavior_logprobs
     return {
         "tokens": ids,
         "targets": np.append(ids[1:], np.int32(0)),
         "loss_mask": loss_mask,
-        "same_weights": loss_mask & (rollout.completion.policy_version == policy_version),
+        "same_weights": same_weights,
         "behavior_logprobs": behavior_logprobs,
         "advantages": np.full(len(ids), experience.advantage, np.float32),
     }

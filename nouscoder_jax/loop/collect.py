@@ -1,6 +1,10 @@
-"""From the next problems to the groups of one batch: generate, judge, filter, replace.
+"""From draws to batches: which groups are generated when, and which of them make the batch of a step.
 
-In: a stream of problems, an engine, a judge. Out: `Collected`, everything that one step drew and what became of it.
+In: a Drawer, a GroupMaker. Out: `Collected`, everything that one step drew and what became of it. Two ways, one for
+each answer to the question whether generation may run ahead of training:
+
+    WaveCollector      on-policy: draws for a step once its weights are there; seeded runs repeat bit for bit
+    StreamCollector    ahead: a new group whenever the engine has room, as long as none becomes too old to train on
 """
 
 from __future__ import annotations
@@ -8,184 +12,267 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.data.pipeline import ProblemStream
-from nouscoder_jax.evaluation import Judge
-from nouscoder_jax.experience.filters import GroupFate, judge_group
-from nouscoder_jax.metrics.timer import StageTimer
-from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.sampler import cancel, sample_group
-from nouscoder_jax.types import Experience, JudgeError, Problem, Prompt, Rollout, Verdict
-from nouscoder_jax.verifier.extract import extract_program
+from nouscoder_jax.experience.filters import GroupFate
+from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker
+from nouscoder_jax.types import EngineError, Experience
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """Hands over one batch after another."""
+
+    async def take(self, step: int) -> Collected:
+        """The batch of `step`, once there is one. Raises EngineError, OutageError."""
+        ...
+
+    def trained(self, step: int) -> None:
+        """`step` is trained, and the engine has its weights."""
+        ...
+
+    def in_flight(self) -> int:
+        """Rollouts drawn and not handed over."""
+        ...
+
+    async def close(self) -> None:
+        """Cancels what is under way."""
+        ...
+
+
+def steps_ahead(config: TrainConfig) -> int:
+    """Batches that may be drawn before the weights that train on them: rollout.max_staleness in whole steps."""
+    return config.rollout.max_staleness // config.experience.updates_per_batch
+
+
+def make_collector(
+    config: TrainConfig,
+    drawer: Drawer,
+    maker: GroupMaker,
+    *,
+    first_step: int,
+    num_processes: int,
+    on_progress: Callable[[str, int, int], None],
+) -> Collector:
+    """The collector that the config asks for, after `first_step` trained steps; `on_progress(stage, done, total)`."""
+    size = _BatchSize(
+        num_groups=config.rollout.groups_per_step // num_processes,
+        max_groups=config.rollout.groups_per_step // num_processes * config.experience.max_draws_per_batch,
+        group_size=config.rollout.group_size,
+    )
+    ahead = steps_ahead(config)
+    if ahead == 0:
+        return WaveCollector(drawer, maker, size=size)
+    return StreamCollector(
+        drawer,
+        maker,
+        size=size,
+        ahead=ahead,
+        first_step=first_step,
+        num_steps=config.num_steps,
+        on_progress=on_progress,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """All rollouts of one draw of one problem.
-
-    Example:
-        Group(group_id=17, experiences=(Experience(...), ...), fate=GroupFate.EQUAL)
-    """
-
-    group_id: int
-    experiences: tuple[Experience, ...]
-    fate: GroupFate
-    """USED, or why it is not trained on."""
+class _BatchSize:
+    num_groups: int
+    """Groups that fill the batch."""
+    max_groups: int
+    """Groups drawn for it at most, dropped ones included."""
+    group_size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """What one step drew, and where the stream of problems stands after it.
+class WaveCollector:
+    """Draws as many groups as the batch still lacks, waits for all of them, and again until it is full."""
 
-    Example:
-        Collected(step=3, groups=(Group(...), ...), next_group_id=72, stream_state={...})
-    """
+    def __init__(self, drawer: Drawer, maker: GroupMaker, *, size: _BatchSize) -> None:
+        """Nothing is drawn before the first `take`."""
+        self._drawer, self._maker, self._size = drawer, maker, size
 
-    step: int
-    groups: tuple[Group, ...]
-    next_group_id: int
-    stream_state: dict[str, Any]
-    judge_failures: tuple[str, ...]
-    """Messages of failures of the judge, one a rollout that is not trainable because of it."""
-
-    @property
-    def used(self) -> tuple[Group, ...]:
-        """Groups that make the batch."""
-        return tuple(group for group in self.groups if group.fate is GroupFate.USED)
-
-    def with_used(self, used: Sequence[tuple[Experience, ...]]) -> Collected:
-        """The same with other experiences in the groups that make the batch."""
-        others = iter(used)
-        groups = (
-            replace(group, experiences=next(others)) if group.fate is GroupFate.USED else group for group in self.groups
-        )
-        return replace(self, groups=tuple(groups))
-
-    @property
-    def experiences(self) -> Iterator[Experience]:
-        """All rollouts of the step."""
-        return (experience for group in self.groups for experience in group.experiences)
-
-    @property
-    def fates(self) -> Counter[str]:
-        """Groups by what became of them."""
-        return Counter(group.fate.value for group in self.groups)
-
-
-class Collector:
-    """Draws the batch of one step after another."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        engine: Engine,
-        judge: Judge,
-        problems: Sequence[Problem],
-        prompts: Mapping[str, Prompt],
-        decode: Callable[[Sequence[int]], str],
-        stream: ProblemStream,
-        next_group_id: int,
-        num_processes: int,
-        timer: StageTimer,
-        on_progress: Callable[[str, int, int], None],
-    ) -> None:
-        """`problems` are those that `stream` numbers, each with a prompt; `on_progress(stage, done, total)`."""
-        self._config = config
-        self._engine = engine
-        self._judge = judge
-        self._problems = problems
-        self._prompts = prompts
-        self._decode = decode
-        self._stream = stream
-        self._next_group_id = next_group_id
-        self._num_groups = config.rollout.groups_per_step // num_processes
-        self._timer = timer
-        self._on_progress = on_progress
-        self._judge_failures: list[str] = []
-
-    async def collect(self, step: int) -> Collected:
-        """Draws waves of groups until the batch is full or `experience.max_draws_per_batch` times its size is drawn.
-
-        Raises EngineError. A judge failure only takes its own rollout out.
-        """
+    async def take(self, step: int) -> Collected:
+        """Draws the batch of `step`."""
         groups: list[Group] = []
-        self._judge_failures = []
-        lacking = self._num_groups
-        max_groups = self._num_groups * self._config.experience.max_draws_per_batch
-        while lacking > 0 and len(groups) < max_groups:
-            groups += await self._wave(min(lacking, max_groups - len(groups)))
-            lacking = self._num_groups - sum(group.fate is GroupFate.USED for group in groups)
+        lacking = self._size.num_groups
+        while lacking > 0 and len(groups) < self._size.max_groups:
+            groups += await self._wave(min(lacking, self._size.max_groups - len(groups)), started_after=step - 1)
+            lacking = self._size.num_groups - sum(group.fate is GroupFate.USED for group in groups)
         return Collected(
             step=step,
             groups=tuple(groups),
-            next_group_id=self._next_group_id,
-            stream_state=self._stream.get_state(),
-            judge_failures=tuple(self._judge_failures),
+            position=self._drawer.position(()),
+            num_in_flight=self.in_flight(),
+            waiting=(0, 0),
         )
 
-    async def _wave(self, num_groups: int) -> list[Group]:
-        rollout = self._config.rollout
-        sampling: list[tuple[asyncio.Task[Rollout], ...]] = []
-        drawn: list[Problem] = []
-        for _ in range(num_groups):
-            problem = self._problems[next(self._stream)]
-            drawn.append(problem)
-            sampling.append(
-                sample_group(
-                    self._engine,
-                    self._prompts[problem.problem_id],
-                    group_id=self._next_group_id,
-                    group_size=rollout.group_size,
-                    temperature=rollout.temperature,
-                    top_p=rollout.top_p,
-                    top_k=rollout.top_k,
-                    max_completion_tokens=rollout.max_completion_tokens,
-                    seed=self._config.seed,
-                    decode=self._decode,
-                    extract=extract_program,
-                )
-            )
-            self._next_group_id += 1
-        done: Counter[str] = Counter()
-        total = num_groups * rollout.group_size
+    def trained(self, step: int) -> None:
+        """Nothing waits for it."""
 
-        async def follow(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None]:
-            with self._timer.stage("generate"):
-                finished = await task
-            done["generate"] += 1
-            self._on_progress("generate", done["generate"], total)
-            with self._timer.stage("verify"):
-                verdict = await self._verdict(problem, finished)
-            done["verify"] += 1
-            self._on_progress("verify", done["verify"], total)
-            return finished, verdict
+    def in_flight(self) -> int:
+        """Between two batches, what an earlier session left pending."""
+        return self._drawer.num_pending * self._size.group_size
 
-        tasks = [task for group in sampling for task in group]
+    async def close(self) -> None:
+        """Nothing goes on between two batches."""
+
+    async def _wave(self, num_groups: int, *, started_after: int) -> list[Group]:
+        tasks = [self._maker.start(self._drawer.draw(), started_after=started_after) for _ in range(num_groups)]
         try:
-            judged = await asyncio.gather(
-                *(follow(problem, task) for problem, group in zip(drawn, sampling, strict=True) for task in group)
-            )
+            return await asyncio.gather(*tasks)
         finally:
-            await cancel(tasks)
-        size = rollout.group_size
-        return [self._group(judged[i : i + size]) for i in range(0, len(judged), size)]
+            await _cancel(tasks)
 
-    async def _verdict(self, problem: Problem, rollout: Rollout) -> Verdict | None:
-        try:
-            return await self._judge.judge(problem, rollout.program)
-        except JudgeError as error:
-            self._judge_failures.append(str(error))
-            return None
 
-    def _group(self, judged: Sequence[tuple[Rollout, Verdict | None]]) -> Group:
-        rollouts, verdicts = zip(*judged, strict=True)
-        experiences, fate = judge_group(rollouts, verdicts, config=self._config.experience)
-        return Group(group_id=rollouts[0].group_id, experiences=experiences, fate=fate)
+class StreamCollector:
+    """Starts a group whenever the engine has room for its requests and no batch could come too late for it.
+
+    A group started after s trained steps may train up to step s + 1 + ahead. So no more groups are under way than those
+    batches take; a batch takes the finished groups that were started first; and it waits only where a group still under
+    way could not be trained in time otherwise. Nothing is thrown away for being old, and short completions are not
+    preferred to long ones.
+    """
+
+    def __init__(
+        self,
+        drawer: Drawer,
+        maker: GroupMaker,
+        *,
+        size: _BatchSize,
+        ahead: int,
+        first_step: int,
+        num_steps: int,
+        on_progress: Callable[[str, int, int], None],
+    ) -> None:
+        """Draws from the first `take` on."""
+        self._drawer, self._maker, self._size = drawer, maker, size
+        self._ahead, self._num_steps = ahead, num_steps
+        self._trained = self._taken = first_step
+        self._on_progress = on_progress
+        self._signal = maker.signal
+        self._running: dict[asyncio.Task[Group], Draw] = {}
+        self._ready: dict[Draw, Group] = {}
+        self._dropped: list[Group] = []
+        self._deadlines: dict[Draw, int] = {}
+        """The step that each unconsumed draw trains in at the latest."""
+        self._failure: BaseException | None = None
+        self._feeder: asyncio.Task[None] | None = None
+
+    async def take(self, step: int) -> Collected:
+        """The finished groups that were started first, once there are enough."""
+        if self._feeder is None:
+            self._feeder = asyncio.create_task(self._feed(), name="feeder")
+            self._feeder.add_done_callback(self._note_failure)
+        while not self._complete(step):
+            self._on_progress("collect", min(len(self._ready), self._size.num_groups), self._size.num_groups)
+            await self._signal.wait()
+            if self._failure is not None:
+                raise self._failure
+        self._on_progress("collect", self._size.num_groups, self._size.num_groups)
+        chosen = self._in_turn(self._ready)[: self._size.num_groups]
+        groups = [*self._dropped, *(self._ready.pop(draw) for draw in chosen)]
+        for draw in chosen:
+            del self._deadlines[draw]
+        self._dropped = []
+        self._taken = step
+        self._signal.fire()
+        return Collected(
+            step=step,
+            groups=tuple(sorted(groups, key=lambda group: group.group_id)),
+            position=self._drawer.position(sorted(self._deadlines)),
+            num_in_flight=self.in_flight(),
+            waiting=(
+                len(self._ready) * self._size.group_size,
+                sum(group.num_tokens for group in self._ready.values()),
+            ),
+        )
+
+    def trained(self, step: int) -> None:
+        """Later batches may be drawn now."""
+        self._trained = step
+        self._signal.fire()
+
+    def in_flight(self) -> int:
+        """Rollouts that are generated, judged, or wait for their batch."""
+        num_groups = len(self._deadlines) + len(self._dropped) + self._drawer.num_pending
+        return num_groups * self._size.group_size
+
+    async def close(self) -> None:
+        """Cancels all groups; they are drawn again by a resumed run."""
+        tasks = [*self._running, *([self._feeder] if self._feeder else [])]
+        await _cancel(tasks)
+
+    def _complete(self, step: int) -> bool:
+        """Whether the batch can be made: full, or as many draws as it may take; and nobody is left behind."""
+        drawn = len(self._ready) + len(self._dropped)
+        if len(self._ready) < self._size.num_groups and drawn < self._size.max_groups:
+            return False
+        left = self._in_turn(self._deadlines.keys() - set(self._in_turn(self._ready)[: self._size.num_groups]))
+        return all(
+            step + 1 + place // self._size.num_groups <= self._deadlines[draw] for place, draw in enumerate(left)
+        )
+
+    def _in_turn(self, draws: Iterable[Draw]) -> list[Draw]:
+        """Those started first come first; of an earlier session's groups, those that it has finished."""
+        return sorted(draws, key=lambda draw: (self._deadlines[draw], draw))
+
+    def _has_room(self) -> bool:
+        """Whether a group that starts now could be trained in time, and its requests find a slot soon."""
+        last = min(self._trained + 1 + self._ahead, self._num_steps)
+        num_batches = last - self._taken
+        waiting = self._maker.num_generating >= self._maker.engine.num_slots + self._size.group_size
+        drawn = len(self._deadlines) + len(self._dropped)
+        in_time = len(self._deadlines) < num_batches * self._size.num_groups
+        return in_time and drawn < num_batches * self._size.max_groups and not waiting
+
+    async def _feed(self) -> None:
+        """Starts groups for ever."""
+        while True:
+            while self._has_room():
+                draw = self._drawer.draw()
+                after = self._maker.started_after(draw, now=self._trained)
+                self._deadlines[draw] = min(after + 1 + self._ahead, self._num_steps)
+                task = self._maker.start(draw, started_after=after)
+                self._running[task] = draw
+                task.add_done_callback(self._finished)
+            await self._signal.wait()
+
+    def _finished(self, task: asyncio.Task[Group]) -> None:
+        draw = self._running.pop(task)
+        self._note_failure(task)
+        if not task.cancelled() and task.exception() is None:
+            group = task.result()
+            if group.fate is GroupFate.USED:
+                self._ready[draw] = group
+            else:
+                self._dropped.append(group)
+                del self._deadlines[draw]
+        self._signal.fire()
+
+    def _note_failure(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._signal.fire()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancels what still runs and returns when all have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def check_versions(collected: Collected, *, newest: int) -> None:
+    """Raises EngineError for a token of a version that this run has not exported."""
+    for experience in collected.experiences:
+        rollout = experience.rollout
+        if strange := [version for version in rollout.completion.token_versions if not 0 <= version <= newest]:
+            raise EngineError(
+                f"group {rollout.group_id}, sample {rollout.sample_index} (problem {rollout.prompt.problem_id}) has "
+                f"tokens of policy version {strange[0]}; this run has exported versions 0 to {newest}"
+            )
 
 
 def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, float]:
@@ -194,10 +281,9 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
     judged = [e for e in experiences if e.reward is not None]
     lengths = [len(e.rollout.completion.token_ids) for e in experiences]
     ages = [policy_version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
-    solved = [_solved(e) for e in judged]
     return {
         "reward/mean": _mean([e.reward for e in judged if e.reward is not None]),
-        "solved_share": _mean(solved),
+        "solved_share": _mean([_solved(e) for e in judged]),
         "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
         "completion_tokens/mean": _mean(lengths),
         "completion_tokens/max": max(lengths, default=0),
@@ -208,6 +294,12 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
         "staleness/mean": _mean(ages) if ages else 0.0,
         "staleness/max": max(ages, default=0),
     }
+
+
+def told(groups: Iterable[Group]) -> str:
+    """What became of groups, in words: "3 equal, 1 overlong"."""
+    fates = Counter(group.fate.value for group in groups)
+    return ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
 
 
 def _solved(experience: Experience) -> bool:

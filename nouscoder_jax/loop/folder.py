@@ -24,17 +24,24 @@ class RunFolder:
     """Paths of one run.
 
     Example:
-        RunFolder(run=Path("runs/tiny-20261123-130000"), process=0)
+        RunFolder(run=Path("runs/tiny-20261123-130000"), process=0, weights_dir="", weights_shared=True)
     """
 
     run: Path
     """The folder that the user names."""
     process: int
+    weights_dir: str
+    """As in CheckpointConfig."""
+    weights_shared: bool
 
     @property
     def path(self) -> Path:
         """Where this process writes."""
-        return self.run / f"process-{self.process}" if self.process else self.run
+        return self.run / self._own
+
+    @property
+    def _own(self) -> str:
+        return f"process-{self.process}" if self.process else ""
 
     @property
     def config(self) -> Path:
@@ -52,6 +59,11 @@ class RunFolder:
         return self.path / "rollouts"
 
     @property
+    def journal(self) -> Path:
+        """Groups and batches that no checkpoint holds yet (loop/journal.py)."""
+        return self.path / "journal"
+
+    @property
     def checkpoints(self) -> Path:
         """Orbax checkpoints, to resume from; all processes write each one together."""
         return self.run / "checkpoints"
@@ -59,12 +71,13 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """Exported weights of the newest versions, for the engine."""
-        return self.path / "weights"
+        root = Path(self.weights_dir).expanduser().resolve() / self.run.name if self.weights_dir else self.run
+        return (root if self.weights_shared else root / self._own) / "weights"
 
     @property
     def export(self) -> Path:
         """The trained policy as a Hugging Face directory."""
-        return self.path / "export"
+        return (self.run if self.weights_shared else self.path) / "export"
 
     @property
     def tensorboard(self) -> Path:
@@ -90,6 +103,12 @@ class RunFolder:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         _write_atomically(self.rollouts / f"step-{step:06d}.jsonl", text)
 
+    def drop_rollouts_after(self, step: int) -> None:
+        """Deletes the rollouts of later steps: a run that goes on after `step` writes them again."""
+        for path in self.rollouts.glob("step-*.jsonl"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
         _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
@@ -100,7 +119,7 @@ def create(config: TrainConfig, *, process: int) -> RunFolder:
     if config.mesh.num_processes > 1 and not config.run_dir:
         raise UserError("several processes share one run folder; give each the same --run-dir")
     named = config.run_dir or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RunFolder(run=Path(named).expanduser().resolve(), process=process)
+    folder = _folder(config, Path(named), process=process)
     if folder.config.exists():
         raise UserError(
             f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
@@ -120,13 +139,22 @@ def create(config: TrainConfig, *, process: int) -> RunFolder:
 def reopen(config: TrainConfig, *, process: int) -> RunFolder:
     """The folder of a run to resume, `config.run_dir`; keeps the config as it is now. Raises UserError where it cannot
     be written."""
-    folder = RunFolder(run=Path(config.run_dir).expanduser().resolve(), process=process)
+    folder = _folder(config, Path(config.run_dir), process=process)
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; mend its permissions") from error
     return folder
+
+
+def _folder(config: TrainConfig, run: Path, *, process: int) -> RunFolder:
+    return RunFolder(
+        run=run.expanduser().resolve(),
+        process=process,
+        weights_dir=config.checkpoint.weights_dir,
+        weights_shared=config.checkpoint.weights_shared,
+    )
 
 
 def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]:
@@ -143,6 +171,7 @@ def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]
         "policy_version": rollout.completion.policy_version,
         "finish_reason": rollout.completion.finish_reason,
         "num_tokens": len(rollout.completion.token_ids),
+        "version_spans": [list(span) for span in rollout.completion.spans],
         "text": rollout.text,
         "program": rollout.program,
         "verdict": None

@@ -5,8 +5,9 @@ In: a TrainConfig. Out: `Parts`. What can be wrong with the user's input is foun
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from nouscoder_jax.model.qwen3 import Qwen3
 from nouscoder_jax.model.weights import abstract_model, load_model, read_config
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.server_command import num_trainer_gpus
+from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
 from nouscoder_jax.training.optimizer import make_optimizer
 from nouscoder_jax.training.update import Update, make_token_logprobs, make_update
@@ -68,14 +71,18 @@ class Parts:
 
 def build(config: TrainConfig) -> Parts:
     """The parts. Raises UserError: hardware, files, model, sandbox."""
+    share_gpus(config)
     start_processes(config)
     check_hardware(config)
     prompt_maker = PromptMaker(config.model.path, config.data)
     train = _problem_set(config.data.problems, prompt_maker)
     held_out = _problem_set(config.data.held_out, prompt_maker)
     model_folder = _local_model(config.model.path)
-    check_model(config, Architecture.from_hf(read_config(model_folder)))
-    architecture, base_model = load_model(model_folder)
+    architecture = Architecture.from_hf(read_config(model_folder)).stretched(
+        config.model.yarn_factor, original_tokens=config.model.yarn_original_tokens
+    )
+    check_model(config, architecture)
+    _, base_model = load_model(model_folder, architecture=architecture)
     mesh = sharding.make_mesh(config.mesh, devices=jax.devices())
     return Parts(
         config=config,
@@ -90,6 +97,17 @@ def build(config: TrainConfig) -> Parts:
         token_logprobs=make_token_logprobs(config, mesh),
         judge=Judge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
     )
+
+
+def share_gpus(config: TrainConfig) -> None:
+    """Leaves to servers on this machine what is theirs: GPUs (split) or a share of the memory (colocated). Does nothing
+    once JAX has looked at its devices."""
+    fraction = config.server.trainer_memory_fraction
+    if fraction > 0:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(fraction))
+    if starts_servers(config) and config.server.placement == "split" and config.server.device == "cuda":
+        own = ",".join(map(str, range(num_trainer_gpus(config))))
+        jax.config.update("jax_cuda_visible_devices", own)
 
 
 def start_processes(config: TrainConfig) -> None:
@@ -117,7 +135,14 @@ def check_hardware(config: TrainConfig) -> None:
 
 
 def check_model(config: TrainConfig, architecture: Architecture) -> None:
-    """Raises UserError where model and mesh do not fit, or the attention not the model, its rows or the device."""
+    """Raises UserError where model and mesh do not fit, the context not the model, or the attention not the model, its
+    rows or the device."""
+    if config.context_tokens > architecture.max_position_embeddings:
+        raise UserError(
+            f"the longest prompt + completion is {config.context_tokens} tokens (data.max_prompt_tokens + "
+            f"max_completion_tokens of rollout or evaluation), the model knows {architecture.max_position_embeddings} "
+            "positions; shorten them, or stretch the model: --model.yarn-factor 2.5"
+        )
     mesh_fit.check_mesh(config.mesh, mesh_fit.shapes_of(abstract_model(architecture)))
     check_attention(
         config.model.attention,
@@ -143,37 +168,68 @@ def _found() -> str:
     return f"{gpus} GPUs" if gpus else "no GPU"
 
 
-def make_engine(parts: Parts) -> Engine:
-    """The engine that the config names, with the weights that the run starts from. Raises UserError."""
-    return ENGINES[parts.config.rollout.engine](parts)
+@contextlib.contextmanager
+def serving(config: TrainConfig, log_dir: Path, *, say: Callable[[str], None]) -> Iterator[tuple[str, ...]]:
+    """The addresses of the servers that generate, while the block runs: those that the config names, or its own ones,
+    which are started here and stopped at its end. Empty for the embedded engine. Raises UserError."""
+    if not starts_servers(config):
+        yield config.rollout.urls
+        return
+    servers = Servers(config, log_dir=log_dir, say=say, beside_trainer=True)
+    urls = servers.start()
+    try:
+        yield urls
+    finally:
+        servers.stop()
 
 
-def _embedded(parts: Parts) -> Engine:
+def starts_servers(config: TrainConfig) -> bool:
+    """Whether the run starts the SGLang servers that it generates with."""
+    return config.rollout.engine == "sglang" and not config.rollout.urls
+
+
+def make_engine(parts: Parts, urls: Sequence[str], *, say: Callable[[str], None]) -> Engine:
+    """The engine that the config names; `urls`: its servers, where it has any. `say` takes lines for people.
+
+    The embedded engine begins with the weights that the run starts from. Raises UserError.
+    """
+    return ENGINES[parts.config.rollout.engine](parts, urls, say)
+
+
+def _embedded(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> Engine:
     config = parts.config
-    longest = max(config.rollout.max_completion_tokens, config.evaluation.max_completion_tokens)
     return EmbeddedEngine(
         parts.base_model,
         parts.architecture,
         eos_ids=parts.prompt_maker.eos_token_ids,
         num_slots=config.rollout.num_slots,
         decode_chunk_tokens=config.rollout.decode_chunk_tokens,
-        max_cache_tokens=config.data.max_prompt_tokens + longest,
+        max_cache_tokens=config.context_tokens,
         compute_dtype=config.model.compute_dtype,
         policy_version=0,
+        batch_invariant=config.rollout.batch_invariant,
     )
 
 
-def _sglang(parts: Parts) -> Engine:
-    config = parts.config
+def _sglang(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> Engine:
+    config, rollout = parts.config, parts.config.rollout
     return SGLangEngine(
-        config.rollout.urls,
-        num_slots=config.rollout.num_slots,
-        request_timeout_s=config.rollout.request_timeout_s,
+        urls,
+        num_slots=rollout.num_slots,
+        request_timeout_s=rollout.request_timeout_s,
+        server_timeout_s=rollout.server_timeout_s,
+        outage_limit_s=rollout.outage_limit_s,
+        on_new_weights=rollout.on_new_weights,
         eos_token_ids=parts.prompt_maker.eos_token_ids,
+        context_tokens=config.context_tokens,
+        say=say,
     )
 
 
-ENGINES: dict[str, Callable[[Parts], Engine]] = {"embedded": _embedded, "sglang": _sglang}
+ENGINES: dict[str, Callable[[Parts, Sequence[str], Callable[[str], None]], Engine]] = {
+    "embedded": _embedded,
+    "sglang": _sglang,
+}
 
 
 def _problem_set(path: str, prompt_maker: PromptMaker) -> ProblemSet:

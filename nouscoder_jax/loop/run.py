@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
@@ -22,179 +23,121 @@ from nouscoder_jax.evaluation import EvaluationResult, evaluate
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
 from nouscoder_jax.loop import folder as folders
-from nouscoder_jax.loop.collect import Collected, Collector, step_metrics
+from nouscoder_jax.loop.collect import Collector, make_collector, told
 from nouscoder_jax.loop.drift import check_gate
-from nouscoder_jax.loop.folder import RunFolder, rollout_line
-from nouscoder_jax.loop.parts import Parts, build, make_engine
+from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
+from nouscoder_jax.loop.journal import Journal, config_hash
+from nouscoder_jax.loop.parts import Parts, build, make_engine, serving
+from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.loop.publish import Publisher
+from nouscoder_jax.loop.replay import ReplayingCollector
+from nouscoder_jax.loop.summary import finish, introduce
+from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.display import Display
-from nouscoder_jax.metrics.plot import plot_pass_at_1
-from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink, read_jsonl
-from nouscoder_jax.metrics.timer import StageTimer
-from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.sharding import largest_of_processes, of_all_processes
+from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
+from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.sharding import largest_of_processes, of_all_processes, texts_of_processes
 from nouscoder_jax.training.checkpoint import Checkpointer
-from nouscoder_jax.training.export import export, prune, version_dir
 from nouscoder_jax.training.state import TrainState, abstract, from_model
-from nouscoder_jax.types import Batch, DriftError, Experience
-from nouscoder_jax.verifier.breaker import OutageError
+from nouscoder_jax.types import Batch, Experience
 from nouscoder_jax.verifier.extract import extract_program
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands, apart from its weights; kept with every checkpoint as JSON.
-
-    Example:
-        Progress(step=8, policy_version=8, next_group_id=160, stream_state={...}, seconds=61.2)
-    """
-
-    step: int = 0
-    policy_version: int = 0
-    """Version that the engine serves; +1 for each update."""
-    next_group_id: int = 0
-    stream_state: dict[str, Any] | None = None
-    seconds: float = 0.0
-    """Wall seconds of all sessions of the run."""
-    rollouts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("drawn", "trained", "filtered", "quarantined"), 0)
-    )
-    """Rollouts so far: drawn = trained + filtered + quarantined."""
 
 
 def train(config: TrainConfig, *, resume: bool) -> Path:
     """Runs the experiment and returns its folder. With `resume`, `config.run_dir` holds the run to continue.
 
-    Raises UserError where the input is wrong, EngineError where generation fails for good.
+    Raises UserError where the input is wrong or the disk is full, EngineError where generation fails for good,
+    ConservationError where rollouts were lost.
     """
     parts = build(config)
     folder = (folders.reopen if resume else folders.create)(config, process=jax.process_index())
-    run = Run(parts, folder, resume=resume)
-    asyncio.run(run.run())
+    with serving(config, folder.path / "servers", say=print) as urls, _told_of_files(folder):
+        asyncio.run(Run(parts, folder, resume=resume, urls=urls).run())
     return folder.path
 
 
 class Run:
-    """A run that is going on."""
+    """A run that is going on: the side that has devices (a `Trainer`), and all parts put together."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, *, resume: bool) -> None:
-        """Restores the newest checkpoint with `resume`, else starts from the base model."""
+    def __init__(self, parts: Parts, folder: RunFolder, *, resume: bool, urls: Sequence[str]) -> None:
+        """Restores the newest whole checkpoint with `resume`, else starts from the base model. `urls`: servers, if
+        any."""
+        self.urls, self.resumed = urls, resume
         self.parts, self.config, self.folder = parts, parts.config, folder
-        self.checkpointer = Checkpointer(folder.checkpoints, keep=self.config.checkpoint.keep)
+        self.display = Display(num_steps=self.config.num_steps, stream=None)
+        self.timer = StageTimer()
+        self.meter = SlotMeter()
+        self.publisher = Publisher(self.config, parts.architecture, folder, timer=self.timer)
+        self.stopping = asyncio.Event()
+        self._idle: dict[str, float] | None = None
+        """Idle shares of a step whose evaluation has begun."""
+        kept = self.config.checkpoint
+        self.checkpointer = Checkpointer(
+            folder.checkpoints, keep=kept.keep, keep_best=kept.keep_best, say=self.display.line
+        )
         self.progress = Progress()
-        if resume:
+        self.has_begun = resume and not self.checkpointer.is_empty()
+        """Whether the weights are those of a step that has been finished."""
+        if self.has_begun:
             target = abstract(parts.architecture, parts.optimizer, mesh=parts.mesh)
             self.state, stored = self.checkpointer.restore(target, step=None)
-            self.progress = Progress(**stored)
+            self.progress = Progress(**_own(stored["processes"]))
+            self.display.at(self.progress.step)
         else:
             self.state: TrainState = from_model(parts.base_model, parts.architecture, parts.optimizer, mesh=parts.mesh)
-        self.started = time.monotonic() - self.progress.seconds
-        self.updates_of_step = 0
-        """Optimizer steps taken since the last finished step: above 0 the state is no step's."""
-        self.timer = StageTimer()
-        self.trained_steps = asyncio.Condition()
-        self.stopping = asyncio.Event()
-        resume_step = self.progress.step if resume else None
-        self.sinks: list[Sink] = [JsonlSink(folder.metrics, resume_step=resume_step)]
+        self.journal = Journal(folder.journal, config_hash=config_hash(self.config), say=self.display.line)
+        self.turns = Turns(
+            self.config,
+            progress=self.progress,
+            journal=self.journal,
+            folder=folder,
+            trainer=self,
+            checkpoints=self.checkpointer,
+            write=self.write,
+            say=self.display.line,
+            any_of_processes=lambda flag: largest_of_processes(int(flag)) > 0,
+        )
+        self.sinks = self._open_sinks()
+
+    def _open_sinks(self) -> list[Sink]:
+        """What takes metrics; of a resumed run, what it had written of later steps is taken away and comes again."""
+        finished = (self.progress.step if self.has_begun else -1) if self.resumed else None
+        if finished is not None:
+            rewind(self.folder, self.journal, self.progress, step=finished)
+        sinks: list[Sink] = [JsonlSink(self.folder.metrics, resume_step=finished)]
         if self.config.logging.tensorboard:
-            self.sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step))
-        self.display = Display(num_steps=self.config.num_steps, first_step=self.progress.step, stream=None)
+            sinks.append(TensorBoardSink(self.folder.tensorboard, resume_step=finished))
+        return sinks
 
     async def run(self) -> None:
         """Steps until the last one, or until Ctrl-C; then evaluation, checkpoint, export and summary."""
         with self.display, self._catch_interrupt():
             self.parts.judge.breaker.say = self.display.line
-            self._introduce()
-            engine = make_engine(self.parts)
+            introduce(self.parts, self.folder, say=self.display.line)
+            if self.resumed:
+                self.display.line(
+                    f"resumed after step {self.progress.step} with policy v{self.progress.policy_version}; the journal "
+                    f"has {len(self.journal)} groups that need not be generated again"
+                )
+            engine = self.engine = make_engine(self.parts, self.urls, say=self.display.line)
             try:
-                await self._publish(engine, resumed=self.progress.step > 0)
-                if self.progress.step == 0:
-                    await self._evaluate_and_write(engine, {"step": 0, "policy_version": 0})
-                    self._checkpoint()
-                await self._steps(engine)
+                await self._publish(resumed=self.resumed)
+                if not self.has_begun:
+                    await self.turns.begin()
+                self.meter.num_slots = engine.num_slots
+                self.meter.take()
+                await self.turns.run(self._collector(), stopping=self.stopping)
             finally:
                 await engine.close()
                 await self.parts.judge.close()
                 self.checkpointer.close()
                 for sink in self.sinks:
                     sink.close()
+            self.journal.prune(self.checkpointer.latest_step() or 0)
             self._finish()
 
-    async def _steps(self, engine: Engine) -> None:
-        """The producer fills a bounded queue with batches; this side takes them and trains."""
-        queue: asyncio.Queue[Collected] = asyncio.Queue(maxsize=max(1, self.config.rollout.max_staleness))
-        producer = asyncio.create_task(self._produce(self._collector(engine), engine, queue))
-        stopping = asyncio.create_task(self.stopping.wait())
-        try:
-            while self.progress.step < self.config.num_steps and not self.stopping.is_set():
-                getting = asyncio.create_task(queue.get())
-                await asyncio.wait({getting, producer, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done():
-                    getting.cancel()
-                    if producer.done():
-                        producer.result()  # raises what ended it
-                    break
-                await self._step(engine, getting.result())
-        except (OutageError, DriftError, UserError):
-            if not self.updates_of_step:
-                self._checkpoint_new_steps()
-            raise
-        finally:
-            for task in (producer, stopping):
-                task.cancel()
-            await asyncio.gather(producer, stopping, return_exceptions=True)
-        self._checkpoint_new_steps()
-
-    def _checkpoint_new_steps(self) -> None:
-        if self.progress.step > (self.checkpointer.latest_step() or 0):
-            self._checkpoint()
-
-    async def _produce(self, collector: Collector, engine: Engine, queue: asyncio.Queue[Collected]) -> None:
-        """Draws each step's batch as soon as the engine's weights are new enough for it."""
-        ahead = self.config.rollout.max_staleness // self.config.experience.updates_per_batch
-        for step in range(self.progress.step + 1, self.config.num_steps + 1):
-            async with self.trained_steps:
-                await self.trained_steps.wait_for(lambda step=step: self.progress.step >= step - 1 - ahead)
-            await queue.put(await collector.collect(step))
-
-    async def _step(self, engine: Engine, collected: Collected) -> None:
-        """One turn of the loop: update, new weights to the engine, metrics, now and then evaluation and checkpoint."""
-        collected = await asyncio.to_thread(self._with_advantages, collected)
-        metrics = {"step": float(collected.step)} | step_metrics(collected, policy_version=self.progress.policy_version)
-        self.folder.write_rollouts(
-            collected.step,
-            (rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences),
-        )
-        await asyncio.to_thread(self._check_full, collected)
-        if await asyncio.to_thread(largest_of_processes, len(collected.used)):
-            metrics |= await asyncio.to_thread(self._update, collected)
-            await self._publish(engine, resumed=False)
-        else:
-            self.display.line(
-                f"step {collected.step}: no update: all {len(collected.groups)} groups were dropped "
-                f"({told(collected.fates)}); the weights stay"
-            )
-        for message in collected.judge_failures[:1]:
-            self.display.line(
-                f"step {collected.step}: the judge failed on {len(collected.judge_failures)} rollouts, which are not "
-                f"trained on; the first: {message}"
-            )
-        self._count(collected)
-        self.progress.stream_state = collected.stream_state
-        self.progress.next_group_id = collected.next_group_id
-        self.progress.step = collected.step
-        self.updates_of_step = 0
-        evaluation = self.config.evaluation
-        is_last = collected.step == self.config.num_steps
-        if is_last or (evaluation.every_steps and collected.step % evaluation.every_steps == 0):
-            await self._evaluate_and_write(engine, metrics)
-        else:
-            self._write(metrics)
-        if is_last or collected.step % self.config.checkpoint.every_steps == 0:
-            self._checkpoint()
-        async with self.trained_steps:
-            self.trained_steps.notify_all()
-
-    def _with_advantages(self, collected: Collected) -> Collected:
+    def prepare(self, collected: Collected) -> Collected:
         """The same with advantages, which may need the groups of all processes."""
         advantaged = assign_advantages(
             [group.experiences for group in collected.used],
@@ -206,6 +149,45 @@ class Run:
         )
         return collected.with_used(advantaged)
 
+    async def update(self, collected: Collected) -> dict[str, float]:
+        """The update, in a thread, and the new weights to the engine; an engine on the same GPUs gives its memory back
+        meanwhile if the config says so. Nothing where no process has a group."""
+        await asyncio.to_thread(self._check_full, collected)
+        if not await asyncio.to_thread(largest_of_processes, len(collected.used)):
+            return {}
+        if self.config.server.memory_saver:
+            await self.engine.release_memory()
+        try:
+            metrics = await asyncio.to_thread(self._update, collected)
+        finally:
+            if self.config.server.memory_saver:
+                await self.engine.resume_memory()
+        await self._publish(resumed=False)
+        return metrics
+
+    async def evaluate(self) -> dict[str, float]:
+        """Held-out pass@1 of the weights that the engine serves."""
+        self._idle = self._idle_shares()
+        with self.timer.stage("evaluate"):
+            result = await self._evaluate()
+        self.display.line(
+            f"held-out pass@1 {result.pass_at_1:.1%} ({len(self.parts.held_out.problems)} problems x "
+            f"{self.config.evaluation.samples_per_problem} samples, policy v{self.progress.policy_version})"
+        )
+        pass_at_1 = await asyncio.to_thread(of_all_processes, np.asarray(result.pass_at_1))
+        return {
+            "held_out/pass_at_1": float(pass_at_1.mean()),
+            "held_out/truncated_share": result.truncated_share,
+            "held_out/completion_tokens_mean": result.completion_tokens_mean,
+            "held_out/judge_failures": float(result.num_judge_failures),
+        }
+
+    def save(self, pass_at_1: float | None) -> None:
+        """A checkpoint of where the run stands."""
+        with self.timer.stage("checkpoint"):
+            everyone = [json.loads(text) for text in texts_of_processes(json.dumps(record(self.progress)))]
+            self.checkpointer.save(self.progress.step, self.state, {"processes": everyone}, pass_at_1=pass_at_1)
+
     def _check_full(self, collected: Collected) -> None:
         """Raises UserError where the batch of any process is short and the config wants to stop then."""
         config, num_groups = self.config, self.config.rollout.groups_per_step // self.config.mesh.num_processes
@@ -214,7 +196,7 @@ class Run:
             raise UserError(
                 f"step {collected.step}: {len(collected.groups)} groups drawn (experience.max_draws_per_batch is "
                 f"{config.experience.max_draws_per_batch}) gave {len(collected.used)} of the {num_groups} that a batch "
-                f"needs ({told(collected.fates)}); use problems that the policy solves sometimes, draw more, or train "
+                f"needs ({told(collected.groups)}); use problems that the policy solves sometimes, draw more, or train "
                 f"on what there is with --experience.short-batch train. Steps up to {self.progress.step} are kept"
             )
 
@@ -241,7 +223,6 @@ class Run:
                 used = num_micro_batches * (config.experience.rows_per_micro_batch // jax.process_count())
                 check_gate(metrics, batch, share, config=config, step=collected.step)
                 self.progress.policy_version += 1
-                self.updates_of_step += 1
                 metrics["padding_share"] = 1 - float((batch.segment_ids[:used] > 0).mean())
                 measured.append(metrics)
         return {f"update/{name}": value for name, value in average(measured).items()}
@@ -263,51 +244,19 @@ class Run:
     def _max_experiences(self) -> int:
         """Experiences of one update at most, in this process."""
         config = self.config
-        groups = config.rollout.groups_per_step // config.mesh.num_processes // config.experience.updates_per_batch
-        return groups * config.rollout.group_size
+        groups = config.rollout.groups_per_step // config.mesh.num_processes
+        return -(-groups // config.experience.updates_per_batch) * config.rollout.group_size
 
-    async def _publish(self, engine: Engine, *, resumed: bool) -> None:
-        """Exports the weights and has the engine take them. The base model needs that only where an engine is resumed
-        or does not hold it yet."""
+    async def _publish(self, *, resumed: bool) -> None:
         version = self.progress.policy_version
-        if version == engine.policy_version and not resumed:
-            return
-        target = version_dir(self.folder.weights, version)
-        with self.timer.stage("export"):
-            await asyncio.to_thread(self._export, target)
-        with self.timer.stage("reload"):
-            await engine.reload(target, policy_version=version)
-        prune(self.folder.weights)
+        await self.publisher.publish(self.engine, self.state.model, policy_version=version, resumed=resumed)
 
-    def _export(self, target: Path) -> None:
-        target.parent.mkdir(exist_ok=True)
-        dtype = self.config.checkpoint.export_dtype
-        tokenizer_dir = Path(self.config.model.path)
-        export(self.state.model, self.parts.architecture, target, dtype=dtype, tokenizer_dir=tokenizer_dir)
-
-    async def _evaluate_and_write(self, engine: Engine, metrics: dict[str, float]) -> None:
-        with self.timer.stage("evaluate"):
-            result = await self._evaluate(engine)
-        self.display.line(
-            f"held-out pass@1 {result.pass_at_1:.1%} ({len(self.parts.held_out.problems)} problems x "
-            f"{self.config.evaluation.samples_per_problem} samples, policy v{self.progress.policy_version})"
-        )
-        self._write(
-            metrics
-            | {
-                "held_out/pass_at_1": result.pass_at_1,
-                "held_out/truncated_share": result.truncated_share,
-                "held_out/completion_tokens_mean": result.completion_tokens_mean,
-                "held_out/judge_failures": float(result.num_judge_failures),
-            }
-        )
-
-    async def _evaluate(self, engine: Engine) -> EvaluationResult:
+    async def _evaluate(self) -> EvaluationResult:
         evaluation, held_out = self.config.evaluation, self.parts.held_out
         return await evaluate(
             held_out.problems,
             held_out.prompts,
-            engine=engine,
+            engine=self.engine,
             judge=self.parts.judge,
             samples_per_problem=evaluation.samples_per_problem,
             temperature=evaluation.temperature,
@@ -320,7 +269,7 @@ class Run:
             on_progress=lambda done, total: self.display.progress("evaluate", done=done, total=total),
         )
 
-    def _collector(self, engine: Engine) -> Collector:
+    def _collector(self) -> ReplayingCollector:
         train = self.parts.train
         stream = problem_stream(
             len(train.problems),
@@ -328,37 +277,52 @@ class Run:
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        if self.progress.stream_state is not None:
-            stream.set_state(self.progress.stream_state)
-        return Collector(
+        progress = self.display.progress
+        wave: Counter[str] = Counter()
+
+        def finished(stage: str) -> None:
+            wave[stage] += 1
+            total = self.config.rollout.groups_per_step * self.config.rollout.group_size // jax.process_count()
+            progress(stage, done=(wave[stage] - 1) % total + 1, total=total)
+
+        maker = GroupMaker(
             self.config,
-            engine=engine,
+            engine=self.engine,
             judge=self.parts.judge,
+            journal=self.journal,
             problems=train.problems,
             prompts=train.prompts,
             decode=self.parts.prompt_maker.decode,
-            stream=stream,
-            next_group_id=self.progress.next_group_id,
-            num_processes=jax.process_count(),
             timer=self.timer,
-            on_progress=lambda stage, done, total: self.display.progress(stage, done=done, total=total),
+            meter=self.meter,
+            on_finished=finished,
         )
 
-    def _count(self, collected: Collected) -> None:
-        counts = self.progress.rollouts
-        for experience in collected.experiences:
-            counts["drawn"] += 1
-            kind = "trained" if experience.trainable else "quarantined" if experience.reward is None else "filtered"
-            counts[kind] += 1
+        def begin(position: Position, first_step: int) -> Collector:
+            return make_collector(
+                self.config,
+                Drawer(stream, position),
+                maker,
+                first_step=first_step,
+                num_processes=jax.process_count(),
+                on_progress=lambda stage, done, total: progress(stage, done=done, total=total),
+            )
 
-    def _write(self, metrics: dict[str, float]) -> None:
-        """Adds what the loop itself knows, and writes one line of metrics everywhere."""
+        return ReplayingCollector(self.journal, maker, begin, position=self.progress.position)
+
+    def _idle_shares(self) -> dict[str, float]:
+        """How long the engine's slots and the trainer had nothing to do in this step."""
+        seconds = self.timer.so_far()
+        trainer = 1 - seconds.get("update", 0.0) / seconds["total"] if seconds["total"] > 0 else 0.0
+        return {"engine/idle_share": self.meter.take(), "trainer/idle_share": trainer}
+
+    def write(self, metrics: dict[str, float]) -> None:
+        """Adds what the run's clocks and counters say, and writes one line of metrics everywhere."""
+        if metrics["step"] > 0:
+            metrics |= self._idle or self._idle_shares()
+        self._idle = None
         seconds = self.timer.take()
         metrics["policy_version"] = float(self.progress.policy_version)
-        metrics |= {f"rollouts/{name}": float(count) for name, count in self.progress.rollouts.items()}
-        metrics["rollouts/in_flight"] = float(
-            2 * self.progress.rollouts["drawn"] - sum(self.progress.rollouts.values())
-        )
         breaker = self.parts.judge.breaker
         metrics |= {"judge/outages": float(breaker.num_outages), "judge/outage_s": breaker.outage_s}
         metrics |= {f"seconds/{stage}": value for stage, value in seconds.items()}
@@ -372,68 +336,13 @@ class Run:
             sink.write(metrics)
         if metrics["step"] > 0:
             self.display.step(metrics)
-
-    def _checkpoint(self) -> None:
-        self.progress.seconds = time.monotonic() - self.started
-        with self.timer.stage("checkpoint"):
-            self.checkpointer.save(self.progress.step, self.state, vars(self.progress) | {})
-
-    def _introduce(self) -> None:
-        """The first lines: what judges, what generates, what is trained on."""
-        parts, say = self.parts, self.display.line
-        say(f"sandbox: {parts.judge.name}")
-        say(f"run folder: {self.folder.path}")
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(parts.base_model))
-        say(
-            f"policy: {self.config.model.path} ({num_params / 1e6:.2f} million parameters) on {parts.mesh.size} x "
-            f"{jax.devices()[0].device_kind}"
-        )
-        for name, problem_set in (("training", parts.train), ("held-out", parts.held_out)):
-            left_out = (
-                f", {problem_set.num_left_out} left out: prompt longer than {self.config.data.max_prompt_tokens} tokens"
-                if problem_set.num_left_out
-                else ""
-            )
-            say(f"{name} problems: {len(problem_set.problems)}{left_out}")
-        if self.progress.step:
-            say(f"resumed after step {self.progress.step} with policy v{self.progress.policy_version}")
+        self.meter.take()
 
     def _finish(self) -> None:
         """Export, picture, summary, last lines."""
-        self._export(self.folder.export)
-        lines = read_jsonl(self.folder.metrics)
-        held_out = _curve(lines, "held_out/pass_at_1")
-        training = _curve(lines, "solved_share")
-        plot_pass_at_1(
-            self.folder.plot, held_out, training=training, title=f"{self.config.name}, seed {self.config.seed}"
-        )
-        finished = self.progress.step >= self.config.num_steps
-        after = held_out[-1][1] if finished else None
-        summary = {
-            "finished": finished,
-            "pass_at_1_before": held_out[0][1],
-            "pass_at_1_after": after,
-            "steps": self.progress.step,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "seed": self.config.seed,
-            "policy_version": self.progress.policy_version,
-            "rollouts": self.progress.rollouts,
-            "held_out_problems": len(self.parts.held_out.problems),
-            "samples_per_problem": self.config.evaluation.samples_per_problem,
-            "sandbox": self.parts.judge.name,
-        }
-        self.folder.write_summary(summary)
-        say = self.display.line
-        if finished:
-            say(
-                f"held-out pass@1: {summary['pass_at_1_before']:.1%} before, {after:.1%} after "
-                f"{self.progress.step} steps ({summary['seconds']:.0f} s)"
-            )
-        else:
-            say(f"stopped after step {self.progress.step}; everything up to it is kept")
-        say(f"run folder: {self.folder.path} (weights for transformers in export/, curve in pass_at_1.png)")
-        more = "" if not finished else f" --num-steps {2 * self.config.num_steps}"
-        say(f"resume: python scripts/train.py --resume {self.folder.run}{more}")
+        progress = self.progress
+        self.publisher.export(self.state.model, self.folder.export, policy_version=progress.policy_version)
+        finish(self.parts, self.folder, progress, seconds=self.turns.seconds, say=self.display.line)
 
     @contextlib.contextmanager
     def _catch_interrupt(self) -> Any:
@@ -454,14 +363,28 @@ class Run:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, where it was measured."""
-    return [(int(line["step"] or 0), value) for line in lines if (value := line.get(name)) is not None]
+def _own(everyone: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a checkpoint keeps of this process. Raises UserError where there were more or fewer processes."""
+    if len(everyone) != jax.process_count():
+        raise UserError(
+            f"the run had {len(everyone)} processes, each with its share of the problems, and is resumed with "
+            f"{jax.process_count()}; use --mesh.num-processes {len(everyone)}"
+        )
+    return everyone[jax.process_index()]
 
 
-def told(fates: Mapping[str, int]) -> str:
-    """What became of groups, in words: "3 equal, 1 overlong"."""
-    return ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
+@contextlib.contextmanager
+def _told_of_files(folder: RunFolder) -> Iterator[None]:
+    """Files that cannot be written end a run in one line."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise  # OSErrors that have nothing to do with files
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or folder.path} ({error.strerror or error}); make room or mend its "
+            f"permissions, then go on where the run was: python scripts/train.py --resume {folder.run}"
+        ) from error
 
 
 def average(measured: list[dict[str, float]]) -> dict[str, float]:

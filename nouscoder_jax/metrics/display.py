@@ -46,13 +46,13 @@ class Display:
     """The console of a run. Use as a context manager, so that the terminal is left as it was found.
 
     Example:
-        with Display(num_steps=40, first_step=0, stream=None) as display:
+        with Display(num_steps=40, stream=None) as display:
             display.progress("generate", done=12, total=128)
             display.step(metrics)
     """
 
-    def __init__(self, *, num_steps: int, first_step: int, stream: io.TextIOBase | None) -> None:
-        """`first_step`: steps done before (0, or the step resumed from). `stream` None: stdout."""
+    def __init__(self, *, num_steps: int, stream: io.TextIOBase | None) -> None:
+        """`stream` None: stdout."""
         self._stream = cast(IO[str], stream or sys.stdout)
         self._num_steps = num_steps
         self._bars: dict[str, TaskID] = {}
@@ -67,7 +67,7 @@ class Display:
                 console=Console(file=self._stream),
                 transient=True,
             )
-            self._steps = progress.add_task("steps", total=num_steps, completed=first_step)
+            self._steps = progress.add_task("steps", total=num_steps)
 
     def __enter__(self) -> Display:
         if self._progress is not None:
@@ -86,6 +86,11 @@ class Display:
             self._progress.console.print(text, soft_wrap=True, markup=False, highlight=False)
         else:
             print(text, file=self._stream, flush=True)
+
+    def at(self, step: int) -> None:
+        """Moves the bar of steps to where a resumed run goes on."""
+        if self._progress is not None:
+            self._progress.update(self._steps, completed=step)
 
     def step(self, metrics: Mapping[str, int | float]) -> None:
         """Prints the step's line and moves the bar of steps."""

@@ -24,6 +24,12 @@ GROUPS_NONE_SOLVED = "groups/none_solved"
 ROLLOUTS_DRAWN = "rollouts/drawn"
 ROLLOUTS_TRAINED = "rollouts/trained"
 ROLLOUTS_FILTERED = "rollouts/filtered"
+FILTER_REASONS = {
+    "equal": "all counted rewards of the group were equal",
+    "judge_failure": "the judge failed on most of the group",
+    "overlong": "it was cut, or all of its group that would train",
+    "aborted": "the engine gave up most of the group",
+}
 ROLLOUTS_QUARANTINED = "rollouts/quarantined"
 ROLLOUTS_IN_FLIGHT = "rollouts/in_flight"
 
@@ -32,6 +38,9 @@ STALENESS_MAX = "staleness/max"
 
 TOKENS_PER_S = "throughput/tokens_per_s"
 VERIFICATIONS_PER_S = "throughput/verifications_per_s"
+
+ENGINE_IDLE_SHARE = "engine/idle_share"
+TRAINER_IDLE_SHARE = "trainer/idle_share"
 
 JUDGE_OUTAGES = "judge/outages"
 JUDGE_OUTAGE_S = "judge/outage_s"
@@ -81,13 +90,23 @@ METRICS: dict[str, str] = {
     GROUPS_NONE_SOLVED: "groups in which no program was accepted",
     ROLLOUTS_DRAWN: "rollouts started so far in the run",
     ROLLOUTS_TRAINED: "rollouts that entered an update so far",
-    ROLLOUTS_FILTERED: "rollouts dropped so far: equal groups, overlong, stale",
+    ROLLOUTS_FILTERED: "rollouts dropped so far, for whatever reason",
+    **{f"{ROLLOUTS_FILTERED}/{reason}": f"rollouts dropped so far: {why}" for reason, why in FILTER_REASONS.items()},
     ROLLOUTS_QUARANTINED: "rollouts set aside so far because the judge or the engine failed",
     ROLLOUTS_IN_FLIGHT: "rollouts started and not yet trained, filtered or quarantined",
+    "completion_tokens/trained": "mean length of the rollouts trained on so far, tokens",
+    "completion_tokens/quarantined": "mean length of the rollouts set aside so far, tokens",
+    "completion_tokens/in_flight": "mean length of the rollouts that are judged and wait for a batch, tokens",
+    **{
+        f"completion_tokens/filtered/{reason}": f"mean length of the rollouts dropped so far, tokens: {why}"
+        for reason, why in FILTER_REASONS.items()
+    },
     STALENESS_MEAN: "mean of policy version now minus policy version of the completion, over the batch",
     STALENESS_MAX: "largest of the same",
     TOKENS_PER_S: "completion tokens sampled per second of the step",
     VERIFICATIONS_PER_S: "verdicts per second of the step",
+    ENGINE_IDLE_SHARE: "share of the engine's slots, over the step without its evaluation, that generated nothing",
+    TRAINER_IDLE_SHARE: "share of the same time in which no update was computed",
     JUDGE_OUTAGES: "times so far, since the process started, that nothing could run programs and judging waited",
     JUDGE_OUTAGE_S: "seconds of these waits",
     LOSS: "value of the objective, mean over the step's updates",

@@ -6,7 +6,7 @@ In: a parsed config.json of transformers 4 or 5. Out: `Architecture`, and a conf
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nouscoder_jax.config import UserError
@@ -73,6 +73,20 @@ class Architecture:
                 f"{architecture.num_kv_heads}; the first must be a multiple of the second"
             )
         return architecture
+
+    def stretched(self, factor: float, *, original_tokens: int) -> Architecture:
+        """Returns the same with YaRN over `original_tokens` positions, as Qwen3 sets it; factor 1: unchanged."""
+        if factor == 1:
+            return self
+        yarn = Yarn(
+            factor=factor,
+            original_max_position_embeddings=original_tokens,
+            beta_fast=32.0,
+            beta_slow=1.0,
+            attention_factor=attention_factor(factor),
+            truncate=True,
+        )
+        return replace(self, rope_scaling=yarn, max_position_embeddings=int(factor * original_tokens))
 
     def to_hf(self) -> dict[str, Any]:
         """Returns the config.json of this architecture with the rope in both dialects."""

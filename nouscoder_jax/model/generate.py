@@ -3,8 +3,8 @@
 In: weights, prompts, and per slot its last token, length, seed and sampling numbers. Out: sampled ids with the logprob
 under the distribution really sampled and under the policy at temperature 1.
 
-A slot's cache holds every token of its sequence but the last; `decode` reads the last token, writes its keys and values
-and samples the next. So a prompt's prefix (all but its last token) is computed once by `prefill` and copied by
+A slot's cache holds every token of its sequence but the last; `decode` reads the last token, computes its keys and
+values and samples the next. So a prompt's prefix (all but its last token) is computed once by `prefill` and copied by
 `copy_prefix` into the slots of its group, and no logits of a prompt are ever computed.
 
 Layout: keys "slots kv_heads head_dim time", values "slots kv_heads time head_dim", one array a layer; the two
@@ -15,17 +15,23 @@ q, k, v and of gate, up are fused.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int, Int32
 
 from nouscoder_jax.model import attention
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.qwen3 import Qwen3, logits, output_embedding, rms_norm
 from nouscoder_jax.model.rope import cos_sin, rotate
+
+BLOCK_TOKENS = 64
+"""Positions of a block; the time of a cache is a multiple of it."""
 
 
 class LayerWeights(NamedTuple):
@@ -83,6 +89,20 @@ class Slots(NamedTuple):
     active: Bool[Any, " slots"]
 
 
+class Batch(NamedTuple):
+    """Which slots a chunk decodes, the rows, and which blocks of the cache they hold; made on the host by `batch_of`.
+
+    So a step costs as much as the tokens that are there, however long the longest sequence and however many slots.
+    """
+
+    slots: Int32[Any, " rows"]
+    """Slot of each row, ascending; outside the cache: padding, which writes nothing."""
+    pair_rows: Int32[Any, " pairs"]
+    """Row of each block; past the rows: padding."""
+    pair_starts: Int32[Any, " pairs"]
+    """First position of each block, a multiple of BLOCK_TOKENS."""
+
+
 class Sampled(NamedTuple):
     """What a chunk of decoding produced; entries at and past a slot's `counts` are meaningless."""
 
@@ -95,6 +115,23 @@ class Sampled(NamedTuple):
     """Tokens of this chunk."""
     active: Bool[Any, " slots"]
     """False: the slot met an end token or its limit, or was not active."""
+
+
+def batch_of(slots: Sequence[int], lengths: Sequence[int], *, num_rows: int, num_pairs: int, num_slots: int) -> Batch:
+    """Returns the batch of `slots`, ascending, with `lengths` cached tokens each, padded to the sizes given."""
+    rows = np.arange(num_slots, num_slots + num_rows, dtype=np.int32)  # no slot twice, padding included
+    rows[: len(slots)] = slots
+    pairs = np.zeros((2, num_pairs), np.int32)
+    pairs[0] = num_rows
+    blocks = [(row, start) for row, length in enumerate(lengths) for start in range(0, length, BLOCK_TOKENS)]
+    if blocks:
+        pairs[:, : len(blocks)] = np.asarray(blocks, np.int32).T
+    return Batch(rows, pairs[0], pairs[1])
+
+
+def num_blocks(lengths: Sequence[int]) -> int:
+    """Returns how many blocks hold sequences of `lengths` cached tokens."""
+    return sum(-(-length // BLOCK_TOKENS) for length in lengths)
 
 
 def prepare(model: Qwen3, *, compute_dtype: DTypeLike) -> Weights:
@@ -206,6 +243,25 @@ def prefill(
     return Cache(tuple(keys), tuple(values))
 
 
+def prefill_each(
+    weights: Weights,
+    cache: Cache,
+    tokens: Int32[Array, "prompts time"],
+    slots: Int32[Array, " prompts"],
+    num_prompts: Int[Array, ""],
+    *,
+    architecture: Architecture,
+) -> Cache:
+    """Returns what `prefill` does for the first `num_prompts` prompts, computed one after another: which other prompts
+    there are, and how many, does not change a bit of a prompt's keys and values."""
+
+    def one(index: Array, cache: Cache) -> Cache:
+        prompt, slot = (jax.lax.dynamic_slice_in_dim(array, index, 1) for array in (tokens, slots))
+        return prefill(weights, cache, prompt, slot, architecture=architecture)
+
+    return jax.lax.fori_loop(0, num_prompts, one, cache)
+
+
 def copy_prefix(
     cache: Cache, sources: Int32[Array, " copies"], targets: Int32[Array, " copies"], num_copies: Int[Array, ""]
 ) -> Cache:
@@ -222,43 +278,130 @@ def copy_prefix(
     return Cache(arrays[:num_layers], arrays[num_layers:])
 
 
-def _attend_cached(
-    q: Float[Array, "slots heads head_dim"], keys: Array, values: Array, lengths: Int32[Array, " slots"]
-) -> Float[Array, "slots heads head_dim"]:
-    """Returns attention of one new token a slot over its cache, the token itself included at index `lengths`."""
-    num_slots, num_heads, head_dim = q.shape
-    num_kv_heads = keys.shape[1]
-    grouped = (q * head_dim**-0.5).reshape(num_slots, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    scores = jnp.einsum("BKGH,BKHS->BKGS", grouped, keys, preferred_element_type=jnp.float32)
-    seen = jnp.arange(keys.shape[3])[None, :] <= lengths[:, None]
-    scores = jnp.where(seen[:, None, None], scores, -1e30)
-    exps = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
-    total = jnp.sum(exps, -1, keepdims=True)
-    attended = jnp.einsum("BKGS,BKSH->BKGH", exps.astype(values.dtype), values, preferred_element_type=jnp.float32)
+def _read_blocks(cache: Cache, batch: Batch) -> Cache:
+    """Returns the blocks of the batch: keys "pairs kv_heads head_dim block", values "pairs kv_heads block head_dim"."""
+    slots = batch.slots[batch.pair_rows]  # of padding the last row's: what it reads is not seen
+
+    def one(array: Array, dim: int) -> Array:
+        sizes = list(array.shape)
+        sizes[0], sizes[dim] = 1, BLOCK_TOKENS
+
+        def block(slot: Array, start: Array) -> Array:
+            starts = [jnp.int32(0)] * array.ndim
+            starts[0], starts[dim] = slot, start
+            return jax.lax.dynamic_slice(array, starts, sizes)[0]
+
+        return jax.vmap(block)(slots, batch.pair_starts)
+
+    return Cache(tuple(one(k, 3) for k in cache.keys), tuple(one(v, 2) for v in cache.values))
+
+
+class _Owners(NamedTuple):
+    """Which row of the batch each block belongs to, and which of its positions the row sees."""
+
+    rows: Int32[Array, " pairs"]
+    first: Int32[Array, " rows"]
+    """The row's first block; the others follow it."""
+    num_blocks: Int32[Array, " rows"]
+    seen: Bool[Array, "pairs block"]
+
+
+def _owners(batch: Batch, lengths: Int32[Array, " rows"]) -> _Owners:
+    rows = batch.pair_rows
+    positions = batch.pair_starts[:, None] + jnp.arange(BLOCK_TOKENS)[None, :]
+    seen = positions < jnp.where(rows < len(lengths), lengths[rows], 0)[:, None]
+    table = rows[None, :] == jnp.arange(len(lengths))[:, None]
+    first, count = jnp.argmax(table, axis=1), jnp.sum(table, axis=1)
+    return _Owners(rows, first.astype(jnp.int32), count.astype(jnp.int32), seen)
+
+
+def _attend(
+    q: Float[Array, "rows heads head_dim"],
+    old: tuple[Array, Array],
+    new: tuple[Array, Array],
+    owners: _Owners,
+    seen_new: Bool[Array, " steps"],
+) -> Float[Array, "rows heads head_dim"]:
+    """Returns attention of one new token a row over keys and values of its blocks, `old`, and of this chunk, `new`.
+
+    Every block's part is computed on its own; the parts of a row are added up in their order, whatever lies beside
+    them, so that a row's sums have the same bits in every batch.
+    """
+    num_rows, num_heads, head_dim = q.shape
+    num_kv_heads = new[0].shape[1]
+    grouped = (q * head_dim**-0.5).reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+
+    def scores(q: Array, keys: Array, seen: Array) -> Array:
+        products = jnp.einsum("BKGH,BKHS->BKGS", q, keys, preferred_element_type=jnp.float32)
+        return jnp.where(seen, products, -1e30)
+
+    def weighted(exps: Array, values: Array) -> Array:
+        return jnp.einsum("BKGS,BKSH->BKGH", exps.astype(values.dtype), values, preferred_element_type=jnp.float32)
+
+    def over_blocks(combine: Callable[[Array, Array], Array], parts: Array, start: float) -> Array:
+        def one(number: Array, so_far: Array) -> Array:
+            has = (number < owners.num_blocks).reshape(-1, *(1 for _ in parts.shape[1:]))
+            block = jnp.minimum(owners.first + number, len(parts) - 1)
+            return jnp.where(has, combine(so_far, parts[block]), so_far)
+
+        starts = jnp.full((num_rows, *parts.shape[1:]), start, parts.dtype)
+        return jax.lax.fori_loop(0, jnp.max(owners.num_blocks), one, starts)
+
+    scores_old = scores(grouped[owners.rows], old[0], owners.seen[:, None, None])
+    scores_new = scores(grouped, new[0], seen_new[None, None, None])
+    largest_old = over_blocks(jnp.maximum, jnp.max(scores_old, -1), -1e30)
+    largest = jnp.maximum(largest_old, jnp.max(scores_new, -1))[..., None]
+    exps_old, exps_new = jnp.exp(scores_old - largest[owners.rows]), jnp.exp(scores_new - largest)
+    total = over_blocks(jnp.add, jnp.sum(exps_old, -1, keepdims=True), 0.0) + jnp.sum(exps_new, -1, keepdims=True)
+    attended = over_blocks(jnp.add, weighted(exps_old, old[1]), 0.0) + weighted(exps_new, new[1])
     return (attended / total).astype(q.dtype).reshape(q.shape)
 
 
 def _step(
     weights: Weights,
-    cache: Cache,
-    tokens: Int32[Array, " slots"],
-    lengths: Int32[Array, " slots"],
+    blocks: Cache,
+    owners: _Owners,
+    chunk: Cache,
+    step: Int32[Array, ""],
+    slots: Slots,
     *,
     architecture: Architecture,
-) -> tuple[Cache, Float32[Array, "slots vocab"]]:
-    """Returns the cache with `tokens` written at `lengths`, and the logits of what follows them."""
+) -> tuple[Cache, Float32[Array, "rows vocab"]]:
+    """Returns the chunk's keys and values with those of the slots' tokens at `step`, and the logits of what follows.
+
+    The slots' lengths count the chunk's tokens; the blocks hold those before the chunk.
+    """
     a = architecture
-    cos, sin = cos_sin(lengths, head_dim=a.head_dim, theta=a.rope_theta, scaling=a.rope_scaling)
-    x = weights.embed_tokens[tokens]
-    slots = jnp.arange(tokens.shape[0])
-    keys, values = list(cache.keys), list(cache.values)
+    cos, sin = cos_sin(slots.lengths, head_dim=a.head_dim, theta=a.rope_theta, scaling=a.rope_scaling)
+    x = weights.embed_tokens[slots.tokens]
+    keys, values = list(chunk.keys), list(chunk.values)
+    seen_new = jnp.arange(keys[0].shape[3]) <= step
     for i, layer in enumerate(weights.layers):
         q, k, v = _qkv(layer, x, cos, sin, architecture=a)
-        keys[i] = keys[i].at[slots, :, :, lengths].set(k, mode="drop")
-        values[i] = values[i].at[slots, :, lengths].set(v, mode="drop")
-        x = _rest_of_layer(layer, x, _attend_cached(q, keys[i], values[i], lengths), architecture=a)
+        keys[i] = jax.lax.dynamic_update_index_in_dim(keys[i], k, step, 3)
+        values[i] = jax.lax.dynamic_update_index_in_dim(values[i], v, step, 2)
+        old = blocks.keys[i], blocks.values[i]
+        attended = _attend(q, old, (keys[i], values[i]), owners, seen_new)
+        x = _rest_of_layer(layer, x, attended, architecture=a)
     hidden = rms_norm(x, weights.norm, eps=a.rms_norm_eps)
     return Cache(tuple(keys), tuple(values)), logits(hidden, weights.output_embedding)
+
+
+def _append(cache: Cache, chunk: Cache, slots: Int32[Array, " rows"], lengths: Int32[Array, " rows"]) -> Cache:
+    """Returns the cache with a chunk's keys and values written at `lengths`; nothing where they do not fit."""
+
+    def one(array: Array, new: Array, dim: int) -> Array:
+        numbers = jax.lax.ScatterDimensionNumbers(
+            update_window_dims=(1, 2, 3), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, dim)
+        )
+        places = jnp.stack([slots, lengths], axis=1)
+        drop = jax.lax.GatherScatterMode.FILL_OR_DROP
+        return jax.lax.scatter(array, places, new, numbers, unique_indices=True, indices_are_sorted=True, mode=drop)
+
+    return Cache(
+        tuple(one(array, new, 3) for array, new in zip(cache.keys, chunk.keys, strict=True)),
+        tuple(one(array, new, 2) for array, new in zip(cache.values, chunk.values, strict=True)),
+    )
 
 
 def truncate(
@@ -280,32 +423,63 @@ def truncate(
     return jnp.where(logits >= border, logits, -jnp.inf)
 
 
+def _pick(weights: Float32[Array, "slots choices"], uniforms: Float32[Array, " slots"]) -> Int32[Array, " slots"]:
+    """Returns an index a slot, drawn in proportion to `weights` (sum above 0) by a uniform number below 1."""
+    indices = jnp.arange(weights.shape[1], dtype=jnp.int32)[None, :]
+    sums = jnp.cumsum(weights, axis=1)
+    possible = weights > 0
+    reached = possible & (sums > (uniforms * sums[:, -1])[:, None])
+    first = jnp.min(jnp.where(reached, indices, weights.shape[1]), axis=1)
+    return jnp.minimum(first, jnp.max(jnp.where(possible, indices, 0), axis=1))  # rounding may leave none reached
+
+
 def sample(
     logits: Float32[Array, "slots vocab"], slots: Slots
 ) -> tuple[Int32[Array, " slots"], Float32[Array, " slots"], Float32[Array, " slots"]]:
     """Returns ids, their logprobs under the distribution sampled, and under softmax(logits).
 
-    Gumbel-max with the key fold_in(seed, index of the token): a draw depends on the slot's own logits and seed only.
+    Two uniform numbers of the key fold_in(seed, index of the token) pick first one of about sqrt(vocab) columns of
+    tokens by its probability, then a token in it: a draw depends on the slot's own logits and seed only. Noise for
+    every token of the vocabulary (Gumbel-max) would cost a CPU as much as half of the layers.
     """
-    vocab = logits.shape[1]
+    num_slots, vocab = logits.shape
+    num_columns = 1 << (math.isqrt(vocab) - 1).bit_length()
     restricted = jnp.any((slots.top_ps < 1) | (slots.top_ks > 0))
     scaled = logits / slots.temperatures[:, None]
     kept = jax.lax.cond(restricted, truncate, lambda logits, *_: logits, scaled, slots.top_ps, slots.top_ks)
+
+    def table(logits: Array) -> Array:  # "slots rows columns": sums over rows run along the minor dimension
+        padded = jnp.pad(logits, ((0, 0), (0, -vocab % num_columns)), constant_values=-jnp.inf)
+        return padded.reshape(num_slots, -1, num_columns)
+
+    def exps(logits: Array) -> tuple[Array, Array]:
+        largest = jnp.max(jnp.max(table(logits), axis=1), axis=1)
+        return largest, jnp.exp(table(logits) - largest[:, None, None])
+
+    def logprob(logits: Array, largest: Array, total: Array) -> Array:
+        return jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - (largest + jnp.log(total))
+
     keys = jax.vmap(lambda seed, index: jax.random.fold_in(jax.random.key(seed), index))(slots.seeds, slots.counts)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, (vocab,), jnp.float32))(keys)
-    ids = jnp.argmax(kept + noise, axis=-1).astype(jnp.int32)
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
+    largest, weights = exps(kept)
+    column_weights = jnp.sum(weights, axis=1)
+    column = _pick(column_weights, uniforms[:, 0])
+    row = _pick(jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0], uniforms[:, 1])
+    ids = row * num_columns + column
+    behavior = logprob(kept, largest, jnp.sum(column_weights, axis=1))
 
-    def logprob(logits: Array) -> Array:
-        return jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    def at_temperature_1() -> Array:
+        largest, weights = exps(logits)
+        return logprob(logits, largest, jnp.sum(jnp.sum(weights, axis=1), axis=1))
 
-    behavior = logprob(kept)
     same = ~restricted & jnp.all(slots.temperatures == 1)
-    return ids, behavior, jax.lax.cond(same, lambda: behavior, lambda: logprob(logits))
+    return ids, behavior, jax.lax.cond(same, lambda: behavior, at_temperature_1)
 
 
 def decode(
     weights: Weights,
     cache: Cache,
+    batch: Batch,
     slots: Slots,
     *,
     num_steps: int,
@@ -314,10 +488,14 @@ def decode(
 ) -> tuple[Cache, Sampled]:
     """Returns the cache and what up to `num_steps` steps sampled; stops early when no slot is active.
 
-    A slot stops after an end token, which is part of its completion, or at its limit. Inactive slots compute along and
-    write at their length, where nothing reads; nowhere when that lies past the cache.
+    `slots` are the rows of `batch`. One stops after an end token, which is part of its completion, or at its limit;
+    then it computes along. The blocks that the chunk reads are copied out of the cache once. Its own keys and values
+    enter the cache at its end, one write a slot: `num_steps` of them at the slot's length, or nothing where the cache
+    has no such slot or no room for all.
     """
     num_slots = slots.tokens.shape[0]
+    batch, slots = Batch(*map(jnp.asarray, batch)), Slots(*map(jnp.asarray, slots))
+    blocks, owners = _read_blocks(cache, batch), _owners(batch, slots.lengths)
     ends = jnp.asarray(eos_ids, jnp.int32)
 
     def goes_on(carry: tuple[Array, Cache, Slots, Sampled]) -> Array:
@@ -325,8 +503,8 @@ def decode(
         return (step < num_steps) & jnp.any(slots.active)
 
     def body(carry: tuple[Array, Cache, Slots, Sampled]) -> tuple[Array, Cache, Slots, Sampled]:
-        step, cache, slots, out = carry
-        cache, step_logits = _step(weights, cache, slots.tokens, slots.lengths, architecture=architecture)
+        step, chunk, slots, out = carry
+        chunk, step_logits = _step(weights, blocks, owners, chunk, step, slots, architecture=architecture)
         ids, behavior, logprobs = sample(step_logits, slots)
         grown = slots.active.astype(jnp.int32)
         counts = slots.counts + grown
@@ -342,9 +520,10 @@ def decode(
         )
         tokens = jnp.where(slots.active, ids, slots.tokens)
         slots = slots._replace(tokens=tokens, lengths=slots.lengths + grown, counts=counts, active=active)
-        return step + 1, cache, slots, out
+        return step + 1, chunk, slots, out
 
     zeros = jnp.zeros((num_slots, num_steps), jnp.float32)
     out = Sampled(zeros.astype(jnp.int32), zeros, zeros, jnp.zeros(num_slots, jnp.int32), slots.active)
-    _, cache, _, out = jax.lax.while_loop(goes_on, body, (jnp.int32(0), cache, slots, out))
-    return cache, out
+    chunk = init_cache(architecture, num_slots=num_slots, time=num_steps, dtype=cache.keys[0].dtype)
+    _, chunk, _, out = jax.lax.while_loop(goes_on, body, (jnp.int32(0), chunk, slots, out))
+    return _append(cache, chunk, batch.slots, slots.lengths), out

@@ -1,8 +1,8 @@
-"""Hugging Face directories of Qwen3, read and written: one name table, both directions.
+"""Hugging Face directories of Qwen3, read and written: one name table (name_table.py), both directions.
 
-In: a folder with config.json and *.safetensors, or a model. Out: a float32 model of NumPy arrays, or such a folder.
-Theirs has one tensor a layer, matrices as [out, in], heads flattened; ours has layers stacked, matrices as [in, out],
-heads as a dimension. Reading and writing in the file's dtype gives the same bits.
+In: a folder with config.json and *.safetensors, one that scripts/convert.py from-hf has written, or a model. Out: a
+float32 model of NumPy arrays, or a folder of the first kind. Reading and writing in the file's dtype gives the same
+bits.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import os
 import secrets
 import shutil
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,39 +23,9 @@ from jaxtyping import Shaped
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.qwen3 import Qwen3, init, param_name
-
-
-class _Entry(NamedTuple):
-    """How one of our parameters lies in their files."""
-
-    hf_name: str
-    """With `{layer}` where theirs has one tensor a layer."""
-    input_dims: int
-    """Leading dimensions of ours that are a matrix's input and so come last in theirs; 0: same order, no matrix."""
-
-
-NAME_TABLE: dict[str, _Entry] = {
-    "embed_tokens": _Entry("model.embed_tokens.weight", 0),
-    "layers/attention_norm": _Entry("model.layers.{layer}.input_layernorm.weight", 0),
-    "layers/attention/q_proj": _Entry("model.layers.{layer}.self_attn.q_proj.weight", 1),
-    "layers/attention/k_proj": _Entry("model.layers.{layer}.self_attn.k_proj.weight", 1),
-    "layers/attention/v_proj": _Entry("model.layers.{layer}.self_attn.v_proj.weight", 1),
-    "layers/attention/o_proj": _Entry("model.layers.{layer}.self_attn.o_proj.weight", 2),
-    "layers/attention/q_bias": _Entry("model.layers.{layer}.self_attn.q_proj.bias", 0),
-    "layers/attention/k_bias": _Entry("model.layers.{layer}.self_attn.k_proj.bias", 0),
-    "layers/attention/v_bias": _Entry("model.layers.{layer}.self_attn.v_proj.bias", 0),
-    "layers/attention/o_bias": _Entry("model.layers.{layer}.self_attn.o_proj.bias", 0),
-    "layers/attention/q_norm": _Entry("model.layers.{layer}.self_attn.q_norm.weight", 0),
-    "layers/attention/k_norm": _Entry("model.layers.{layer}.self_attn.k_norm.weight", 0),
-    "layers/mlp_norm": _Entry("model.layers.{layer}.post_attention_layernorm.weight", 0),
-    "layers/mlp/gate_proj": _Entry("model.layers.{layer}.mlp.gate_proj.weight", 1),
-    "layers/mlp/up_proj": _Entry("model.layers.{layer}.mlp.up_proj.weight", 1),
-    "layers/mlp/down_proj": _Entry("model.layers.{layer}.mlp.down_proj.weight", 1),
-    "norm": _Entry("model.norm.weight", 0),
-    "lm_head": _Entry("lm_head.weight", 0),
-}
-"""Our parameter names (`qwen3.param_name`) and where each lies in a Hugging Face file."""
+from nouscoder_jax.model.converted import is_converted, read_converted
+from nouscoder_jax.model.name_table import NAME_TABLE, Piece, abstract_model, hf_pieces, to_hf, to_ours
+from nouscoder_jax.model.qwen3 import Qwen3, param_name
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -71,43 +41,6 @@ TOKENIZER_FILES = (
 
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Kept from the config.json beside the tokenizer."""
-
-
-class _Piece(NamedTuple):
-    """One of their tensors: of which of our parameters, which layer of it (None: all of it), and their shape."""
-
-    name: str
-    layer: int | None
-    shape: tuple[int, ...]
-
-
-def _to_hf(array: np.ndarray, entry: _Entry) -> np.ndarray:
-    if entry.input_dims == 0:
-        return array if "embed_tokens" in entry.hf_name or "lm_head" in entry.hf_name else array.reshape(-1)
-    return array.reshape(int(np.prod(array.shape[: entry.input_dims])), -1).T
-
-
-def _to_ours(array: np.ndarray, entry: _Entry, shape: tuple[int, ...]) -> np.ndarray:
-    return (array if entry.input_dims == 0 else array.T).reshape(shape)
-
-
-def abstract_model(architecture: Architecture) -> Qwen3:
-    """Returns the model with shapes and dtypes in place of arrays."""
-    return jax.eval_shape(partial(init, architecture), jax.random.key(0))
-
-
-def _pieces(abstract: Qwen3) -> dict[str, _Piece]:
-    """Returns every tensor that a Hugging Face file of this model holds, by its name there."""
-    pieces = {}
-    for path, leaf in jax.tree.leaves_with_path(abstract):
-        name = param_name(path)
-        entry = NAME_TABLE[name]
-        stacked = "{layer}" in entry.hf_name
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        hf_shape = _to_hf(np.broadcast_to(np.float32(0), shape), entry).shape
-        for layer in range(leaf.shape[0]) if stacked else [None]:
-            pieces[entry.hf_name.format(layer=layer)] = _Piece(name, layer, hf_shape)
-    return pieces
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -142,30 +75,28 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
-def load_model(path: Path | str) -> tuple[Architecture, Qwen3]:
-    """Returns the architecture of a Hugging Face directory and its weights as a float32 model of NumPy arrays.
+def load_model(path: Path | str, *, architecture: Architecture | None = None) -> tuple[Architecture, Qwen3]:
+    """Returns the architecture of a Hugging Face directory, or of one that from-hf has converted, and its weights as a
+    float32 model of NumPy arrays.
+
+    `architecture` counts in place of the one in its config.json, where given (YaRN: `Architecture.stretched`).
 
     Raises:
         UserError: no config.json, an unknown architecture, a truncated file, or a missing, unexpected or misshapen
             tensor; it names the file or the tensor.
     """
     path = Path(path)
-    architecture = Architecture.from_hf(read_config(path))
+    architecture = architecture or Architecture.from_hf(read_config(path))
     abstract = abstract_model(architecture)
     arrays = {param_name(p): np.empty(leaf.shape, np.float32) for p, leaf in jax.tree.leaves_with_path(abstract)}
-    missing = _pieces(abstract)
+    missing = hf_pieces(abstract)
     tied_head = None
-    for file in _weight_files(path):
-        try:
-            with safetensors.safe_open(file, framework="np") as handle:
-                for hf_name in handle.keys():  # noqa: SIM118 (a safetensors handle is no dict)
-                    tensor = handle.get_tensor(hf_name)
-                    if hf_name == "lm_head.weight" and architecture.tie_word_embeddings:
-                        tied_head = np.asarray(tensor, np.float32)
-                        continue
-                    _place(arrays, missing, hf_name, tensor, file)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{file} is truncated or not safetensors ({error}); copy it again") from error
+    tensors = read_converted(path, architecture).tensors() if is_converted(path) else _tensors(path)
+    for hf_name, tensor, file in tensors:
+        if hf_name == "lm_head.weight" and architecture.tie_word_embeddings:
+            tied_head = np.asarray(tensor, np.float32)
+            continue
+        _place(arrays, missing, hf_name, tensor, file)
     if missing:
         raise UserError(
             f"{path} lacks {len(missing)} tensors that its config.json asks for, the first {next(iter(missing))}"
@@ -177,8 +108,19 @@ def load_model(path: Path | str) -> tuple[Architecture, Qwen3]:
     return architecture, jax.tree.map_with_path(lambda p, _: arrays[param_name(p)], abstract)
 
 
+def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray, Path]]:
+    """Every tensor of a Hugging Face directory, with its file."""
+    for file in _weight_files(path):
+        try:
+            with safetensors.safe_open(file, framework="np") as handle:
+                for hf_name in handle.keys():  # noqa: SIM118 (a safetensors handle is no dict)
+                    yield hf_name, handle.get_tensor(hf_name), file
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{file} is truncated or not safetensors ({error}); copy it again") from error
+
+
 def _place(
-    arrays: dict[str, np.ndarray], missing: dict[str, _Piece], hf_name: str, tensor: np.ndarray, file: Path
+    arrays: dict[str, np.ndarray], missing: dict[str, Piece], hf_name: str, tensor: np.ndarray, file: Path
 ) -> None:
     """Puts one of their tensors into our arrays and crosses it off `missing`."""
     piece = missing.pop(hf_name, None)
@@ -187,7 +129,7 @@ def _place(
     if tensor.shape != piece.shape:
         raise UserError(f"{file}: tensor {hf_name} has shape {tensor.shape}; its config.json asks for {piece.shape}")
     target = arrays[piece.name] if piece.layer is None else arrays[piece.name][piece.layer]
-    target[...] = _to_ours(np.asarray(tensor, np.float32), NAME_TABLE[piece.name], target.shape)
+    target[...] = to_ours(np.asarray(tensor, np.float32), NAME_TABLE[piece.name], target.shape)
 
 
 def hf_tensors(model: Qwen3, *, dtype: Literal["float32", "bfloat16"]) -> dict[str, Shaped[np.ndarray, ...]]:
@@ -200,9 +142,9 @@ def hf_tensors(model: Qwen3, *, dtype: Literal["float32", "bfloat16"]) -> dict[s
         array = np.asarray(leaf).astype(target)
         if "{layer}" in entry.hf_name:
             for layer in range(array.shape[0]):
-                tensors[entry.hf_name.format(layer=layer)] = np.ascontiguousarray(_to_hf(array[layer], entry))
+                tensors[entry.hf_name.format(layer=layer)] = np.ascontiguousarray(to_hf(array[layer], entry))
         else:
-            tensors[entry.hf_name] = np.ascontiguousarray(_to_hf(array, entry))
+            tensors[entry.hf_name] = np.ascontiguousarray(to_hf(array, entry))
     return tensors
 
 
@@ -232,9 +174,7 @@ def save_model(
     except OSError as error:
         raise UserError(f"cannot write {out_dir} ({error.strerror}); choose a folder you may write to") from error
     try:
-        config = architecture.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
-        config |= _copy_tokenizer(tokenizer_dir, temporary)
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        describe(architecture, temporary, dtype=dtype, tokenizer_dir=tokenizer_dir)
         safetensors.numpy.save_file(
             hf_tensors(model, dtype=dtype), temporary / "model.safetensors", metadata={"format": "pt"}
         )
@@ -245,17 +185,26 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy_tokenizer(tokenizer_dir: Path | str | None, target: Path) -> dict[str, Any]:
-    """Copies the tokenizer's files and returns the token ids that its own config.json states."""
-    if tokenizer_dir is None:
-        return {}
-    for name in TOKENIZER_FILES:
-        if (Path(tokenizer_dir) / name).exists():
-            shutil.copyfile(Path(tokenizer_dir) / name, target / name)
-    if not (Path(tokenizer_dir) / "config.json").exists():
-        return {}
-    config = read_config(Path(tokenizer_dir))
-    return {key: config[key] for key in TOKEN_ID_KEYS if key in config}
+def describe(
+    architecture: Architecture,
+    folder: Path,
+    *,
+    dtype: str,
+    tokenizer_dir: Path | str | None,
+) -> list[str]:
+    """Writes config.json (both dialects) and the tokenizer's files, and returns their names. The token ids are those
+    that the tokenizer's own config.json states."""
+    config = architecture.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
+    names = []
+    if tokenizer_dir is not None:
+        names = [name for name in TOKENIZER_FILES if (Path(tokenizer_dir) / name).exists()]
+        for name in names:
+            shutil.copyfile(Path(tokenizer_dir) / name, folder / name)
+        if (Path(tokenizer_dir) / "config.json").exists():
+            theirs = read_config(Path(tokenizer_dir))
+            config |= {key: theirs[key] for key in TOKEN_ID_KEYS if key in theirs}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return ["config.json", *names]
 
 
 def _new_sibling(out_dir: Path) -> Path:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from nouscoder_jax import mesh_fit
 from nouscoder_jax.config import MeshConfig
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.weights import abstract_model
+from nouscoder_jax.model.name_table import abstract_model
 
 
 @lru_cache(maxsize=8)

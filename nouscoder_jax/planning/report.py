@@ -81,6 +81,7 @@ def to_dict(
             "tokens_per_s": micro_batches * program.rows_per_gpu * program.row_tokens * mesh.num_row_shards / update_s,
             "mfu": cost.mfu,
         },
+        "workload": dataclasses.asdict(workload),
         "placements": [dataclasses.asdict(one) for one in placed],
         "run": {
             "steps": steps,

@@ -83,12 +83,14 @@ def find_engine(a: Architecture, gpu: Gpu, *, bytes_per_gpu: float, workload: Wo
         resident = workload.prompt_tokens + workload.completion_tokens / 2
         room_for = int(room / (resident * kv_bytes_per_token(a)))
         sequences = max(1, min(room_for, math.ceil(in_flight_per_gpu * tensor)))
-        step = _decode_step_s(a, gpu, tensor=tensor, sequences=sequences, resident=resident)
+        step = decode_step_s(a, gpu, tensor=tensor, sequences=sequences, resident=resident)
         return Engine(tensor=tensor, sequences=sequences, decode_step_s=step, tokens_per_s=sequences / step)
     return None
 
 
-def _decode_step_s(a: Architecture, gpu: Gpu, *, tensor: int, sequences: int, resident: float) -> float:
+def decode_step_s(a: Architecture, gpu: Gpu, *, tensor: int, sequences: int, resident: float) -> float:
+    """Seconds of one decoding step of so many sequences with `resident` tokens each in the cache: all weights and all
+    keys and values are read once, or the products take longer."""
     read = 2 * parameter_count(a) + sequences * resident * kv_bytes_per_token(a)
     memory = read / (tensor * gpu.memory_bandwidth * DECODE_MEMORY_EFFICIENCY)
     flops = 2.0 * sequences * (layer_matrix_parameters(a) + a.vocab_size * a.hidden_size)
@@ -173,7 +175,7 @@ def generation_s(
     rate = tokens / (engines * engine.tokens_per_s)
     if config.rollout.max_staleness > 0:
         return rate
-    alone = _decode_step_s(a, gpu, tensor=engine.tensor, sequences=1, resident=config.rollout.max_completion_tokens / 2)
+    alone = decode_step_s(a, gpu, tensor=engine.tensor, sequences=1, resident=config.rollout.max_completion_tokens / 2)
     return max(rate, config.rollout.max_completion_tokens * alone)
 
 

@@ -25,19 +25,25 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.model import generate
 from nouscoder_jax.model.qwen3 import Architecture, Qwen3
 from nouscoder_jax.model.weights import load_model
-from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
+from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling, VersionSpan
 
 PREFILL_TOKENS = 2048
 """Prompt tokens that one prefill call computes at most (one prompt may be longer)."""
-MAX_PREFILL_PROMPTS = 8
-"""Prompts that one prefill call computes at most."""
+PREFILL_PROMPTS = (4, 8)
+"""Prompts that one prefill call computes, padding included: few where few slots are refilled; the last is the most."""
 
-IDLE_LENGTH = 2**30
-"""Length of a slot without a request: past every cache, so that it writes nothing over the prefix it may hold."""
+FIRST_CACHE_TOKENS = 512
+"""Length that the cache starts with where its sequences may become longer: a shorter one would save memory only."""
+
+FEWER_ROWS = 4
+"""Where few sequences are left, a chunk computes this fraction of the slots; more sizes would save less time than
+compiling for them takes."""
+LEAST_ROWS = 8
 
 # Compiled once a shape for all engines of this process; a cache that is passed in is used up.
 _prepare = jax.jit(generate.prepare, static_argnames="compute_dtype")
 _prefill = jax.jit(generate.prefill, static_argnames="architecture", donate_argnames="cache")
+_prefill_each = jax.jit(generate.prefill_each, static_argnames="architecture", donate_argnames="cache")
 _copy_prefix = jax.jit(generate.copy_prefix, donate_argnames="cache")
 _resize = jax.jit(generate.resize, static_argnames="time")  # another shape: nothing to donate
 _decode = jax.jit(generate.decode, static_argnames=("num_steps", "eos_ids", "architecture"), donate_argnames="cache")
@@ -51,6 +57,36 @@ def bucket(num_tokens: int) -> int:
     return size
 
 
+def prefill_time(num_tokens: int) -> int:
+    """Returns the length that a prefix of `num_tokens` is padded to; a cache that holds it is never shorter."""
+    return next((size for size in (16, 32) if num_tokens <= size), bucket(num_tokens))
+
+
+def cache_bucket(num_tokens: int) -> int:
+    """Returns the least bucket of whole blocks."""
+    return -(-bucket(num_tokens) // generate.BLOCK_TOKENS) * generate.BLOCK_TOKENS
+
+
+def batch_sizes(num_sequences: int, num_blocks: int, *, num_slots: int, all_rows: bool) -> tuple[int, int]:
+    """Returns the rows and blocks of the least batch that holds as many: few shapes, few compilations. `all_rows`: a
+    row for every slot, however few sequences there are.
+
+    All slots take 1, 1.5, 2, 3, 4, 6, ... blocks a slot; the fewer rows of a drain 2, 8, 32, ... a row.
+    """
+    rows = max(LEAST_ROWS, num_slots // FEWER_ROWS)
+    if num_sequences <= rows < num_slots and not all_rows:
+        blocks = 2 * rows
+        while blocks < num_blocks:
+            blocks *= 4
+        return rows, blocks
+    blocks = num_slots
+    half = False
+    while blocks < num_blocks:
+        blocks = blocks * 4 // 3 if half else -(-blocks * 3 // 2)
+        half = not half
+    return num_slots, blocks
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Request:
     """A call of `generate` from its arrival to its completion."""
@@ -58,14 +94,28 @@ class _Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     future: asyncio.Future[Completion]
-    policy_version: int = -1
     ids: list[int] = field(default_factory=list)
     behavior_logprobs: list[float] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    spans: list[VersionSpan] = field(default_factory=list)
 
     @property
     def total_tokens(self) -> int:
         return len(self.prompt) + self.sampling.max_completion_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        return len(self.prompt) + len(self.ids) - 1
+
+    def extend_spans(self, policy_version: int) -> None:
+        """Counts the tokens since the last span as sampled with this version."""
+        start, end = 0, len(self.ids)
+        if self.spans:
+            start = self.spans[-1].end
+            if self.spans[-1].policy_version == policy_version:
+                start = self.spans.pop().start
+        if start < end:
+            self.spans.append(VersionSpan(policy_version=policy_version, start=start, end=end))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +144,13 @@ class EmbeddedEngine:
         max_cache_tokens: int,
         compute_dtype: str,
         policy_version: int,
+        batch_invariant: bool,
     ):
-        """Takes a model (NumPy or jax arrays). `max_cache_tokens` bounds prompt + completion of one request."""
+        """Takes a model (NumPy or jax arrays). `max_cache_tokens` bounds prompt + completion of one request.
+
+        `batch_invariant`: what is decoded beside a request does not change a bit of it. Then prompts are computed one
+        after another and every chunk computes all slots: rows of a product depend on how many there are.
+        """
         self.name = f"embedded (JAX, {num_slots} slots)"
         self._architecture = architecture
         self._eos_ids = tuple(eos_ids)
@@ -103,6 +158,7 @@ class EmbeddedEngine:
         self._chunk = decode_chunk_tokens
         self._max_cache_tokens = max_cache_tokens
         self._compute_dtype = compute_dtype
+        self._batch_invariant = batch_invariant
         self._weights = _prepare(model, compute_dtype=compute_dtype)
         self._cache: generate.Cache | None = None
         self._cache_time = 0
@@ -128,6 +184,7 @@ class EmbeddedEngine:
         max_cache_tokens: int,
         compute_dtype: str,
         policy_version: int,
+        batch_invariant: bool,
     ) -> EmbeddedEngine:
         """Returns an engine over the weights of a Hugging Face directory. Raises UserError where it cannot be read."""
         architecture, model = load_model(path)
@@ -140,6 +197,7 @@ class EmbeddedEngine:
             max_cache_tokens=max_cache_tokens,
             compute_dtype=compute_dtype,
             policy_version=policy_version,
+            batch_invariant=batch_invariant,
         )
 
     @property
@@ -193,6 +251,23 @@ class EmbeddedEngine:
         self._start()
         await done
 
+    @property
+    def num_slots(self) -> int:
+        """Sequences decoded at once."""
+        return self._num_slots
+
+    async def release_memory(self) -> None:
+        """Drops the cache of keys and values. Raises EngineError while a completion is under way: it needs them."""
+        num_pending = sum(request is not None and not request.future.done() for request in [*self._slots, *self._queue])
+        if num_pending:
+            raise EngineError(f"{num_pending} completions are under way; await or cancel them before release_memory")
+        self._resident = [None] * self._num_slots
+        # Behind a chunk that still runs for cancelled calls, and before that of any later call.
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._drop_cache)
+
+    async def resume_memory(self) -> None:
+        """Nothing to do: the next request makes a cache."""
+
     async def close(self) -> None:
         """Stops the scheduler; pending calls raise EngineError."""
         self._fail(EngineError("the engine was closed"))
@@ -200,6 +275,9 @@ class EmbeddedEngine:
             self._task.cancel()
             await asyncio.wait([self._task])
         await asyncio.to_thread(self._worker.shutdown)
+        self._cache = None
+
+    def _drop_cache(self) -> None:
         self._cache = None
 
     def _start(self) -> None:
@@ -233,7 +311,7 @@ class EmbeddedEngine:
                 self._swap_weights()
                 admission = self._admit()
                 if any(self._slots):
-                    chunk = partial(self._run_chunk, admission, self._slot_arrays())
+                    chunk = partial(self._run_chunk, admission, *self._batch())
                     sampled = await asyncio.get_running_loop().run_in_executor(self._worker, chunk)
                     self._collect(sampled)
         except Exception as error:  # the top of a worker task that nobody awaits; the failure goes to every caller
@@ -280,32 +358,54 @@ class EmbeddedEngine:
             elif source is not None and source != index:
                 early.append((source, index))
             self._resident[index] = prefix
-        cache_time = bucket(max((r.total_tokens for r in self._slots if r is not None), default=1))
-        if not was_idle:  # shrinking is for the next pause: a change of shape copies the cache and may compile
-            cache_time = max(cache_time, self._cache_time)
+        cache_time = self._needed_time(was_idle=was_idle)
         self._resident = [None if p is None or len(p) > cache_time else p for p in self._resident]
         return _Admission(
             early_copies=tuple(early), prefills=tuple(prefills), late_copies=tuple(late), cache_time=cache_time
         )
+
+    def _needed_time(self, *, was_idle: bool) -> int:
+        """Returns the length of a cache with room for the next chunk: it grows with its sequences, in few steps,
+        because another shape copies the cache and may compile. It shrinks in pauses only."""
+        requests = [request for request in self._slots if request is not None]
+        needed = [max(r.cached_tokens + self._chunk, FIRST_CACHE_TOKENS) for r in requests]
+        now = cache_bucket(max(map(min, needed, (r.total_tokens for r in requests)), default=1))
+        if was_idle:
+            return now
+        if now <= self._cache_time:
+            return self._cache_time
+        return max(now, min(2 * self._cache_time, cache_bucket(max(r.total_tokens for r in requests))))
 
     def _next_request(self) -> _Request | None:
         """Returns the first call of the queue that nobody cancelled."""
         while self._queue:
             request = self._queue.popleft()
             if not request.future.done():
-                request.policy_version = self._policy_version
                 return request
         return None
 
-    def _slot_arrays(self) -> generate.Slots:
-        """Returns what `decode` wants to know of each slot, as NumPy arrays."""
+    def _batch(self) -> tuple[generate.Batch, generate.Slots]:
+        """Returns the slots with a request as rows, ascending, and what `decode` wants to know of each row."""
+        taken = [(index, request) for index, request in enumerate(self._slots) if request is not None]
+        lengths = [request.cached_tokens for _, request in taken]
+        num_rows, num_blocks = batch_sizes(
+            len(taken), generate.num_blocks(lengths), num_slots=self._num_slots, all_rows=self._batch_invariant
+        )
 
-        def column(dtype: type, idle: int | bool, read: Callable[[_Request], int | float | bool]) -> np.ndarray:
-            return np.asarray([idle if request is None else read(request) for request in self._slots], dtype)
+        def column(dtype: type, padding: int | bool, read: Callable[[_Request], int | float | bool]) -> np.ndarray:
+            values = [read(request) for _, request in taken]
+            return np.asarray(values + [padding] * (num_rows - len(taken)), dtype)
 
-        return generate.Slots(
+        batch = generate.batch_of(
+            [index for index, _ in taken],
+            lengths,
+            num_rows=num_rows,
+            num_pairs=num_blocks,
+            num_slots=self._num_slots,
+        )
+        return batch, generate.Slots(
             tokens=column(np.int32, 0, lambda r: r.ids[-1] if r.ids else r.prompt[-1]),
-            lengths=column(np.int32, IDLE_LENGTH, lambda r: len(r.prompt) + len(r.ids) - 1),
+            lengths=column(np.int32, 0, lambda r: r.cached_tokens),
             counts=column(np.int32, 0, lambda r: len(r.ids)),
             limits=column(np.int32, 0, lambda r: r.sampling.max_completion_tokens),
             seeds=column(np.int32, 0, lambda r: r.sampling.seed),
@@ -315,7 +415,7 @@ class EmbeddedEngine:
             active=column(np.bool_, False, lambda r: True),
         )
 
-    def _run_chunk(self, admission: _Admission, slots: generate.Slots) -> generate.Sampled:
+    def _run_chunk(self, admission: _Admission, batch: generate.Batch, slots: generate.Slots) -> generate.Sampled:
         """Runs in the worker thread: makes room, fills new slots, decodes one chunk, returns NumPy arrays."""
         cache = self._cache
         if cache is None:
@@ -330,6 +430,7 @@ class EmbeddedEngine:
         cache, sampled = _decode(
             self._weights,
             cache,
+            batch,
             slots,
             num_steps=self._chunk,
             eos_ids=self._eos_ids,
@@ -343,15 +444,25 @@ class EmbeddedEngine:
         cache = self._copy_slots(cache, admission.early_copies)
         waiting = sorted(admission.prefills, key=lambda prefill: (len(prefill[1]), prefill[0]))
         while waiting:
-            time = min(bucket(len(waiting[-1][1])), admission.cache_time)
-            num_prompts = max(1, min(MAX_PREFILL_PROMPTS, PREFILL_TOKENS // time))
-            now, waiting = waiting[-num_prompts:], waiting[:-num_prompts]
+            time = prefill_time(len(waiting[-1][1]))
+            rows = next((size for size in PREFILL_PROMPTS if len(waiting) <= size), PREFILL_PROMPTS[-1])
+            num_prompts = max(1, min(rows, PREFILL_TOKENS // time))
+            if self._batch_invariant:  # only prompts that would be padded to this length alone
+                alike = sum(prefill_time(len(prefix)) == time for _, prefix in waiting)
+                num_now = min(alike, num_prompts)
+            else:
+                num_now = min(len(waiting), num_prompts)
+            now, waiting = waiting[-num_now:], waiting[:-num_now]
             tokens = np.zeros((num_prompts, time), np.int32)
             slots = np.full(num_prompts, self._num_slots, np.int32)  # outside: writes nothing
             for row, (slot, prefix) in enumerate(now):
                 tokens[row, : len(prefix)] = prefix
                 slots[row] = slot
-            cache = _prefill(self._weights, cache, tokens, slots, architecture=self._architecture)
+            if self._batch_invariant:
+                number = np.int32(len(now))
+                cache = _prefill_each(self._weights, cache, tokens, slots, number, architecture=self._architecture)
+            else:
+                cache = _prefill(self._weights, cache, tokens, slots, architecture=self._architecture)
         return self._copy_slots(cache, admission.late_copies)
 
     def _copy_slots(self, cache: generate.Cache, copies: tuple[tuple[int, int], ...]) -> generate.Cache:
@@ -363,15 +474,15 @@ class EmbeddedEngine:
 
     def _collect(self, sampled: generate.Sampled) -> None:
         """Appends a chunk's tokens to their requests and completes those that ended."""
-        for index, request in enumerate(self._slots):
-            if request is None:
-                continue
-            count = int(sampled.counts[index])
+        taken = [(index, request) for index, request in enumerate(self._slots) if request is not None]
+        for row, (index, request) in enumerate(taken):
+            count = int(sampled.counts[row])
             self._tokens_generated += count
-            request.ids += sampled.ids[index, :count].tolist()
-            request.behavior_logprobs += sampled.behavior_logprobs[index, :count].tolist()
-            request.logprobs += sampled.logprobs[index, :count].tolist()
-            if not sampled.active[index]:
+            request.ids += sampled.ids[row, :count].tolist()
+            request.behavior_logprobs += sampled.behavior_logprobs[row, :count].tolist()
+            request.logprobs += sampled.logprobs[row, :count].tolist()
+            request.extend_spans(self._policy_version)
+            if not sampled.active[row]:
                 self._slots[index] = None
                 if not request.future.done():
                     request.future.set_result(self._completion(request))
@@ -382,5 +493,6 @@ class EmbeddedEngine:
             behavior_logprobs=tuple(request.behavior_logprobs),
             logprobs=tuple(request.logprobs),
             finish_reason="stop" if request.ids[-1] in self._eos_ids else "length",
-            policy_version=request.policy_version,
+            policy_version=min(span.policy_version for span in request.spans),
+            spans=tuple(request.spans) if len(request.spans) > 1 else (),
         )

@@ -29,6 +29,11 @@ class Engine(Protocol):
         """Completion tokens sampled since the engine was made."""
         ...
 
+    @property
+    def num_slots(self) -> int:
+        """Sequences that it decodes at once; more requests than that wait inside it."""
+        ...
+
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Returns one completion. Many calls run at once; the engine batches them and refills finished slots.
 
@@ -41,6 +46,14 @@ class Engine(Protocol):
 
         Raises EngineError, and keeps the old weights, where the directory is incomplete or of another shape.
         """
+        ...
+
+    async def release_memory(self) -> None:
+        """Gives back the accelerator memory that it can, while nothing is in flight, until `resume_memory`."""
+        ...
+
+    async def resume_memory(self) -> None:
+        """Takes the memory again. The weights are those that were there before, or of the next `reload`."""
         ...
 
     async def close(self) -> None:

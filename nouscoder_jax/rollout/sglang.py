@@ -3,258 +3,402 @@
 In: prompts as token ids; folders of exported weights that the servers can read under the same path. Out: completions as
 the ids that were sampled, with the logprobs of the distribution that they were sampled from. Text never crosses.
 
-    logprobs          `output_token_logprobs`: log softmax(logits / temperature), before top-k and top-p
-    truncating        `output_token_sampling_logprobs` (asked for with return_sampling_mask): after them
-    seeds             count only where the server was started with --enable-deterministic-inference
-    weight versions   the server names the version of every span of tokens; one that this engine did not load is refused
+A completion is made of pieces: what a server had sampled when it was aborted is kept, and the next piece continues it,
+there or elsewhere. Where a server dies, what it was asked is asked again, with the same seed. Weights are sent to every
+server, and to one that comes back before it gets a request; its checksums are compared with the files and with those of
+the other servers.
+
+    on_new_weights   finish     running requests end first; new ones wait
+                     abort      they are aborted and go on from the tokens they have, under the new weights
+                     retract    the server computes their keys and values anew, with the new weights
+                     in_place   they go on with the keys and values that the old weights wrote
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
-import struct
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import httpx
+from typing import Any
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.rollout.draft import Draft
+from nouscoder_jax.rollout.fleet import Fleet, Server, check_context, find_servers
+from nouscoder_jax.rollout.server_weights import OnNewWeights, ServerWeights, Weights
+from nouscoder_jax.rollout.sglang_calls import (
+    ANSWER_TIMEOUT_S,
+    Caller,
+    Piece,
+    RefusedError,
+    ServerLostError,
+    WrongVersionError,
+    ask_at_start,
+    generate_body,
+    read_piece,
+    truncates,
+    worker_urls,
+)
+from nouscoder_jax.rollout.weights_check import check_layout, read_export
 from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
 
-CONNECT_TIMEOUT_S = 10.0
-"""Seconds that a server has to say which model it serves, and to take an abort."""
+MAX_REFUSALS = 3
+"""Answers of one completion that may be refused before the call fails."""
+MAX_TIMEOUTS = 2
+"""Times that one completion may take a server longer than request_timeout_s before the call fails."""
+TELL_EVERY_S = 60.0
+"""Seconds between two lines about answers of one server that were refused."""
 
 
 class SGLangEngine:
-    """Engine over one or more SGLang servers; each request goes to the one with the fewest in flight.
+    """Engine over SGLang servers, or over SGLang's router and the servers behind it.
 
     Example:
-        engine = SGLangEngine(urls, num_slots=128, request_timeout_s=2400.0, eos_token_ids=(151645,))
+        engine = SGLangEngine(urls, num_slots=128, request_timeout_s=7200.0, server_timeout_s=60.0,
+                              outage_limit_s=1800.0, on_new_weights="abort", eos_token_ids=(151645,),
+                              context_tokens=40960, say=print)
     """
 
     def __init__(
-        self, urls: Sequence[str], *, num_slots: int, request_timeout_s: float, eos_token_ids: Sequence[int]
+        self,
+        urls: Sequence[str],
+        *,
+        num_slots: int,
+        request_timeout_s: float,
+        server_timeout_s: float,
+        outage_limit_s: float,
+        on_new_weights: OnNewWeights,
+        eos_token_ids: Sequence[int],
+        context_tokens: int,
+        say: Callable[[str], None],
     ) -> None:
-        """Asks every server which model it serves. Raises UserError that names one that does not answer.
+        """Asks every server what it is. Raises UserError that names one that does not answer or whose context is
+        shorter than `context_tokens`.
 
-        `num_slots`: requests in flight to one server at most.
+        `num_slots`: requests in flight to one server at most. `say` gets one line where a server goes or comes back.
         """
-        urls = [url.rstrip("/") for url in urls]
-        with httpx.Client(timeout=CONNECT_TIMEOUT_S) as client:
-            servers = {url: _ask_model_info(client, url) for url in urls}
-        model = str(servers[urls[0]]["model_path"])
-        self.name = f"SGLang ({len(servers)} server{'s' * (len(servers) > 1)}, {model})"
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._client = httpx.AsyncClient(timeout=httpx.Timeout(request_timeout_s), limits=limits)
-        self._eos_token_ids = list(eos_token_ids)
-        self._in_flight = dict.fromkeys(servers, 0)
-        self._slots = {url: asyncio.Semaphore(num_slots) for url in servers}
-        # What a server starts with is version 0 of the run, whatever it calls it.
-        self._versions = {str(info["weight_version"]): 0 for info in servers.values()}
-        self._policy_version = 0
-        self._layout = weight_layout(Path(model)) if Path(model).is_dir() else None
+        router, workers = find_servers(urls, num_slots=num_slots, context_tokens=context_tokens)
+        model = Path(str(ask_at_start(workers[0].url, "/model_info").get("model_path")))
+        through = f" behind {router.url}" if router else ""
+        self.name = f"SGLang ({len(workers)} server{'s' * (len(workers) > 1)}{through}, {model})"
+        self._num_slots, self._context_tokens, self._say = num_slots, context_tokens, say
+        self._request_timeout_s, self._server_timeout_s = request_timeout_s, server_timeout_s
+        self._eos_token_ids = tuple(eos_token_ids)
+        self._caller = Caller()
+        self._server_weights = ServerWeights(
+            self._caller, on_new_weights=on_new_weights, request_timeout_s=request_timeout_s
+        )
+        self._fleet = Fleet(
+            workers,
+            router=router,
+            probe=self._probe,
+            readmit=self._readmit,
+            server_timeout_s=server_timeout_s,
+            outage_limit_s=outage_limit_s,
+            say=say,
+        )
+        self._layout = read_export(model).layout if model.is_dir() else None
+        self._weights: Weights | None = None
+        """What every server should have, from the start of `reload` on."""
+        self._policy_version = -1
+        self._versions: dict[str, int] = {}
+        self._num_reloads = 0
+        self._changing = asyncio.Lock()
+        self._unsure = False
+        """Servers gave their memory back and may have lost the weights."""
         self._tokens_generated = 0
+        self._told: dict[str, float] = {}
+        self._under_way: dict[str, Server] = {}
         self._aborts: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
     def policy_version(self) -> int:
-        """Version that every server has loaded."""
+        """Version that every ready server has loaded; -1 until the first `reload`, whatever the servers hold."""
         return self._policy_version
 
     @property
     def tokens_generated(self) -> int:
-        """Completion tokens received."""
+        """Completion tokens received, each once; refused ones are not counted."""
         return self._tokens_generated
 
+    @property
+    def num_slots(self) -> int:
+        """Requests in flight at most, over all servers."""
+        return self._num_slots * len(self._fleet.workers)
+
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        """One completion. Cancelling aborts the request on its server. Raises EngineError.
+        """One completion. Cancelling aborts the request on its server. Raises EngineError: no version was loaded, the
+        request is wrong, 3 answers were refused, 2 took too long, or no server was there for outage_limit_s.
 
         `Completion.logprobs` is nan where the temperature is not 1: SGLang reports one distribution a request.
         """
-        if self._closed:
-            raise EngineError("the SGLang engine is closed")
-        url = min(self._in_flight, key=self._in_flight.__getitem__)
-        self._in_flight[url] += 1
-        try:
-            async with self._slots[url]:
-                answer = await self._ask(url, prompt, sampling)
-        finally:
-            self._in_flight[url] -= 1
-        completion = self._completion(url, answer, sampling)
-        self._tokens_generated += len(completion.token_ids)
-        return completion
+        await self._check_usable()
+        draft, avoid = Draft(prompt=prompt, sampling=sampling), None
+        while draft.finish == "abort":
+            server = await self._fleet.acquire(avoid)
+            try:
+                avoid = await self._next_piece(draft, server)
+            finally:
+                self._fleet.release(server)
+        return draft.completion()
 
     async def reload(self, export_dir: Path, *, policy_version: int) -> None:
-        """Makes all servers load the weights; requests in flight finish with the old ones first.
+        """Makes all servers load the weights, the way that `on_new_weights` says, and checks what they then hold.
 
-        Raises EngineError, before any server is asked, where the folder lacks a tensor or one has another shape:
-        SGLang keeps old tensors for missing ones without saying so, and dies of a wrong shape.
+        Servers that are lost get them when they come back. Raises EngineError, and keeps or restores the old weights,
+        where the folder is incomplete or of another layout (before any server is asked), or where a server does not
+        take them or holds something else afterwards.
         """
-        layout = weight_layout(export_dir)
+        if self._closed:
+            raise EngineError("the SGLang engine is closed")
+        self._fleet.start()
+        export = await asyncio.to_thread(read_export, Path(export_dir))
         if self._layout is not None:
-            _check_layout(layout, self._layout, export_dir)
-        name = str(policy_version)
-        self._versions[name] = policy_version
-        await asyncio.gather(*(self._reload(url, export_dir, name) for url in self._in_flight))
-        self._layout = layout
-        self._policy_version = policy_version
+            check_layout(export.layout, self._layout, export.folder)
+        async with self._changing:
+            self._num_reloads += 1
+            old, new = self._weights, Weights(export=export, policy_version=policy_version, turn=self._num_reloads)
+            self._weights = new
+            self._versions[new.name] = policy_version
+            try:
+                await self._load_all(new)
+            except BaseException as error:
+                self._take_back(new, old, reason=str(error))
+                raise
+            self._layout, self._policy_version = export.layout, policy_version
+
+    async def release_memory(self) -> None:
+        """Has the servers give back what they can (SGLang's memory saver). Raises EngineError while requests run."""
+        if self._under_way:
+            raise EngineError(f"{len(self._under_way)} requests run; servers give memory back only between requests")
+        for server in self._fleet.alive:
+            self._fleet.load(server)
+            await self._memory(server, "/release_memory_occupation")
+
+    async def resume_memory(self) -> None:
+        """Has the servers take it again. Weights that did not survive are sent again before the next request (one that
+        waits already included), unless `reload` comes first."""
+        for server in self._fleet.alive:
+            await self._memory(server, "/resume_memory_occupation")
+        self._unsure = True
+        if self._fleet.num_waiting:
+            await self._check_usable()
 
     async def close(self) -> None:
         """Aborts what is in flight and closes all connections. The servers go on running."""
         self._closed = True
-        if self._aborts:
-            await asyncio.wait(self._aborts)
-        await self._client.aclose()
+        under_way = list(self._under_way.items())
+        await self._fleet.close(EngineError("the SGLang engine is closed"))
+        await asyncio.gather(*(self._abort(server, rid) for rid, server in under_way), *self._aborts)
+        await self._caller.close()
 
-    async def _ask(self, url: str, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        truncating = sampling.top_p < 1 or sampling.top_k > 0
-        request = {
-            "rid": uuid.uuid4().hex,
-            "input_ids": list(prompt.token_ids),
-            "sampling_params": {
-                "max_new_tokens": sampling.max_completion_tokens,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k if sampling.top_k > 0 else -1,
-                "stop_token_ids": self._eos_token_ids,
-                "sampling_seed": sampling.seed,
-                "skip_special_tokens": False,
-                "no_stop_trim": True,
-            },
-            "return_logprob": True,
-            "return_sampling_mask": truncating,
-        }
+    def _take_back(self, new: Weights, old: Weights | None, *, reason: str) -> None:
+        """Every server gets the old weights again before its next request."""
+        self._weights = old
+        if old is None or old.name != new.name:
+            del self._versions[new.name]
+        for server in self._fleet.alive:
+            self._fleet.lose(server, f"it may hold weights that were not taken everywhere ({reason})")
+
+    async def _check_usable(self) -> None:
+        if self._closed:
+            raise EngineError("the SGLang engine is closed")
+        if self._weights is None:
+            raise EngineError("no weights have been loaded; call reload with an export before the first request")
+        self._fleet.start()
+        if self._unsure:
+            async with self._changing:
+                if self._unsure:
+                    await self._load_all(self._weights, only_where_lost=True)
+
+    async def _next_piece(self, draft: Draft, server: Server) -> Server | None:
+        """Adds what one request brings to the draft. Returns the server that the next one should avoid."""
+        weights = self._weights
+        assert weights is not None
         try:
-            return await self._call(url, "/generate", request)
-        except asyncio.CancelledError:
-            # The server must hear of it although this task is ending.
-            abort = asyncio.create_task(self._abort(url, request["rid"]))
-            self._aborts.add(abort)
-            abort.add_done_callback(self._aborts.discard)
-            raise
+            piece, in_time = await self._fleet.while_up(server, self._ask(server, draft, weights))
+        except ServerLostError as error:
+            self._fleet.lose(server, str(error))
+            return server
+        except RefusedError as error:
+            await self._after_refusal(draft, server, error)
+            return server
+        draft.add(piece, self._versions)
+        self._tokens_generated += len(piece.token_ids)
+        if draft.finish != "abort":
+            return None
+        if not in_time:
+            self._count(draft.timeouts, f"{server.url} took longer than {self._request_timeout_s:g} s", MAX_TIMEOUTS)
+            return server
+        if weights is self._weights:  # not for new weights: somebody else aborted it
+            self._count(draft.refusals, f"{server.url} aborted the request", MAX_REFUSALS)
+        return None
 
-    async def _abort(self, url: str, rid: str) -> None:
-        with contextlib.suppress(httpx.HTTPError):  # a server that is gone generates nothing either
-            await self._client.post(f"{url}/abort_request", json={"rid": rid}, timeout=CONNECT_TIMEOUT_S)
+    async def _after_refusal(self, draft: Draft, server: Server, error: RefusedError) -> None:
+        if time.monotonic() - self._told.get(server.url, -math.inf) > TELL_EVERY_S:
+            self._told[server.url] = time.monotonic()
+            self._say(f"SGLang answer refused: {error}")
+        self._count(draft.refusals, str(error), MAX_REFUSALS)
+        if server is self._fleet.router:
+            await asyncio.gather(*map(self._look_at, self._fleet.alive))
+            await self._fleet.wait_settled()
+        elif isinstance(error, WrongVersionError):
+            self._fleet.lose(server, str(error))
 
-    async def _call(self, url: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    async def _look_at(self, server: Server) -> None:
         try:
-            response = await self._client.request("GET" if body is None else "POST", url + path, json=body)
-        except httpx.TimeoutException as error:
-            raise EngineError(f"{url}{path} gave no answer within {self._client.timeout.read} s") from error
-        except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: closed while waiting
-            raise EngineError(f"{url}{path} failed: {type(error).__name__} {error}") from error
-        if response.status_code != 200:
-            raise EngineError(f"{url}{path} answered {response.status_code}: {' '.join(response.text.split())[:300]}")
-        try:
-            return response.json()
-        except json.JSONDecodeError as error:
-            raise EngineError(f"{url}{path} answered something that is not JSON: {response.text[:100]!r}") from error
+            await self._probe(server)
+        except ServerLostError as error:
+            self._fleet.lose(server, str(error))
 
-    async def _reload(self, url: str, export_dir: Path, name: str) -> None:
-        request = {"model_path": str(export_dir.resolve()), "weight_version": name}
-        answer = await self._call(url, "/update_weights_from_disk", request)
-        if not answer.get("success"):
-            raise EngineError(f"{url} did not load {export_dir}: {answer.get('message')}")
-        served = (await self._call(url, "/model_info", None)).get("weight_version")
-        if str(served) != name:
-            raise EngineError(f"{url} loaded {export_dir} as version {name} and now says it serves {served!r}")
+    def _count(self, failures: list[str], failure: str, limit: int) -> None:
+        failures.append(failure)
+        if len(failures) >= limit:
+            raise EngineError(f"a completion failed {limit} times: {'; '.join(failures)}")
 
-    def _completion(self, url: str, answer: dict[str, Any], sampling: Sampling) -> Completion:
-        try:
-            meta = answer["meta_info"]
-            scored = meta.get("output_token_logprobs") or []
-            tokens = tuple(int(token) for _, token, _ in scored)
-            plain = tuple(float(logprob) for logprob, _, _ in scored)
-            finish = meta["finish_reason"]["type"]
-            truncating = sampling.top_p < 1 or sampling.top_k > 0
-            behavior = tuple(map(float, meta["output_token_sampling_logprobs"])) if truncating and tokens else plain
-            spans = meta.get("weight_versions") or [{"version": meta["weight_version"]}]
-            names = [str(span["version"]) for span in spans]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{url} answered without {error}: {str(answer)[:200]}") from error
-        whole = len(behavior) == len(tokens) and all(map(math.isfinite, behavior))
-        if finish not in ("stop", "length", "abort") or not whole:
-            raise EngineError(
-                f"{url} answered {len(tokens)} tokens with {len(behavior)} logprobs, finish {finish!r}; "
-                "one finite logprob a token and finish stop, length or abort were expected"
-            )
-        if unknown := [name for name in names if name not in self._versions]:
-            raise EngineError(f"{url} generated with weight version {unknown[0]!r}, which this run did not load")
-        return Completion(
-            token_ids=tokens,
-            behavior_logprobs=behavior,
-            logprobs=plain if sampling.temperature == 1 else (math.nan,) * len(tokens),
-            finish_reason=cast(Literal["stop", "length", "abort"], finish),
-            policy_version=min(self._versions[name] for name in names),
+    async def _ask(self, server: Server, draft: Draft, weights: Weights) -> tuple[Piece, bool]:
+        """The piece that one request brings, and whether it came in time: one that did not is what the server had
+        sampled when it was aborted. Raises ServerLostError, RefusedError, EngineError."""
+        sampling, rid = draft.sampling, uuid.uuid4().hex
+        body = generate_body(
+            (*draft.prompt.token_ids, *draft.token_ids),
+            sampling,
+            num_tokens=draft.num_left,
+            rid=rid,
+            stop_token_ids=self._eos_token_ids,
+            cache_key=weights.cache_key,
         )
+        self._under_way[rid] = server
+        asking = asyncio.create_task(self._caller.post(server.url, "/generate", body, timeout_s=None))
+        try:
+            in_time, _ = await asyncio.wait({asking}, timeout=self._request_timeout_s)
+            if not in_time:
+                await self._abort(server, rid)
+                if not (await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT_S))[0]:
+                    return Piece(token_ids=(), behavior_logprobs=(), logprobs=(), finish="abort", spans=()), False
+            answer = asking.result()
+        except asyncio.CancelledError:
+            self._abort_later(server, rid)  # the server must hear of it although this task is ending
+            raise
+        finally:
+            asking.cancel()
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
+            self._under_way.pop(rid, None)
+        return self._read(server, answer, draft), bool(in_time)
+
+    def _read(self, server: Server, answer: Any, draft: Draft) -> Piece:
+        if server is self._fleet.router and truncates(draft.sampling) and _lacks_sampling_logprobs(answer):
+            raise EngineError(
+                f"{server.url} is a router that drops return_sampling_mask, so top-p and top-k have no behaviour "
+                "logprobs; use --rollout.top-p 1 --rollout.top-k 0, or name the servers with --rollout.urls"
+            )
+        piece = read_piece(server.url, answer, draft.sampling, num_tokens=draft.num_left)
+        if unknown := [span.name for span in piece.spans if span.name not in self._versions]:
+            raise WrongVersionError(
+                f"{server.url} generated with weight version {unknown[0]!r}, which this run did not load"
+            )
+        return piece
+
+    def _abort_later(self, server: Server, rid: str) -> None:
+        if server.state == "lost":
+            server.abandoned.append(rid)
+        if server.state == "lost" or self._closed:
+            return
+        abort = asyncio.create_task(self._abort(server, rid))
+        self._aborts.add(abort)
+        abort.add_done_callback(self._aborts.discard)
+
+    async def _abort(self, server: Server, rid: str) -> None:
+        targets = self._fleet.workers if server is self._fleet.router else [server]
+        for target in targets:
+            with contextlib.suppress(ServerLostError, RefusedError, EngineError):  # one that is gone generates nothing
+                await self._caller.post(target.url, "/abort_request", {"rid": rid}, timeout_s=ANSWER_TIMEOUT_S)
+
+    async def _load_all(self, weights: Weights, *, only_where_lost: bool = False) -> None:
+        """All servers that live take the weights at once. Raises the first EngineError after all are done."""
+        servers = self._fleet.alive
+        for server in servers:
+            self._fleet.load(server)
+        sending = (self._load(server, weights, only_where_lost=only_where_lost) for server in servers)
+        outcomes = await asyncio.gather(*sending, return_exceptions=True)
+        if failed := [outcome for outcome in outcomes if isinstance(outcome, BaseException)]:
+            raise failed[0]
+        self._unsure = False
+        await self._fleet.wait_ready()
+
+    async def _load(self, server: Server, weights: Weights, *, only_where_lost: bool) -> None:
+        try:
+            if not only_where_lost or not await self._server_weights.holds(server, weights):
+                await self._fleet.while_up(server, self._server_weights.send(server, weights))
+            self._fleet.ready(server, how=f"it has version {weights.policy_version}")
+        except ServerLostError as error:
+            self._fleet.lose(server, str(error))
+
+    async def _memory(self, server: Server, path: str) -> None:
+        try:
+            await self._caller.post(server.url, path, {}, timeout_s=self._request_timeout_s)
+        except ServerLostError as error:
+            self._fleet.lose(server, str(error))
+        except (RefusedError, EngineError) as error:
+            raise EngineError(f"{error}; start it with --enable-memory-saver (server.memory_saver)") from error
+
+    async def _probe(self, server: Server) -> None:
+        """Raises ServerLostError where a server does not live or does not hold the weights that it should. Of a server
+        that is ready, the scheduler must answer: /server_info asks it, paused or not; /model_info does not."""
+        timeout_s, weights = self._server_timeout_s, self._weights
+        try:
+            if server is self._fleet.router:
+                found = await self._caller.get(server.url, "/workers", timeout_s=timeout_s)
+                await self._take_in(worker_urls(found) or [])
+                return
+            if server.state == "ready":
+                await self._caller.get(server.url, "/server_info", timeout_s=timeout_s)
+            info = await self._caller.get(server.url, "/model_info", timeout_s=timeout_s)
+        except (RefusedError, EngineError) as error:
+            raise ServerLostError(str(error)) from error
+        name = str(info.get("weight_version")) if isinstance(info, Mapping) else repr(info)
+        if server.state != "ready" or weights is None or weights is not self._weights or self._changing.locked():
+            return
+        if name != weights.name:
+            raise ServerLostError(f"{server.url} serves version {name!r} instead of {weights.name!r}")
+
+    async def _take_in(self, urls: Sequence[str]) -> None:
+        """Adds servers that the router has got meanwhile."""
+        known = {server.url for server in self._fleet.workers}
+        for url in (url for url in urls if url not in known):
+            self._say(f"SGLang server {url} is new behind the router; it gets the weights first")
+            self._fleet.add(Server(url=url, num_slots=self._num_slots, info={}))
+
+    async def _readmit(self, server: Server) -> str:
+        """Makes a server that was lost hold the current weights. Raises ServerLostError, RefusedError, EngineError."""
+        timeout_s, how = self._server_timeout_s, "no weights were loaded yet"
+        if server is self._fleet.router:
+            await self._caller.get(server.url, "/workers", timeout_s=timeout_s)
+            return "the router answers"
+        server.info = await self._caller.get(server.url, "/server_info", timeout_s=timeout_s)
+        server.answers = True
+        try:
+            check_context(server, self._context_tokens)
+        except UserError as error:
+            raise EngineError(str(error)) from error
+        while server.abandoned:
+            await self._abort(server, server.abandoned.pop())
+        await self._server_weights.unpause(server)
+        done = None
+        while (weights := self._weights) is not None and done is not weights:  # newer ones may come meanwhile
+            done = weights
+            if await self._server_weights.holds(server, done):
+                how = f"it still holds version {done.policy_version}"
+            else:
+                await self._server_weights.send(server, done)
+                how = f"version {done.policy_version} was sent to it again"
+        return how
 
 
-def _ask_model_info(client: httpx.Client, url: str) -> dict[str, Any]:
-    try:
-        response = client.get(f"{url}/model_info")
-        response.raise_for_status()
-        info = response.json()
-        if isinstance(info, dict) and {"model_path", "weight_version"} <= info.keys():
-            return info
-        reason = "its /model_info is not SGLang's"
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-    raise UserError(
-        f"no SGLang server answers at {url} ({reason}); start one with `python -m sglang.launch_server --model-path "
-        "DIR --port PORT`, name others with --rollout.urls, or use --rollout.engine embedded"
-    )
-
-
-def weight_layout(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape of all safetensors files of a folder, from their headers.
-
-    Raises EngineError for a folder without weights, a torn file, or a file that the index names and that is not there.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise EngineError(f"{folder} holds no safetensors file")
-    layout: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        if not file.is_file():
-            raise EngineError(f"{file} is named by the index and does not exist")
-        layout |= _header(file)
-    config = folder / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("tie_word_embeddings"):
-        layout.pop("lm_head.weight", None)  # some files repeat the embedding under this name, which nobody reads
-    return layout
-
-
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        header = opened.read(min(size, file.stat().st_size))
-    try:
-        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-    except ValueError as error:
-        raise EngineError(f"{file} is not a whole safetensors file: its header cannot be read") from error
-    end = 8 + size + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if file.stat().st_size != end:
-        raise EngineError(f"{file} has {file.stat().st_size} bytes; its header promises {end}")
-    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
-
-
-def _check_layout(got: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], folder: Path) -> None:
-    if missing := sorted(expected.keys() - got.keys()):
-        raise EngineError(f"{folder} lacks {len(missing)} tensors, the first is {missing[0]}")
-    if extra := sorted(got.keys() - expected.keys()):
-        raise EngineError(f"{folder} holds {len(extra)} tensors that the served model lacks, the first is {extra[0]}")
-    for name, shape in expected.items():
-        if got[name] != shape:
-            raise EngineError(f"{folder} has {name} of shape {got[name]}; the served model has {shape}")
+def _lacks_sampling_logprobs(answer: Any) -> bool:
+    meta = answer.get("meta_info") if isinstance(answer, Mapping) else None
+    return isinstance(meta, Mapping) and "output_token_sampling_logprobs" not in meta

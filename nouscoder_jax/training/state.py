@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32, Key
@@ -49,7 +50,7 @@ def from_model(
     layout = shardings(architecture, optimizer, mesh=mesh)
     placed = jax.tree.map(lambda leaf, where: jax.device_put(leaf, where, may_alias=False), model, layout.model)
     opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(placed)
-    return TrainState(placed, opt_state, jax.device_put(jnp.int32(0), layout.update_count))
+    return TrainState(placed, opt_state, jax.device_put(np.int32(0), layout.update_count))
 
 
 def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:

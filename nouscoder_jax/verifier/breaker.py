@@ -7,7 +7,6 @@ long; lines for people; counters.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from nouscoder_jax.config import UserError
@@ -41,7 +40,7 @@ class Breaker:
     @property
     def outage_s(self) -> float:
         """Seconds in outages so far, one that goes on included."""
-        return self._past_s + (time.monotonic() - self._opened if self._opened is not None else 0.0)
+        return self._past_s + (_now_s() - self._opened if self._opened is not None else 0.0)
 
     async def gate(self) -> None:
         """Returns at once while all is well, else when it is again. Raises OutageError."""
@@ -68,13 +67,13 @@ class Breaker:
         except JudgeError:
             pass
         self.num_outages += 1
-        self._opened = reminded = time.monotonic()
+        self._opened = reminded = _now_s()
         pause_s = FIRST_PAUSE_S
         self.say(f"judge: waiting: {error}; {self._num_waiting()} programs wait; run stops after {self._limit_s:g} s")
         try:
             while True:
-                left_s = self._limit_s - (time.monotonic() - self._opened)
-                if left_s <= 0:
+                left_s = self._limit_s - (_now_s() - self._opened)
+                if left_s < 1e-3:  # the rest of a rounded sum would be waited for for ever by a clock that is a number
                     raise OutageError(
                         f"nothing ran programs for {self._limit_s:g} s ({error}); nothing was trained on meanwhile: "
                         "start it again, then resume the run (scripts/train.py --resume RUN_FOLDER)"
@@ -86,14 +85,19 @@ class Breaker:
                     break
                 except JudgeError as still:
                     error = still
-                if time.monotonic() - reminded >= REMIND_S:
-                    reminded = time.monotonic()
+                if _now_s() - reminded >= REMIND_S:
+                    reminded = _now_s()
                     waited_s = reminded - self._opened
                     self.say(
                         f"judge: still waiting after {waited_s:.0f} s: {error}; {self._num_waiting()} programs wait; "
                         f"run stops in {max(0.0, self._limit_s - waited_s):.0f} s"
                     )
-            self.say(f"judge: back after {time.monotonic() - self._opened:.0f} s")
+            self.say(f"judge: back after {_now_s() - self._opened:.0f} s")
         finally:
-            self._past_s += time.monotonic() - self._opened
+            self._past_s += _now_s() - self._opened
             self._opened = None
+
+
+def _now_s() -> float:
+    """The event loop's clock: monotonic, or whatever a simulation says."""
+    return asyncio.get_running_loop().time()

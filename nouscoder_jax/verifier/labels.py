@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +21,24 @@ from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
 from nouscoder_jax.verifier.pool import Judge, make_sandbox
 
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
+
+
+DEFAULTS = VerifierConfig(
+    backend="auto",
+    docker_hosts=(),
+    image="nouscoder-judge",
+    runtime="",
+    num_workers=2,
+    rollouts_per_sandbox=1,
+    default_time_limit_s=15.0,
+    wall_factor=3.0,
+    memory_limit_mib=4096,
+    output_limit_mib=8,
+    max_processes=64,
+    max_retries=2,
+    outage_limit_s=1800.0,
+)
+"""How programs are judged where nobody says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -47,6 +65,15 @@ class Summary:
     def exit_code(self) -> int:
         """0: every label agrees and everything was judged; else 1."""
         return 1 if self.disagreements or self.judge_errors else 0
+
+
+def changed(config: VerifierConfig, settings: Mapping[str, Any]) -> VerifierConfig:
+    """The config with other values for those fields whose setting is not None. Raises UserError."""
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if v is not None}
+    try:
+        return replace(config, **given)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def agrees(label: str | None, outcome: Outcome) -> bool | None:
@@ -76,7 +103,7 @@ def judge_file(
         judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print)
         console.print(judge.name)
         try:
-            with _progress(console) as progress:
+            with progress_bar(console) as progress:
                 task = progress.add_task("judging", total=len(pairs))
                 return await judge_all(pairs, judge, out=out, on_verdict=lambda: progress.advance(task))
         finally:
@@ -89,7 +116,7 @@ def judge_file(
     return summary.exit_code
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
     """A bar with counts and times; nothing where the output is no terminal."""
     return Progress(
         TextColumn("{task.description}"),

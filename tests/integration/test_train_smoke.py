@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 
 SMALL = [
+    *small_run.SIZES,
     "--num-steps=2",
     "--rollout.groups-per-step=2",
     "--rollout.group-size=4",
@@ -109,7 +111,7 @@ def test_the_converted_checkpoint_gives_transformers_our_logits_and_reads_back_b
 ):
     torch = pytest.importorskip("torch", reason="parity with transformers needs torch")
     out = tmp_path / "hf"
-    done = command(root, "convert.py", "--checkpoint", str(run_dir), "--out", str(out))
+    done = command(root, "convert.py", "to-hf", str(run_dir), "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     import jax
     import jax.numpy as jnp

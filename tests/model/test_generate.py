@@ -30,7 +30,7 @@ TINY = qwen3.Architecture(
     attention_bias=True,
     max_position_embeddings=128,
 )
-TIME = 48
+TIME = 64
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,16 @@ def prefilled(model, prompts):
     return weights, PREFILL(weights, cache, jnp.asarray(tokens), jnp.arange(3))
 
 
+def whole_batch(num_slots=3, time=TIME):
+    """Returns a batch that reads every block of every slot."""
+    num_pairs = num_slots * time // generate.BLOCK_TOKENS
+    lengths = [time] * num_slots
+    sizes = dict(num_rows=num_slots, num_pairs=num_pairs, num_slots=num_slots)
+    return generate.batch_of(range(num_slots), lengths, **sizes)
+
+
 def run(model, prompts, slots, *, num_steps=16, eos_ids=()):
-    return DECODE(*prefilled(model, prompts), slots, num_steps=num_steps, eos_ids=eos_ids)
+    return DECODE(*prefilled(model, prompts), whole_batch(), slots, num_steps=num_steps, eos_ids=eos_ids)
 
 
 PROMPTS = [(3, 1, 4, 1, 5), (9,), (2, 6, 5, 3, 5, 8, 9, 7, 9)]
@@ -133,7 +141,8 @@ def test_prefill_and_decode_equal_the_full_forward_pass_of_all_sequences_packed_
             tokens[row, : len(prompt) - 1] = prompt[:-1]
         cache = generate.prefill(weights, cache, jnp.asarray(tokens), jnp.arange(3), architecture=architecture)
         slots = slots_of(PROMPTS)
-        return generate.decode(weights, cache, slots, num_steps=num_steps, eos_ids=(), architecture=architecture)[1]
+        options = dict(num_steps=num_steps, eos_ids=(), architecture=architecture)
+        return generate.decode(weights, cache, whole_batch(), slots, **options)[1]
 
     @jax.jit
     def packed_logprobs(model, *row):
@@ -161,7 +170,7 @@ def test_two_short_chunks_equal_one_long(model):
     _, whole = run(model, PROMPTS, slots)
     cache, first = run(model, PROMPTS, slots, num_steps=8)
     slots = slots._replace(tokens=first.ids[:, -1], lengths=slots.lengths + 8, counts=slots.counts + 8)
-    _, second = DECODE(PREPARE(model), cache, slots, num_steps=8, eos_ids=())
+    _, second = DECODE(PREPARE(model), cache, whole_batch(), slots, num_steps=8, eos_ids=())
     np.testing.assert_array_equal(jnp.concatenate([first.ids, second.ids], 1), whole.ids)
 
 
@@ -185,14 +194,35 @@ def test_a_slot_stops_at_its_end_token_and_at_its_limit(model):
     assert int(sampled.counts[1]) <= 3 and not sampled.active[1]
 
 
-def test_an_inactive_slot_past_the_cache_writes_nothing(model):
-    slots = slots_of(PROMPTS)
-    slots = slots._replace(active=slots.active.at[0].set(False), lengths=slots.lengths.at[0].set(2**30))
-    _, before = prefilled(model, PROMPTS)
-    after, sampled = run(model, PROMPTS, slots, num_steps=8)
-    assert int(sampled.counts[0]) == 0
+def test_a_slot_outside_the_batch_keeps_its_cache(model):
+    taken = [PROMPTS[1], PROMPTS[2]]
+    batch = generate.batch_of([1, 2], [0, 8], num_rows=4, num_pairs=2, num_slots=3)
+    slots = slots_of([*taken, (0,), (0,)])._replace(active=jnp.asarray([True, True, False, False]))
+    weights, before = prefilled(model, PROMPTS)
+    after, sampled = DECODE(weights, before, batch, slots, num_steps=8, eos_ids=())
+    assert np.asarray(sampled.counts).tolist() == [8, 8, 0, 0]
     for old, new in zip(before.keys + before.values, after.keys + after.values, strict=True):
         np.testing.assert_array_equal(old[0], new[0])
+        assert not np.array_equal(old[2], new[2])
+
+
+def test_sequences_of_several_blocks_sample_the_same_in_a_batch_that_reads_only_those_they_fill(model):
+    """Lengths below, at and just past the end of a block, in a padded batch of some slots and in one that reads all."""
+    lengths = [generate.BLOCK_TOKENS + 1, 3, generate.BLOCK_TOKENS, 0, 2 * generate.BLOCK_TOKENS + 5]
+    time = 3 * generate.BLOCK_TOKENS
+    empty = generate.init_cache(TINY, num_slots=5, time=time, dtype="float32")
+    cache = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), empty)
+    slots = slots_of([(token,) for token in range(5)])._replace(lengths=jnp.asarray(lengths, jnp.int32))
+    options = dict(num_steps=8, eos_ids=())
+    _, whole = DECODE(PREPARE(model), cache, whole_batch(5, time), slots, **options)
+    some = [0, 2, 3, 4]
+    kept = [lengths[slot] for slot in some]
+    assert generate.num_blocks(kept) == 6
+    batch = generate.batch_of(some, kept, num_rows=5, num_pairs=8, num_slots=5)
+    rows = jax.tree.map(lambda x: x[jnp.asarray([*some, 0])], slots)._replace(active=jnp.arange(5) < 4)
+    _, few = DECODE(PREPARE(model), cache, batch, rows, **options)
+    np.testing.assert_array_equal(few.ids[:4], whole.ids[jnp.asarray(some)])
+    np.testing.assert_allclose(few.logprobs[:4], whole.logprobs[jnp.asarray(some)], atol=1e-5)
 
 
 def test_a_copied_prefix_continues_like_its_own(model):
@@ -211,6 +241,25 @@ def test_a_resized_cache_keeps_what_fits():
     there_and_back = generate.resize(generate.resize(cache, time=12), time=8)
     jax.tree.map(np.testing.assert_array_equal, there_and_back, cache)
     assert generate.resize(cache, time=4).keys[0].shape == (2, 2, 16, 4)
+
+
+def test_a_chunk_that_has_no_room_leaves_the_cache_as_it_was(model):
+    slots = slots_of(PROMPTS)._replace(lengths=jnp.asarray([4, TIME - 15, 8], jnp.int32))
+    _, before = prefilled(model, PROMPTS)
+    after, _ = run(model, PROMPTS, slots)
+    np.testing.assert_array_equal(before.keys[0][1], after.keys[0][1])
+    assert not np.array_equal(before.keys[0][0], after.keys[0][0])
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 3, 5, 40, 64, 1000])
+def test_a_token_of_probability_zero_is_never_drawn_and_every_other_can_be(vocab):
+    draws = 4096
+    possible = np.random.default_rng(vocab).permutation(vocab)[: max(1, vocab // 3)]
+    logits = np.full((draws, vocab), -np.inf, np.float32)
+    logits[:, possible] = 0.0
+    ids, behavior, _ = jax.jit(generate.sample)(jnp.asarray(logits), slots_of([(0,)] * draws))
+    assert set(np.asarray(ids).tolist()) == set(possible.tolist())
+    np.testing.assert_allclose(behavior, -np.log(len(possible)), rtol=1e-5, atol=1e-6)
 
 
 LOGITS = np.log(np.asarray([0.40, 0.30, 0.15, 0.10, 0.05], np.float32))

@@ -46,14 +46,14 @@ def test_transformers_makes_the_same_tensors_of_every_config_json():
     # two layers say what sixty-four do
     torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch (CPU)")
     transformers = pytest.importorskip("transformers")
-    from nouscoder_jax.model.weights import _pieces
+    from nouscoder_jax.model.weights import hf_pieces
 
     for name in NUM_PARAMETERS:
         config = config_json(name) | {"num_hidden_layers": 2}
         with torch.device("meta"):
             theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**config))
         shapes = {name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
-        ours = _pieces(abstract_model(Architecture.from_hf(config)))
+        ours = hf_pieces(abstract_model(Architecture.from_hf(config)))
         assert shapes == {name: piece.shape for name, piece in ours.items()}
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import save_model
-from nouscoder_jax.rollout.embedded import EmbeddedEngine, bucket
-from nouscoder_jax.types import EngineError, Prompt, Sampling
+from nouscoder_jax.rollout.embedded import EmbeddedEngine, batch_sizes, bucket
+from nouscoder_jax.types import EngineError, Prompt, Sampling, VersionSpan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,6 +55,7 @@ def make_engine(model, **changes):
         max_cache_tokens=512,
         compute_dtype="float32",
         policy_version=0,
+        batch_invariant=False,
     )
     return EmbeddedEngine(model, TINY, **(options | changes))
 
@@ -102,6 +103,43 @@ def test_more_requests_than_slots_all_complete_with_exact_logprobs(model):
         expected = jax.nn.log_softmax(logits)[np.arange(len(ids)), np.asarray(ids)]
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
         np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
+
+
+def invariant(model, asked):
+    """What an engine that is batch invariant gives to all that is asked at once."""
+
+    async def run():
+        engine = make_engine(model, num_slots=16, eos_ids=(), batch_invariant=True)
+        completions = await asyncio.gather(*(engine.generate(*request) for request in asked))
+        await engine.close()
+        return completions
+
+    return asyncio.run(run())
+
+
+def random_prompt(length):
+    return prompt(*np.random.default_rng(length).integers(3, 60, length).tolist())
+
+
+@pytest.fixture(scope="module")
+def everyone():
+    """Prompts of several lengths, in caches of several blocks."""
+    bases = [random_prompt(length) for length in (2, 17, 40, 70, 90, 130)]
+    return [(bases[i // 4], sampling(i, max_completion_tokens=(9, 40, 90)[i % 3])) for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def in_full_company(model, everyone):
+    return invariant(model, everyone)
+
+
+@pytest.mark.parametrize("company", ["alone", "half", "other", "longer cache"])
+def test_batch_invariant_a_completion_has_the_same_bits_in_any_company(model, everyone, in_full_company, company):
+    """Slots drain and are refilled."""
+    picked = {"alone": [13], "half": range(0, 24, 2), "other": range(8, 20), "longer cache": range(4, 24)}[company]
+    others = [(random_prompt(300), sampling(99, max_completion_tokens=200))] if company == "longer cache" else []
+    part = invariant(model, [*others, *(everyone[i] for i in picked)])[len(others) :]
+    assert part == [in_full_company[i] for i in picked]
 
 
 @jax.jit
@@ -208,11 +246,59 @@ def test_reload_takes_new_weights_and_a_completion_carries_its_oldest_version(mo
 
     before, after = asyncio.run(run())
     assert (before.policy_version, after.policy_version) == (0, 1)
+    assert after.spans == () and after.token_versions == (1,) * 12
+    (first, start, swap), second = before.spans
+    assert (first, start, second) == (0, 0, VersionSpan(policy_version=1, start=swap, end=400)) and 0 < swap < 400
     tokens = np.zeros((1, 24), np.int32)
     tokens[0, :15] = [3, 1, 4, *after.token_ids]
     logits = all_logits(make_model(5), tokens)[0, 2:14]
     expected = jax.nn.log_softmax(logits)[np.arange(12), np.asarray(after.token_ids)]
     np.testing.assert_allclose(after.logprobs, expected, atol=1e-4)
+
+
+def test_each_span_holds_the_tokens_that_its_version_sampled(model, tmp_path):
+    """One chunk a version: the logprobs of a span's first token follow from that version's last layer at the latest,
+    so tokens counted to the wrong version show."""
+    scaled = jax.tree.map(np.copy, model)
+    scaled.norm.set_value(np.zeros_like(scaled.norm[...]))  # every token equally likely, whatever the cache holds
+    save_model(scaled, TINY, tmp_path / "export", dtype="float32", tokenizer_dir=None)
+
+    async def run():
+        engine = make_engine(model, eos_ids=())
+        running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=200)))
+        await first_tokens(engine, running)
+        await engine.reload(tmp_path / "export", policy_version=7)
+        completion = await running
+        await engine.close()
+        return completion
+
+    completion = asyncio.run(run())
+    uniform = np.isclose(completion.logprobs, -np.log(TINY.vocab_size), atol=1e-5)
+    np.testing.assert_array_equal(uniform, np.asarray(completion.token_versions) == 7)
+    assert completion.policy_version == 0
+
+
+def test_memory_is_not_released_under_a_completion(model):
+    async def run():
+        engine = make_engine(model, eos_ids=())
+        alone = await engine.generate(prompt(3, 1, 4), sampling(0))
+        running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(1, max_completion_tokens=100)))
+        await asyncio.sleep(0)  # it is in the queue now
+        with pytest.raises(EngineError, match="1 completions are under way"):
+            await engine.release_memory()
+        while engine.tokens_generated == len(alone.token_ids):  # until its first chunk is done
+            await asyncio.sleep(0.001)
+        running.cancel()
+        await engine.release_memory()
+        assert engine._cache is None
+        await engine.resume_memory()
+        again = await engine.generate(prompt(3, 1, 4), sampling(0))
+        await engine.close()
+        return alone, again
+
+    alone, again = asyncio.run(run())
+    assert alone.token_ids == again.token_ids
+    np.testing.assert_allclose(alone.logprobs, again.logprobs, atol=1e-5)
 
 
 def test_wrong_weights_are_refused_and_the_old_ones_kept(model, tmp_path):
@@ -309,3 +395,32 @@ def test_buckets_grow_by_at_most_a_half():
     sizes = sorted({bucket(n) for n in range(1, 3000)})
     assert sizes[:7] == [64, 96, 128, 192, 256, 384, 512]
     assert all(bucket(size) == size and bucket(size + 1) <= size * 1.5 for size in sizes)
+
+
+@pytest.mark.parametrize("num_slots", [1, 4, 8, 12, 32, 64, 100])
+def test_a_batch_holds_what_it_must_in_few_shapes(num_slots):
+    shapes = set()
+    for sequences in range(1, num_slots + 1):
+        for blocks in range(0, 4 * sequences + 1):
+            rows, room = batch_sizes(sequences, blocks, num_slots=num_slots, all_rows=False)
+            assert sequences <= rows <= num_slots and blocks <= room
+            shapes.add((rows, room))
+    assert len(shapes) <= 8
+
+
+def test_a_drain_computes_fewer_rows_and_continues_the_same_sequences(model):
+    """One long request among short ones: after them it decodes in a batch of fewer rows."""
+
+    async def run():
+        engine = make_engine(model, num_slots=32, eos_ids=())
+        alone = await engine.generate(prompt(3, 1, 4), sampling(7, max_completion_tokens=150))
+        others = [engine.generate(p, sampling(i)) for i, p in enumerate(prompts_of(31))]
+        *_, among = await asyncio.gather(
+            *others, engine.generate(prompt(3, 1, 4), sampling(7, max_completion_tokens=150))
+        )
+        await engine.close()
+        return alone, among
+
+    alone, among = asyncio.run(run())
+    assert alone.token_ids == among.token_ids
+    np.testing.assert_allclose(alone.logprobs, among.logprobs, atol=1e-5)

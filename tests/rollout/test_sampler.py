@@ -21,6 +21,14 @@ class SlowEngine:
     async def reload(self, export_dir, *, policy_version):
         raise NotImplementedError
 
+    num_slots = 16
+
+    async def release_memory(self) -> None:
+        return None
+
+    async def resume_memory(self) -> None:
+        return None
+
     async def close(self):
         raise NotImplementedError
 

@@ -1,64 +1,55 @@
-"""The SGLang engine against a real server on the CPU; only what needs no server is tested without one.
-
-NOUSCODER_SGLANG_PYTHON names the Python of an environment with SGLang 0.5.23 (it wants versions of its own).
-"""
+"""The SGLang engine against real servers on the CPU, while nothing breaks."""
 
 import asyncio
-import contextlib
-import json
+import dataclasses
 import math
-import os
-import signal
-import socket
-import subprocess
-import time
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from real_servers import (
+    EOS,
+    PROMPT,
+    connect,
+    free_port,
+    reference_logprobs,
+    running,
+    sampling,
+    tokens_held,
+    until,
+    with_engine,
+)
 from safetensors.numpy import load_file, save_file
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.rollout.sglang import SGLangEngine, weight_layout
-from nouscoder_jax.types import EngineError, Prompt, Sampling
+from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.types import EngineError, Prompt, VersionSpan
 
-STUBS = Path(__file__).parents[1] / "sglang_stubs"
-PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
-needs_server = pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang")
-PROMPT = Prompt(problem_id="p", token_ids=(5, 9, 200, 31, 77))
-EOS = 3
+pytestmark = [
+    pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
+    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
+]
 
-
-def sampling(**changes):
-    values = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_tokens": 12, "seed": 1}
-    return Sampling(**(values | changes))
+MODES = ("finish", "abort", "retract", "in_place")
+LONG_TOKENS = 1200
+LONG = {"max_completion_tokens": LONG_TOKENS}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def span_logprobs(checkpoints, completion, versions):
+    """transformers' logprobs of every token under the version that the completion says sampled it."""
+    by_version = {
+        version: reference_logprobs(checkpoints[name].model, completion.token_ids) for version, name in versions.items()
+    }
+    return [by_version[version][i] for i, version in enumerate(completion.token_versions)]
 
 
-def connect(url, *, timeout_s=60.0):
-    return SGLangEngine([url], num_slots=8, request_timeout_s=timeout_s, eos_token_ids=(EOS,))
-
-
-def with_engine(url, action):
-    """What `await action(engine)` returns."""
-
-    async def main():
-        engine = connect(url)
-        try:
-            return await action(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-# ---- without a server
+async def reload_midway(engine, url, weights, *, seeds=range(2), **changes):
+    """Completions during which new weights come, as version 1."""
+    drawn = [asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, **LONG, **changes))) for seed in seeds]
+    # All have begun, and none can have ended: each holds its prompt and some of its tokens.
+    await until(lambda: running(url) == len(drawn) and tokens_held(url) >= len(drawn) * (len(PROMPT.token_ids) + 5))
+    await engine.reload(weights, policy_version=1)
+    return await asyncio.gather(*drawn)
 
 
 def test_an_address_where_nothing_answers_is_one_line_with_the_fix():
@@ -69,149 +60,47 @@ def test_an_address_where_nothing_answers_is_one_line_with_the_fix():
     assert "--rollout.urls" in str(error.value)
 
 
-def write_weights(folder: Path) -> Path:
-    folder.mkdir()
-    save_file({"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float16)}, folder / "model.safetensors")
-    return folder
+def test_a_server_whose_context_is_too_short_is_named_with_the_fix(server):
+    with pytest.raises(UserError, match=f"{server.url} takes 2048 tokens .* --context-length 2049"):
+        connect(server.url, context_tokens=2049)
 
 
-def test_the_layout_of_a_folder_is_names_and_shapes(tmp_path):
-    assert weight_layout(write_weights(tmp_path / "w")) == {"a": (2, 3), "b": (4,)}
+def test_it_is_an_engine(server):
+    async def facts(engine):
+        return isinstance(engine, Engine), engine.policy_version, engine.num_slots, engine.name
+
+    is_engine, version, num_slots, name = with_engine(server.url, facts)
+    assert (is_engine, version, num_slots) == (True, -1, 8) and "1 server" in name
 
 
-def test_a_torn_file_is_refused_by_name(tmp_path):
-    file = write_weights(tmp_path / "w") / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(EngineError, match="model.safetensors has .* bytes; its header promises"):
-        weight_layout(file.parent)
+def test_whatever_a_server_holds_nothing_is_asked_before_weights_are_loaded(server):
+    with pytest.raises(EngineError, match="no weights have been loaded"):
+        with_engine(server.url, lambda engine: engine.generate(PROMPT, sampling()))
 
 
-def test_a_shard_that_is_missing_is_refused_by_name(tmp_path):
-    folder = write_weights(tmp_path / "w")
-    index = {"weight_map": {"a": "model.safetensors", "c": "other.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(EngineError, match="other.safetensors is named by the index"):
-        weight_layout(folder)
-
-
-def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(EngineError, match="holds no safetensors"):
-        weight_layout(tmp_path)
-
-
-# ---- with a real server
-
-
-def make_checkpoint(folder: Path, *, seed: int):
-    """A random Qwen3 small enough for a second, and the same model in transformers."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-        eos_token_id=EOS,
-        bos_token_id=0,
-        pad_token_id=0,
-        initializer_range=0.2,
-    )
-    model = Qwen3ForCausalLM(config).eval().float()
-    model.save_pretrained(folder)
-    # transformers 5 writes rope_parameters only; older readers want the keys of version 4 as well.
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 10000.0}))
-    return model
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    root = tmp_path_factory.mktemp("checkpoints")
-    return {name: (root / name, make_checkpoint(root / name, seed=seed)) for seed, name in enumerate("ab")}
-
-
-@pytest.fixture(scope="module")
-def server(models, tmp_path_factory):
-    """Address of a server of checkpoint a, and its process."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    command = [PYTHON, "-m", "sglang.launch_server", "--model-path", str(models["a"][0]), "--device", "cpu"]
-    command += ["--dtype", "float32", "--attention-backend", "torch_native", "--grammar-backend", "none"]
-    command += ["--max-total-tokens", "4096", "--skip-server-warmup", "--skip-tokenizer-init"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {"PYTHONPATH": str(STUBS), "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
-    try:
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/model_info", timeout=5).status_code == 200:
-                    break
-            time.sleep(0.5)
-        else:
-            pytest.fail(f"the server did not start: {log.read_text(errors='replace')[-3000:]}")
-        yield url, process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def reference_logprobs(model, completion, *, temperature=1.0, top_p=1.0, top_k=0):
-    """log p of the sampled tokens by transformers, after temperature, top-k and top-p."""
-    import torch
-
-    ids = list(PROMPT.token_ids + completion.token_ids)
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, len(PROMPT.token_ids) - 1 : -1].double().numpy()
-    probs = np.exp(logits / temperature - np.max(logits / temperature, axis=-1, keepdims=True))
-    probs /= probs.sum(axis=-1, keepdims=True)
-    logprobs = []
-    for row, token in zip(probs, completion.token_ids, strict=True):
-        order = np.argsort(-row)
-        kept = np.ones(len(row), bool)
-        if top_k:
-            kept[top_k:] = False
-        before = np.cumsum(row[order]) - row[order]
-        kept &= before <= top_p
-        allowed = set(order[kept].tolist())
-        assert token in allowed
-        logprobs.append(math.log(row[token] / row[list(allowed)].sum()))
-    return logprobs
-
-
-@needs_server
-def test_logprobs_are_those_of_the_model(server, models):
-    completion = with_engine(server[0], lambda engine: engine.generate(PROMPT, sampling()))
+def test_logprobs_are_those_of_the_model(server, checkpoints):
+    one = checkpoints["a"]
+    completion = with_engine(server.url, lambda engine: engine.generate(PROMPT, sampling()), weights=one.folder)
     assert completion.behavior_logprobs == completion.logprobs
-    np.testing.assert_allclose(completion.logprobs, reference_logprobs(models["a"][1], completion), atol=1e-4)
-    assert (completion.policy_version, len(completion.token_ids)) == (0, 12) or completion.finish_reason == "stop"
+    np.testing.assert_allclose(completion.logprobs, reference_logprobs(one.model, completion.token_ids), atol=1e-4)
+    assert (completion.policy_version, completion.spans) == (0, ())
+    assert len(completion.token_ids) == 12 or completion.finish_reason == "stop"
 
 
-@needs_server
-def test_behavior_logprobs_are_those_after_temperature_and_truncation(server, models):
-    cut = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
-    completion = with_engine(server[0], lambda engine: engine.generate(PROMPT, sampling(**cut)))
-    expected = reference_logprobs(models["a"][1], completion, **cut)
+def test_behavior_logprobs_are_those_after_temperature_and_truncation(server, checkpoints):
+    one, cut = checkpoints["a"], {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    completion = with_engine(server.url, lambda engine: engine.generate(PROMPT, sampling(**cut)), weights=one.folder)
+    expected = reference_logprobs(one.model, completion.token_ids, **cut)
     np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
     assert all(map(math.isnan, completion.logprobs))
 
 
-@needs_server
-def test_a_completion_ends_at_an_end_token_or_is_cut(server):
+def test_a_completion_ends_at_an_end_token_or_is_cut(server, checkpoints):
     async def many(engine):
         requests = (engine.generate(PROMPT, sampling(max_completion_tokens=64, seed=seed)) for seed in range(16))
         return await asyncio.gather(*requests), engine.tokens_generated
 
-    completions, tokens_generated = with_engine(server[0], many)
+    completions, tokens_generated = with_engine(server.url, many, weights=checkpoints["a"].folder)
     assert tokens_generated == sum(len(completion.token_ids) for completion in completions)
     for completion in completions:
         stopped = completion.finish_reason == "stop"
@@ -220,112 +109,198 @@ def test_a_completion_ends_at_an_end_token_or_is_cut(server):
         assert EOS not in completion.token_ids[:-1]
 
 
-@needs_server
-def test_a_cancelled_request_stops_on_the_server(server):
-    def running():
-        loads = httpx.get(f"{server[0]}/v1/loads", timeout=5).json()["loads"]
-        return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
-
+def test_a_cancelled_request_stops_on_the_server(server, checkpoints):
     async def cancel(engine):
-        task = asyncio.create_task(
-            engine.generate(Prompt(problem_id="p", token_ids=(7,)), sampling(max_completion_tokens=500))
-        )
-        await asyncio.sleep(0.1)
+        task = asyncio.create_task(engine.generate(PROMPT, sampling(max_completion_tokens=2000)))
+        await until(lambda: running(server.url) == 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: running(server.url) == 0)
         return task.cancelled()
 
-    assert with_engine(server[0], cancel)
-    deadline = time.monotonic() + 10
-    while running() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert running() == 0
+    assert with_engine(server.url, cancel, weights=checkpoints["a"].folder, eos_token_ids=())
 
 
-@needs_server
-def test_a_prompt_longer_than_the_context_is_an_engine_error(server):
-    long = Prompt(problem_id="p", token_ids=(7,) * 600)
+def test_closing_fails_what_is_under_way_and_stops_it_on_the_server(server, checkpoints):
+    async def close(engine):
+        task = asyncio.create_task(engine.generate(PROMPT, sampling(max_completion_tokens=2000)))
+        await until(lambda: running(server.url) == 1)
+        await engine.close()
+        (failure,) = await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: running(server.url) == 0)
+        return failure
+
+    failure = with_engine(server.url, close, weights=checkpoints["a"].folder, eos_token_ids=())
+    assert isinstance(failure, EngineError) and "closed" in str(failure)
+
+
+def test_a_prompt_longer_than_the_context_is_an_engine_error(server, checkpoints):
+    long = Prompt(problem_id="p", token_ids=(7,) * 2100)
     with pytest.raises(EngineError, match="answered 400"):
-        with_engine(server[0], lambda engine: engine.generate(long, sampling()))
+        with_engine(server.url, lambda engine: engine.generate(long, sampling()), weights=checkpoints["a"].folder)
 
 
-@needs_server
-def test_new_weights_are_served_under_their_version(server, models):
+def test_no_server_gets_more_requests_at_once_than_it_has_slots(server, checkpoints):
+    async def watch(engine):
+        drawn = [
+            asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, max_completion_tokens=150)))
+            for seed in range(6)
+        ]
+        most = 0
+        while not all(task.done() for task in drawn):
+            most = max(most, await asyncio.to_thread(running, server.url))
+        return most
+
+    most = with_engine(server.url, watch, weights=checkpoints["a"].folder, num_slots=2, eos_token_ids=())
+    assert most == 2
+
+
+def test_two_servers_share_the_requests(two_servers, checkpoints):
+    async def watch(engine):
+        drawn = [
+            asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, max_completion_tokens=600)))
+            for seed in range(4)
+        ]
+        await until(lambda: [running(server.url) for server in two_servers] == [2, 2])
+        await asyncio.gather(*drawn)
+        return engine.num_slots
+
+    urls = [server.url for server in two_servers]
+    assert with_engine(urls, watch, weights=checkpoints["a"].folder, eos_token_ids=()) == 16
+
+
+def test_new_weights_are_served_under_their_version(server, checkpoints):
     async def reload(engine):
-        await engine.reload(models["b"][0], policy_version=7)
+        await engine.reload(checkpoints["b"].folder, policy_version=7)
         return await engine.generate(PROMPT, sampling()), engine.policy_version
 
-    completion, version = with_engine(server[0], reload)
+    completion, version = with_engine(server.url, reload, weights=checkpoints["a"].folder)
     assert completion.policy_version == version == 7
-    np.testing.assert_allclose(completion.logprobs, reference_logprobs(models["b"][1], completion), atol=1e-4)
+    expected = reference_logprobs(checkpoints["b"].model, completion.token_ids)
+    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
-@needs_server
-def test_weights_without_a_tensor_are_refused_and_the_old_ones_served(server, models, tmp_path):
-    weights = load_file(models["b"][0] / "model.safetensors")
-    del weights["model.norm.weight"]
+def test_finish_lets_completions_end_with_the_weights_they_began_with(server, checkpoints):
+    async def midway(engine):
+        return await reload_midway(engine, server.url, checkpoints["b"].folder)
+
+    changes = {"on_new_weights": "finish", "eos_token_ids": (), "weights": checkpoints["a"].folder}
+    for completion in with_engine(server.url, midway, **changes):
+        assert (completion.policy_version, completion.spans, len(completion.token_ids)) == (0, (), LONG_TOKENS)
+
+
+@pytest.mark.parametrize("mode", ["abort", "retract"])
+def test_a_completion_goes_on_under_new_weights_and_names_the_version_of_every_token(server, checkpoints, mode):
+    async def midway(engine):
+        completions = await reload_midway(engine, server.url, checkpoints["b"].folder)
+        return completions, engine.tokens_generated
+
+    changes = {"on_new_weights": mode, "eos_token_ids": (), "weights": checkpoints["a"].folder}
+    completions, tokens_generated = with_engine(server.url, midway, **changes)
+    assert tokens_generated == LONG_TOKENS * len(completions)
+    for completion in completions:
+        (old, start, border), (new, again, end) = completion.spans
+        assert (old, start, again, new, end) == (0, 0, border, 1, LONG_TOKENS)
+        assert completion.policy_version == 0 and 0 < border < LONG_TOKENS
+        expected = span_logprobs(checkpoints, completion, {0: "a", 1: "b"})
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-3)
+
+
+def test_in_place_goes_on_with_the_old_keys_and_values(server, checkpoints):
+    async def midway(engine):
+        return await reload_midway(engine, server.url, checkpoints["b"].folder)
+
+    changes = {"on_new_weights": "in_place", "eos_token_ids": (), "weights": checkpoints["a"].folder}
+    for completion in with_engine(server.url, midway, **changes):
+        (old, start, border), (new, _, end) = completion.spans
+        assert (old, start, new, end) == (0, 0, 1, LONG_TOKENS) and 0 < border < LONG_TOKENS
+        expected = reference_logprobs(checkpoints["a"].model, completion.token_ids[:border])
+        np.testing.assert_allclose(completion.logprobs[:border], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_to_new_weights_takes_nothing_from_the_old_ones_cache(server, checkpoints, mode):
+    long = Prompt(problem_id="p", token_ids=tuple(range(10, 110)))
+
+    async def before_and_after(engine):
+        await engine.generate(long, sampling(max_completion_tokens=1))  # its keys and values stay in the cache
+        await engine.reload(checkpoints["b"].folder, policy_version=1)
+        return await engine.generate(long, sampling())
+
+    completion = with_engine(server.url, before_and_after, weights=checkpoints["a"].folder, on_new_weights=mode)
+    expected = reference_logprobs(checkpoints["b"].model, completion.token_ids, prompt=long)
+    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+
+
+def test_a_truncated_completion_keeps_its_behavior_logprobs_across_new_weights(server, checkpoints):
+    cut = {"top_p": 0.9, "top_k": 30}
+
+    async def midway(engine):
+        return await reload_midway(engine, server.url, checkpoints["b"].folder, **cut)
+
+    changes = {"eos_token_ids": (), "weights": checkpoints["a"].folder}
+    for completion in with_engine(server.url, midway, **changes):
+        border = completion.spans[0].end
+        assert completion.spans == (VersionSpan(0, 0, border), VersionSpan(1, border, LONG_TOKENS))
+        old = reference_logprobs(checkpoints["a"].model, completion.token_ids[:border], **cut)
+        np.testing.assert_allclose(completion.behavior_logprobs[:border], old, atol=1e-3)
+        prompt = dataclasses.replace(PROMPT, token_ids=PROMPT.token_ids + completion.token_ids[:border])
+        new = reference_logprobs(checkpoints["b"].model, completion.token_ids[border:], prompt=prompt, **cut)
+        np.testing.assert_allclose(completion.behavior_logprobs[border:], new, atol=1e-3)
+
+
+@pytest.mark.parametrize("fault", ["a tensor is missing", "a tensor is too much", "a shape is wrong"])
+def test_weights_of_another_layout_are_refused_and_the_old_ones_served(server, checkpoints, tmp_path, fault):
+    weights = load_file(checkpoints["b"].folder / "model.safetensors")
+    if fault == "a tensor is missing":
+        del weights["model.norm.weight"]
+    elif fault == "a tensor is too much":
+        weights["model.more.weight"] = np.zeros(3, np.float32)
+    else:
+        weights["model.norm.weight"] = np.zeros(65, np.float32)
     save_file(weights, tmp_path / "model.safetensors")
 
     async def reload(engine):
-        await engine.reload(models["a"][0], policy_version=8)
-        with pytest.raises(EngineError, match="lacks 1 tensors, the first is model.norm.weight"):
+        with pytest.raises(EngineError, match=r"model\.(norm|more)\.weight"):
             await engine.reload(tmp_path, policy_version=9)
-        return await engine.generate(PROMPT, sampling())
+        return await engine.generate(PROMPT, sampling()), engine.policy_version
 
-    completion = with_engine(server[0], reload)
-    assert completion.policy_version == 8
-    np.testing.assert_allclose(completion.logprobs, reference_logprobs(models["a"][1], completion), atol=1e-4)
-
-
-@needs_server
-def test_weights_of_another_shape_are_refused_before_the_server_sees_them(server, models, tmp_path):
-    weights = load_file(models["a"][0] / "model.safetensors")
-    weights["model.norm.weight"] = np.zeros(65, np.float32)
-    save_file(weights, tmp_path / "model.safetensors")
-
-    async def reload(engine):
-        with pytest.raises(EngineError, match=r"model.norm.weight of shape \(65,\); the served model has \(64,\)"):
-            await engine.reload(tmp_path, policy_version=9)
-        return await engine.generate(PROMPT, sampling())
-
-    assert len(with_engine(server[0], reload).token_ids) > 0
+    completion, version = with_engine(server.url, reload, weights=checkpoints["a"].folder)
+    assert completion.policy_version == version == 0
+    expected = reference_logprobs(checkpoints["a"].model, completion.token_ids)
+    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
-@needs_server
-def test_tokens_of_weights_that_this_run_did_not_load_are_refused(server, models):
-    async def behind_its_back(engine):
-        request = {"model_path": str(models["b"][0]), "weight_version": "stranger"}
-        httpx.post(f"{server[0]}/update_weights_from_disk", json=request, timeout=60).raise_for_status()
-        with pytest.raises(EngineError, match="weight version 'stranger', which this run did not load"):
-            await engine.generate(PROMPT, sampling())
-
-    with_engine(server[0], behind_its_back)
+def test_a_server_that_a_dead_trainer_left_paused_goes_on(server, checkpoints):
+    httpx.post(f"{server.url}/pause_generation", json={"mode": "retract"}, timeout=30).raise_for_status()
+    completion = with_engine(
+        server.url, lambda engine: engine.generate(PROMPT, sampling()), weights=checkpoints["a"].folder
+    )
+    assert completion.token_ids
 
 
-@needs_server
-def test_a_server_that_hangs_is_an_engine_error_after_the_timeout(server):
-    async def hang():
-        engine = connect(server[0], timeout_s=1.0)
-        os.killpg(server[1].pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(EngineError, match="gave no answer within 1.0 s"):
-                await engine.generate(PROMPT, sampling())
-        finally:
-            os.killpg(server[1].pid, signal.SIGCONT)
-            await engine.close()
+def test_memory_is_given_back_between_requests_and_the_weights_are_still_right(server, checkpoints):
+    async def turns(engine):
+        await engine.release_memory()
+        waiting = asyncio.create_task(engine.generate(PROMPT, sampling()))
+        await asyncio.sleep(0.3)
+        early = waiting.done()
+        await engine.resume_memory()
+        return early, await waiting, await engine.generate(PROMPT, sampling())
 
-    asyncio.run(hang())
+    early, *completions = with_engine(server.url, turns, weights=checkpoints["a"].folder)
+    assert not early
+    for completion in completions:
+        expected = reference_logprobs(checkpoints["a"].model, completion.token_ids)
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
-@needs_server
-def test_a_server_that_dies_is_an_engine_error(server):
-    async def die(engine):
-        requests = [asyncio.create_task(engine.generate(PROMPT, sampling(max_completion_tokens=400))) for _ in range(4)]
-        await asyncio.sleep(0.2)
-        os.killpg(server[1].pid, signal.SIGKILL)
-        return await asyncio.gather(*requests, return_exceptions=True)
+def test_memory_is_not_given_back_while_requests_run(server, checkpoints):
+    async def both(engine):
+        task = asyncio.create_task(engine.generate(PROMPT, sampling(**LONG)))
+        await until(lambda: running(server.url) == 1)
+        with pytest.raises(EngineError, match="1 requests run"):
+            await engine.release_memory()
+        return await task
 
-    outcomes = with_engine(server[0], die)
-    assert all(isinstance(outcome, EngineError) for outcome in outcomes if not hasattr(outcome, "token_ids"))
-    with pytest.raises(UserError, match="no SGLang server answers"):
-        connect(server[0])
+    assert with_engine(server.url, both, weights=checkpoints["a"].folder, eos_token_ids=()).token_ids

@@ -1,0 +1,146 @@
+"""What a run has kept of its rollouts, read back.
+
+In: RUN_DIR/config.json and RUN_DIR[/process-N]/rollouts/step-NNNNNN.jsonl, as loop/folder.py writes them.
+Out: `StoredStep`. Tokens are not kept, so the completions that come back have none. Does not import jax.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.types import Completion, Outcome, Prompt, Rollout, Verdict
+
+_FILE = re.compile(r"step-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRollout:
+    """One rollout and what was made of it.
+
+    Example:
+        StoredRollout(process=0, rollout=Rollout(...), verdict=Verdict(...), reward=1.0, advantage=0.7)
+    """
+
+    process: int
+    rollout: Rollout
+    verdict: Verdict | None
+    """None: the judge failed, or the engine gave the completion up (finish_reason abort)."""
+    reward: float | None
+    advantage: float
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the engine gave it up: it was never judged, and is not now."""
+        return self.rollout.completion.finish_reason == "abort"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStep:
+    """What one step drew, over all processes.
+
+    Example:
+        StoredStep(step=3, groups=((StoredRollout(...), ...), ...), unreadable=Counter(), num_incomplete=0)
+    """
+
+    step: int
+    groups: tuple[tuple[StoredRollout, ...], ...]
+    """Whole groups, in the order in which they were drawn, each in the order of its samples."""
+    unreadable: Counter[str]
+    """Why lines could not be used -> how many."""
+    num_incomplete: int
+    """Rollouts of groups that lack some; nothing can be said about their advantages."""
+
+    @property
+    def rollouts(self) -> list[StoredRollout]:
+        """All of them."""
+        return [rollout for group in self.groups for rollout in group]
+
+
+def read_config(run_dir: Path) -> TrainConfig:
+    """The config that the run was last started with. Raises UserError: no run, or one of another version."""
+    file = run_dir / "config.json"
+    try:
+        return TrainConfig.from_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{run_dir} is no run folder ({file.name}: {error.strerror}); give the folder that a run has written"
+        ) from error
+
+
+def stored_steps(run_dir: Path, *, first: int, last: int | None) -> list[int]:
+    """Steps `first` to `last` (None: the newest) that have rollouts, in order. Raises UserError: there are none."""
+    found = {int(match[1]) for path in _files(run_dir, "*") if (match := _FILE.fullmatch(path.name))}
+    if not found:
+        raise UserError(f"{run_dir} holds no rollouts (rollouts/step-NNNNNN.jsonl); give a run that has done a step")
+    steps = sorted(step for step in found if first <= step and (last is None or step <= last))
+    if not steps:
+        raise UserError(
+            f"{run_dir} holds rollouts of steps {min(found)} to {max(found)}, none of "
+            f"{first} to {'the newest' if last is None else last}; give other --steps"
+        )
+    return steps
+
+
+def read_step(run_dir: Path, step: int, *, group_size: int) -> StoredStep:
+    """What is kept of one step. Lines that cannot be used are counted, not raised."""
+    unreadable: Counter[str] = Counter()
+    groups: dict[tuple[int, int], dict[int, StoredRollout]] = {}
+    for path in _files(run_dir, f"{step:06d}"):
+        process = int(path.parent.parent.name.removeprefix("process-")) if path.parent.parent != run_dir else 0
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                rollout = _rollout(json.loads(line), process)
+            except KeyError as error:
+                unreadable[f"no field {error}"] += 1
+            except (ValueError, TypeError) as error:
+                unreadable["cut off" if isinstance(error, json.JSONDecodeError) else "a field of another kind"] += 1
+            else:
+                members = groups.setdefault((rollout.rollout.group_id, process), {})
+                members[rollout.rollout.sample_index] = rollout
+    whole = [
+        tuple(rollouts[index] for index in sorted(rollouts))
+        for _, rollouts in sorted(groups.items())
+        if len(rollouts) == group_size
+    ]
+    num_incomplete = sum(len(rollouts) for rollouts in groups.values() if len(rollouts) != group_size)
+    return StoredStep(step=step, groups=tuple(whole), unreadable=unreadable, num_incomplete=num_incomplete)
+
+
+def _files(run_dir: Path, step: str) -> list[Path]:
+    """Of all processes, the first one's first."""
+    pattern = f"rollouts/step-{step}.jsonl"
+    return [*run_dir.glob(pattern), *sorted(run_dir.glob(f"process-*/{pattern}"))]
+
+
+def _rollout(line: dict[str, Any], process: int) -> StoredRollout:
+    verdict, program = line["verdict"], line["program"]
+    if not isinstance(program, str | None):
+        raise TypeError
+    completion = Completion(
+        token_ids=(),
+        behavior_logprobs=(),
+        logprobs=(),
+        finish_reason=line["finish_reason"],
+        policy_version=line["policy_version"],
+    )
+    rollout = Rollout(
+        group_id=int(line["group_id"]),
+        sample_index=int(line["sample_index"]),
+        prompt=Prompt(problem_id=line["problem_id"], token_ids=()),
+        completion=completion,
+        text="",
+        program=program,
+    )
+    return StoredRollout(
+        process=process,
+        rollout=rollout,
+        verdict=None if verdict is None else Verdict(**verdict | {"outcome": Outcome(verdict["outcome"])}),
+        reward=line["reward"],
+        advantage=float(line["advantage"]),
+    )

@@ -1,0 +1,92 @@
+"""What a run says at its beginning and at its end.
+
+In: its parts, its folder, where it stands. Out: lines for people, the picture of held-out pass@1, summary.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.parts import Parts
+from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.metrics.plot import plot_pass_at_1
+from nouscoder_jax.metrics.sinks import read_jsonl
+
+
+def introduce(parts: Parts, folder: RunFolder, *, say: Callable[[str], None]) -> None:
+    """The first lines: what judges, what is trained on, what was left out."""
+    say(f"sandbox: {parts.judge.name}")
+    say(f"run folder: {folder.path}")
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(parts.base_model))
+    say(
+        f"policy: {parts.config.model.path} ({num_params / 1e6:.2f} million parameters) on {parts.mesh.size} x "
+        f"{jax.devices()[0].device_kind}"
+    )
+    for name, problem_set in (("training", parts.train), ("held-out", parts.held_out)):
+        left_out = (
+            f", {problem_set.num_left_out} left out: prompt longer than {parts.config.data.max_prompt_tokens} tokens"
+            if problem_set.num_left_out
+            else ""
+        )
+        say(f"{name} problems: {len(problem_set.problems)}{left_out}")
+
+
+def finish(
+    parts: Parts,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Picture, summary and last lines of a run that stands where `progress` says."""
+    config, step = parts.config, progress.step
+    group_size = config.rollout.group_size
+    lines = read_jsonl(folder.metrics)
+    held_out = _curve(lines, "held_out/pass_at_1")
+    training = _curve(lines, "solved_share")
+    plot_pass_at_1(folder.plot, held_out, training=training, title=f"{config.name}, seed {config.seed}")
+    finished = step >= config.num_steps
+    after = held_out[-1][1] if finished else None
+    summary: dict[str, Any] = {
+        "finished": finished,
+        "pass_at_1_before": held_out[0][1],
+        "pass_at_1_after": after,
+        "steps": step,
+        "seconds": round(seconds, 1),
+        "seed": config.seed,
+        "policy_version": progress.policy_version,
+        "rollouts": progress.metrics(group_size=group_size),
+        "training_problems_left_out": parts.train.num_left_out,
+        "held_out_problems": len(parts.held_out.problems),
+        "samples_per_problem": config.evaluation.samples_per_problem,
+        "sandbox": parts.judge.name,
+    }
+    folder.write_summary(summary)
+    for line in progress.table(group_size=group_size):
+        say(line)
+    if finished:
+        say(
+            f"held-out pass@1: {summary['pass_at_1_before']:.1%} before, {after:.1%} after {step} steps "
+            f"({summary['seconds']:.0f} s)"
+        )
+    else:
+        say(f"stopped after step {step}; everything up to it is kept")
+    say(f"run folder: {folder.path} (weights for transformers in export/, curve in pass_at_1.png)")
+    say(f"resume: {resume_command(folder, config if finished else None)}")
+
+
+def resume_command(folder: RunFolder, finished: TrainConfig | None) -> str:
+    """The command that goes on with the run; with twice the steps where it is finished."""
+    more = f" --num-steps {2 * finished.num_steps}" if finished else ""
+    return f"python scripts/train.py --resume {folder.run}{more}"
+
+
+def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, where it was measured."""
+    return [(int(line["step"] or 0), value) for line in lines if (value := line.get(name)) is not None]

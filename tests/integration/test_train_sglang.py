@@ -1,0 +1,162 @@
+"""The tiny experiment through a real SGLang server on the CPU: on-policy, ahead of training, killed and resumed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import small_run
+
+PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
+pytestmark = [
+    pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"),
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+]
+SMALL = [
+    *small_run.SIZES,
+    "--rollout.engine=sglang",
+    "--rollout.groups-per-step=4",
+    "--rollout.group-size=4",
+    "--evaluation.samples-per-problem=1",
+    "--checkpoint.every-steps=1",
+    "--verifier.backend=local",
+    "--loss.max-drift=1e-3",
+    f"--server.python={PYTHON}",
+]
+
+
+class Server(NamedTuple):
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(root: Path, script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, root / "scripts" / script, *arguments]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=root)
+
+
+def train(root: Path, run_dir: Path, *arguments: str) -> list[dict]:
+    """Runs to the end and returns the metrics."""
+    log = run_dir.with_suffix(".log")
+    code = start(root, "train.py", *arguments, log=log).wait(timeout=500)
+    assert code == 0, log.read_text()[-3000:]
+    return metrics_of(run_dir)
+
+
+def metrics_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server(root, tmp_path_factory):
+    """Address of a server of the tiny policy, started by scripts/serve.py."""
+    folder, port = tmp_path_factory.mktemp("serve"), free_port()
+    log = folder / "log"
+    arguments = [f"--server.port={port}", f"--server.python={PYTHON}", f"--log-dir={folder}"]
+    serving = start(root, "serve.py", "--config", "configs/tiny.py", *arguments, log=log)
+    try:
+        deadline = time.monotonic() + 300
+        while "ready; train with" not in log.read_text():
+            assert serving.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield Server(url=f"http://127.0.0.1:{port}", process=serving)
+    finally:
+        serving.send_signal(signal.SIGINT)
+        serving.wait(timeout=60)
+
+
+def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_step(root, tmp_path):
+    run_dir = tmp_path / "run"
+    port = free_port()
+    lines = train(
+        root,
+        run_dir,
+        "--config=configs/tiny.py",
+        f"--run-dir={run_dir}",
+        "--num-steps=3",
+        f"--server.port={port}",
+        *SMALL,
+    )
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["update/same_weights_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
+    assert any("update/loss" in line for line in lines)
+    assert all(line["staleness/max"] == 0 for line in lines[1:])
+    assert (run_dir / "export/manifest.json").is_file()
+    with pytest.raises(httpx.HTTPError):  # the run's own server went with it
+        httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
+
+
+def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_of_same_weights_stays(root, server, tmp_path):
+    run_dir = tmp_path / "run"
+    arguments = ["--rollout.max-staleness=2", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
+    lines = train(
+        root, run_dir, "--config=configs/tiny.py", f"--run-dir={run_dir}", "--num-steps=4", *SMALL, *arguments
+    )
+    assert max(line["staleness/max"] for line in lines[1:]) == 2
+    same = [line["update/same_weights_drift_max"] for line in lines[1:] if line.get("update/same_weights_share")]
+    assert all(drift < 1e-3 for drift in same)
+    for line in lines[1:]:
+        settled = line["rollouts/trained"] + line["rollouts/filtered"] + line["rollouts/quarantined"]
+        assert line["rollouts/drawn"] == settled + line["rollouts/in_flight"]
+
+
+def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(root, server, tmp_path):
+    run_dir, log = tmp_path / "run", tmp_path / "first.log"
+    arguments = [f"--rollout.urls={server.url}", "--num-steps=3", f"--run-dir={run_dir}"]
+    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    deadline = time.monotonic() + 300
+    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < 2:
+        assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+    trainer.kill()
+    trainer.wait()
+    base = {"model_path": str(root / "configs/tiny/policy"), "weight_version": "stranger", "abort_all_requests": True}
+    httpx.post(f"{server.url}/update_weights_from_disk", json=base, timeout=120).raise_for_status()
+    lines = train(root, run_dir, "--resume", str(run_dir))
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["update/same_weights_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
+
+
+def test_prompts_that_are_too_long_are_left_out_before_they_are_sent_and_counted(root, server, tmp_path):
+    run_dir = tmp_path / "run"
+    arguments = [f"--rollout.urls={server.url}", "--num-steps=1", f"--run-dir={run_dir}", "--data.max-prompt-tokens=45"]
+    train(root, run_dir, "--config=configs/tiny.py", *SMALL, *arguments)
+    left_out = json.loads((run_dir / "summary.json").read_text())["training_problems_left_out"]
+    assert 0 < left_out < 384
+    assert f"training problems: {384 - left_out}, {left_out} left out" in run_dir.with_suffix(".log").read_text()
+
+
+def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished_steps_kept(root, server, tmp_path):
+    """The last test of this file: it ends the server."""
+    run_dir, log = tmp_path / "run", tmp_path / "run.log"
+    arguments = [f"--rollout.urls={server.url}", "--num-steps=50", f"--run-dir={run_dir}", "--rollout.outage-limit-s=5"]
+    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    deadline = time.monotonic() + 300
+    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < 2:
+        assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+    server.process.kill()
+    assert trainer.wait(timeout=120) == 1, log.read_text()[-3000:]
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: the engine failed") and server.url in last
+    assert "Traceback" not in log.read_text()
+    steps = [line["step"] for line in metrics_of(run_dir)]
+    assert steps == list(range(len(steps)))
+    assert str(int(steps[-1])) in {path.name for path in (run_dir / "checkpoints").iterdir()}

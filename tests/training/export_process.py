@@ -1,0 +1,136 @@
+"""Processes of test_export.py, run as a script: one that is killed, or one of two that export together."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_architecture():
+    from nouscoder_jax.model.architecture import Architecture
+
+    return Architecture(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rope_theta=1e6,
+        rope_scaling=None,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        attention_bias=False,
+        max_position_embeddings=256,
+    )
+
+
+def random_model():
+    """The same in every process."""
+    import jax
+
+    from nouscoder_jax.model.weights import abstract_model
+
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), abstract_model(make_architecture())
+    )
+
+
+def export_killed(target: str, at: str) -> None:
+    """Dies where it would call os.AT for the first time."""
+    from nouscoder_jax.training.export import export
+
+    setattr(os, at, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    export(
+        random_model(),
+        make_architecture(),
+        Path(target),
+        dtype="float32",
+        tokenizer_dir=None,
+        policy_version=1,
+        shared=False,
+    )
+
+
+def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
+    """Version 1 to a folder that both see; version 2 while process 1 cannot write."""
+    import jax
+
+    from nouscoder_jax import sharding
+    from nouscoder_jax.config import MeshConfig, UserError
+    from nouscoder_jax.training.export import export, version_dir
+
+    os.umask(0o007 if process == "1" else 0o022)
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process))
+    config = MeshConfig(data=1, fsdp=2, tensor=1, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
+    mesh = sharding.make_mesh(config, devices=jax.devices())
+    model = random_model()
+    specs = sharding.specs_of(model, mesh=mesh)
+    spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec)), model, specs)
+    assert not spread.layers.mlp.up_proj[...].is_fully_addressable
+
+    def save(version: int):
+        return export(
+            spread,
+            make_architecture(),
+            version_dir(Path(folder), version),
+            dtype="bfloat16",
+            tokenizer_dir=None,
+            policy_version=version,
+            shared=True,
+        )
+
+    told = {"digest": save(1).digest}
+    if process == "1":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        save(2)
+    except UserError as error:
+        told["failure"] = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return told
+
+
+def run_two(folder: Path) -> list[dict[str, Any]]:
+    """What each of two processes printed; one CPU device in each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    logs = [folder / f"{process}.log" for process in range(2)]
+    processes = []
+    for process, log in enumerate(logs):
+        command = [sys.executable, __file__, "together", str(folder / "weights"), str(process), str(port)]
+        with log.open("w") as errors:
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+            )
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, log in zip(processes, logs, strict=True):
+        assert process.returncode == 0, log.read_text()[-3000:]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    if command == "killed":
+        export_killed(*arguments)
+    else:
+        print(json.dumps(export_together(*arguments)))
