@@ -11,11 +11,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.metrics import names
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes the metrics of one step."""
 
