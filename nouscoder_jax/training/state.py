@@ -46,11 +46,12 @@ def init(
 def from_model(
     model: Qwen3, architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh
 ) -> TrainState:
-    """A fresh state with the given weights (NumPy or jax arrays), which are copied to the mesh."""
+    """A fresh state with the given weights (NumPy or jax arrays, the same in every process), which are copied to the
+    mesh."""
     layout = shardings(architecture, optimizer, mesh=mesh)
-    placed = jax.tree.map(lambda leaf, where: jax.device_put(leaf, where, may_alias=False), model, layout.model)
+    placed = jax.tree.map(lambda leaf, where: sharding.put(np.asarray(leaf), where), model, layout.model)
     opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(placed)
-    return TrainState(placed, opt_state, jax.device_put(np.int32(0), layout.update_count))
+    return TrainState(placed, opt_state, sharding.put(np.asarray(0, np.int32), layout.update_count))
 
 
 def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:

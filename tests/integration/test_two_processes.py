@@ -70,9 +70,9 @@ def own_rows(array: np.ndarray, process: int, num_processes: int) -> np.ndarray:
 def train(num_processes: int, port: int) -> list[dict[str, float]]:
     """Metrics of each update."""
     import jax
+    from nouscoder_jax.loop.parts import start_processes
 
     from nouscoder_jax import sharding
-    from nouscoder_jax.loop.parts import start_processes
     from nouscoder_jax.model.weights import load_model
     from nouscoder_jax.training.optimizer import make_optimizer
     from nouscoder_jax.training.state import from_model

@@ -149,7 +149,7 @@ def test_the_export_says_its_version_and_all_its_files(architecture, model, tmp_
     source.mkdir()
     (source / "tokenizer.json").write_text("{}")
     out = tmp_path / "out"
-    manifest = export(model, architecture, out, dtype="bfloat16", tokenizer_dir=source, policy_version=7, shared=False)
+    manifest = export(model, architecture, out, dtype="bfloat16", tokenizer_dir=source, policy_version=7)
     assert manifest == read_manifest(out)
     assert (manifest.policy_version, manifest.dtype) == (7, "bfloat16")
     assert manifest.files.keys() | {FILE_NAME} == {path.name for path in out.iterdir()}
