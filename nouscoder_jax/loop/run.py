@@ -310,10 +310,12 @@ class Run:
         metrics |= {f"seconds/{stage}": value for stage, value in seconds.items()}
         if "completion_tokens/mean" in metrics:
             num_rollouts = (metrics["groups/used"] + metrics["groups/dropped"]) * self.config.rollout.group_size
-            metrics["throughput/tokens_per_s"] = (
-                metrics["completion_tokens/mean"] * num_rollouts / max(seconds.get("generate", 0.0), 1e-9)
-            )
-            metrics["throughput/verifications_per_s"] = num_rollouts / max(seconds.get("verify", 0.0), 1e-9)
+            if seconds.get("generate"):  # groups of the journal take no time
+                metrics["throughput/tokens_per_s"] = (
+                    metrics["completion_tokens/mean"] * num_rollouts / seconds["generate"]
+                )
+            if seconds.get("verify"):
+                metrics["throughput/verifications_per_s"] = num_rollouts / seconds["verify"]
         for sink in self.sinks:
             sink.write(metrics)
         if metrics["step"] > 0:

@@ -101,6 +101,7 @@ def start_processes(config: TrainConfig) -> int:
             f"{mesh.num_processes - 1}; found {_found()} and {PROCESS_ID}={number!r}{_instead(config)}"
         )
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from the loop
+    jax.config.update("jax_enable_recoverability", True)  # else jax aborts when another process dies, before we say so
     known = (
         {"coordinator_address": address, "num_processes": mesh.num_processes, "process_id": int(number)}
         if address

@@ -1,6 +1,6 @@
 """One head, many hands: the devices of all processes under the orders of process 0.
 
-In: orders of the head, each its name and fields as JSON, then its arrays as raw bytes. Out: replies. Nothing is pickled.
+In: orders of the head, each its name and fields as JSON, then its arrays as raw bytes. Out: replies. No pickles.
 
     process 0                                    process 1, 2, ...
     RemoteTrainer --- order, arrays ---------->  serve(): LocalTrainer
@@ -115,7 +115,7 @@ class Crew:
         self.hands = tuple(hands)
         self.lost: Future[None] = Future()
         """Gets a ProcessLostError when one of them is gone."""
-        self.on_interrupt: Callable[[str], None] = lambda who: None
+        self.on_interrupt: Callable[[str], object] = lambda who: None
         """Called, in a thread of its own, with the process that was asked to end."""
         self.failure: str | None = None
         """Why something that a hand does in the background has failed."""
@@ -140,7 +140,7 @@ class Crew:
         """
         self._raise_if_lost()
         self._number += 1
-        self._doing = name
+        self._doing = f"during {name}"
         message = Message({"order": name, "number": self._number} | fields, arrays)
         for hand in self.hands:
             threading.Thread(target=self._send, args=(hand, message), daemon=True).start()
@@ -208,7 +208,7 @@ class Crew:
         """Where an order goes on for long after one process has failed it, someone waits for that one."""
 
         def look() -> None:
-            if self._number == fields["number"] and not self._doing.startswith("after"):
+            if self._number == fields["number"] and self._doing.startswith("during"):
                 self._lose(hand, fields["error"])
 
         timer = threading.Timer(GRACE_S, look)
@@ -219,7 +219,7 @@ class Crew:
         if self._over:
             return
         with contextlib.suppress(Exception):  # only the first one counts
-            self.lost.set_exception(ProcessLostError(f"{hand} is gone ({why}, {self._doing})"))
+            self.lost.set_exception(ProcessLostError(f"{hand} is gone ({why}; {self._doing})"))
         for one in self.hands:
             one.replies.put(None)
 
@@ -366,7 +366,7 @@ def _own_hosts() -> list[str]:
     """Names and addresses under which this machine may be reached."""
     hosts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        hosts += [info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, family=socket.AF_INET)]
+        hosts += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family=socket.AF_INET)]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing: asks which address would be used
         hosts.append(probe.getsockname()[0])
@@ -420,8 +420,8 @@ def _call_head() -> tuple[Connection, str]:
                 return line, told["hosts"][0]
         if time.monotonic() > deadline:
             raise UserError(
-                f"process 0 cannot be reached at {', '.join(told['hosts'])}, port {told['port']}; see that the machines "
-                "reach each other on any port"
+                f"process 0 cannot be reached at {', '.join(told['hosts'])}, port {told['port']}; see that the "
+                "machines reach each other on any port"
             )
         time.sleep(0.5)
 

@@ -49,7 +49,8 @@ def from_model(
     """A fresh state with the given weights (NumPy or jax arrays, the same in every process), which are copied to the
     mesh."""
     layout = shardings(architecture, optimizer, mesh=mesh)
-    placed = jax.tree.map(lambda leaf, where: sharding.put(np.asarray(leaf), where), model, layout.model)
+    where: Any = layout.model  # a NamedSharding in place of each array, which its type cannot say
+    placed = jax.tree.map(lambda leaf, place: sharding.put(np.asarray(leaf), place), model, where)
     opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(placed)
     return TrainState(placed, opt_state, sharding.put(np.asarray(0, np.int32), layout.update_count))
 

@@ -48,10 +48,11 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
 
     `batch` is of NumPy arrays with a multiple of `experience.rows_per_micro_batch` rows, of which the first
     `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. With several
-    processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where
-    `loss.old_logprobs` is recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate,
-    num_tokens, and the objective's own. Where the gate on drift is shut (training/objective.py) the returned state is
-    the given one and metrics have `gate_shut_at`: the index, row * time + position, of the token that drifts most. The same input gives the same bits on the same machine.
+    processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where `loss.old_logprobs` is
+    recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate, num_tokens, and the objective's
+    own. Where the gate on drift is shut (training/objective.py) the returned state is the given one and metrics have
+    `gate_shut_at`: the index, row * time + position, of the token that drifts most. The same input gives the same bits
+    on the same machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
