@@ -1,4 +1,4 @@
-"""Whole runs in several processes on this machine (jax.distributed, CPU collectives): the head runs, the hands train."""
+"""Whole runs in several processes on this machine (jax.distributed, CPU collectives)."""
 
 import dataclasses
 import json
