@@ -19,11 +19,11 @@ from nouscoder_jax import mesh_fit, sharding
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import check_attention
-from nouscoder_jax.model.weights import abstract_model, load_model, read_config
+from nouscoder_jax.model.weights import abstract_model, read_config
 from nouscoder_jax.training import export as exports
 from nouscoder_jax.training.checkpoint import Checkpointer, Progress
 from nouscoder_jax.training.optimizer import make_optimizer
-from nouscoder_jax.training.state import TrainState, abstract, from_model
+from nouscoder_jax.training.state import TrainState, abstract, from_folder
 from nouscoder_jax.training.update import make_token_logprobs, make_update
 from nouscoder_jax.types import Batch
 
@@ -129,8 +129,7 @@ class LocalTrainer:
 
     def start(self) -> None:
         """As Trainer says."""
-        _, model = load_model(self.model_folder, architecture=self.architecture)
-        self._state = from_model(model, self.architecture, self.optimizer, mesh=self.mesh)
+        self._state = from_folder(self.model_folder, self.architecture, self.optimizer, mesh=self.mesh)
 
     def restore(self) -> Progress:
         """As Trainer says."""
