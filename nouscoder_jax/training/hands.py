@@ -267,12 +267,13 @@ class RemoteTrainer:
         return self.own.checkpointer.newest_that(restore_step, step=None)
 
     def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> Metrics:
-        """As Trainer says."""
+        """As Trainer says. Rows that are all padding stay here: every process knows what they hold."""
         old = {} if old_logprobs is None else {"old_logprobs": old_logprobs}
+        num_rows, used_rows = len(batch.tokens), num_micro_batches * self.own.config.experience.rows_per_micro_batch
         return self.crew.order(
             "update",
-            {"num_micro_batches": num_micro_batches},
-            batch._asdict() | old,
+            {"num_micro_batches": num_micro_batches, "num_rows": num_rows},
+            {name: array[:used_rows] for name, array in (batch._asdict() | old).items()},
             lambda: self.own.update(batch, num_micro_batches, old_logprobs),
         )
 
@@ -494,8 +495,14 @@ def _restore(hand: dict[str, LocalTrainer], order: Message) -> None:
 
 
 def _update(hand: dict[str, LocalTrainer], order: Message) -> None:
-    old_logprobs = order.arrays.pop("old_logprobs", None)
-    hand["trainer"].update(Batch(**order.arrays), order.fields["num_micro_batches"], old_logprobs)
+    num_rows = order.fields["num_rows"]
+    arrays = {name: _with_padding(array, num_rows) for name, array in order.arrays.items()}
+    old_logprobs = arrays.pop("old_logprobs", None)
+    hand["trainer"].update(Batch(**arrays), order.fields["num_micro_batches"], old_logprobs)
+
+
+def _with_padding(array: np.ndarray, num_rows: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)])
 
 
 def _logprobs(hand: dict[str, LocalTrainer], order: Message) -> None:
