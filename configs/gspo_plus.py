@@ -66,7 +66,7 @@ def get_config() -> TrainConfig:
             yarn_original_tokens=32768,
         ),
         # 5120, 17408 and 151936 do not divide by 3, so the 3 of 48 = 3 x 16 is on data. 6 processes: 8 GPUs a machine.
-        mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address="localhost:8476"),
+        mesh=MeshConfig(data=3, fsdp=16, tensor=1, num_processes=6, coordinator_address=""),
         data=DataConfig(
             problems="data/rlvr_coding_problems.jsonl",
             held_out="data/held_out.jsonl",
@@ -174,7 +174,6 @@ def get_config() -> TrainConfig:
             keep_best=1,
             export_dtype="bfloat16",
             weights_dir="",
-            weights_shared=True,  # [O] the run folder is on a disk that all machines see
         ),
         logging=LoggingConfig(tensorboard=True),
     )

@@ -149,7 +149,6 @@ def get_config() -> TrainConfig:
             keep_best=1,
             export_dtype="float32",
             weights_dir="",
-            weights_shared=True,
         ),
         logging=LoggingConfig(tensorboard=True),
     )

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO
 import tyro
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import ConservationError, DriftError, EngineError, JudgeError
+from nouscoder_jax.types import ConservationError, DriftError, EngineError, JudgeError, ProcessLostError
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
 """Fields that a config file may give relative to its own folder."""
@@ -37,6 +37,7 @@ _KINDS = {
     EngineError: "the engine failed",
     DriftError: "too much drift",
     ConservationError: "rollouts do not add up",
+    ProcessLostError: "a process is gone",
 }
 """How a failure that is nobody's mistake is told."""
 
@@ -153,9 +154,9 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
-    A UserError exits with 2; a failure of the judge or the engine, or too much drift between engine and trainer, with
-    1; each after one line on stderr. Ctrl-C with 130. Where whoever reads stdout or stderr is gone (`| head`), 141 and
-    nothing is said, as for a program that SIGPIPE ends.
+    A UserError exits with 2; a failure of the judge or the engine, too much drift between engine and trainer, or the
+    loss of another process of the run with 1; each after one line on stderr. Ctrl-C with 130. Where whoever reads
+    stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE ends.
     """
     try:
         code = _exit_code(main)
@@ -186,9 +187,13 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except (JudgeError, EngineError, DriftError, ConservationError) as error:
+    except tuple(_KINDS) as error:
         kind = next(told for kind, told in _KINDS.items() if isinstance(error, kind))
         print(f"error: {kind}: {_one_line(error)}", file=sys.stderr)
+        if isinstance(error, ProcessLostError):  # threads may wait for it for ever, and so would whoever ends jax
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

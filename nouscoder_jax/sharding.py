@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
 
@@ -38,9 +37,6 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"norm", P()),
 )
 """Ordered (pattern of the whole parameter name, spec); the first match counts."""
-
-BATCH_SPEC = P(("data", "fsdp"))
-"""Rows of a batch: every replica and every weight shard sees rows of its own."""
 
 MICRO_BATCHES_SPEC = P(None, ("data", "fsdp"))
 """Arrays of "micro_batches rows time": each micro-batch is spread over all row shards."""
@@ -132,36 +128,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def largest_of_processes(number: int) -> int:
-    """The largest of what the processes give; all must call it. What enters a common program must be the same."""
-    if jax.process_count() == 1:
-        return number
-    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
-
-
-def of_all_processes(array: np.ndarray) -> np.ndarray:
-    """What each process gives, stacked: "processes ..."; all must call it, with one shape. With several processes
-    float64 becomes float32 on the way."""
-    if jax.process_count() == 1:
-        return array[None]
-    return np.asarray(multihost_utils.process_allgather(array))
-
-
-def texts_of_processes(text: str) -> list[str]:
-    """What each process gives; all must call it."""
-    own = np.frombuffer(text.encode(), np.uint8)
-    lengths = of_all_processes(np.asarray(len(own)))
-    padded = of_all_processes(np.pad(own, (0, int(lengths.max()) - len(own))))
-    return [row[:length].tobytes().decode() for row, length in zip(padded, lengths, strict=True)]
-
-
-def own_rows(array: jax.Array) -> np.ndarray:
-    """This process's part of a global array "micro_batches rows time", as `put_micro_batches` takes it."""
-    parts = {shard.index[1].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(parts[first]) for first in sorted(parts)], axis=1)
-
-
 def put_micro_batches(arrays: Any, *, mesh: Mesh) -> Any:
-    """Host arrays "micro_batches rows time" as global arrays; with several processes each gives its own rows."""
-    sharding = NamedSharding(mesh, MICRO_BATCHES_SPEC)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
+    """Host arrays "micro_batches rows time" as global arrays. Every process gives the whole of them and puts there what
+    lies on its own devices, so that rows, weights and heads may be split over processes alike."""
+    return jax.tree.map(lambda array: put(array, NamedSharding(mesh, MICRO_BATCHES_SPEC)), arrays)
+
+
+def put(array: np.ndarray, where: NamedSharding) -> jax.Array:
+    """A host array, the same in every process, as a global array. Nothing is shared with `array`."""
+    return jax.make_array_from_callback(array.shape, where, lambda index: np.array(array[index]))
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """A global array that is whole on every device, on the host."""
+    return np.asarray(array.addressable_data(0))

@@ -261,6 +261,11 @@ class DriftError(Exception):
     hold the same weights. The message says by how much, and where."""
 
 
+class ProcessLostError(Exception):
+    """One of the run's processes is gone, and the others cannot go on without it. The message says which, and how to
+    resume. Threads of this process may wait for it for ever: leave with `os._exit`."""
+
+
 class ConservationError(Exception):
     """Rollouts were lost or counted twice on their way through the loop. The message has the counts."""
 

@@ -16,8 +16,7 @@ def main() -> int:
     config, options = cli.load(parser, sys.argv[1:])
     from nouscoder_jax.loop.run import train  # after the command line is known to be right: jax takes seconds
 
-    train(config, resume=options.resume is not None)
-    return 0
+    return train(config, resume=options.resume is not None)
 
 
 if __name__ == "__main__":

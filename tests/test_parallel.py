@@ -29,7 +29,7 @@ def test_the_embedding_and_its_gradient_are_those_of_a_look_up(axes):
     table = jnp.asarray(rng.normal(size=(32, 16)), jnp.float32)
     tokens = jnp.asarray(rng.integers(0, 32, (8, 5)))
     weights = jnp.asarray(rng.normal(size=(8, 5, 16)), jnp.float32)
-    spec, rows = sharding.rule("embed_tokens"), sharding.BATCH_SPEC
+    spec, rows = sharding.rule("embed_tokens"), P(("data", "fsdp"))
 
     def gradient(table, tokens, weights):
         grad = jax.grad(lambda t: (over_mesh(mesh).embed(t, tokens, "float32") * weights).sum())(table)

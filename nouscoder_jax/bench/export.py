@@ -152,7 +152,7 @@ def make_contenders(architecture: Architecture, folder: Path, *, dtype: Any) -> 
     exported = folder / EXPORT
 
     def whole() -> None:
-        export(model, architecture, exported, dtype=dtype, tokenizer_dir=None, policy_version=1, shared=False)
+        export(model, architecture, exported, dtype=dtype, tokenizer_dir=None, policy_version=1)
 
     shards = plan_files(architecture, dtype=dtype, num_processes=1)
     gather = gather_from(model, dtype=dtype)

@@ -61,7 +61,7 @@ class Planned:
     @property
     def folder(self) -> RunFolder:
         """Where the run is kept."""
-        return RunFolder(run=self.runs_dir / self.name, process=0, weights_dir="", weights_shared=True)
+        return RunFolder(path=self.runs_dir / self.name, weights_dir="")
 
     @property
     def log(self) -> Path:
@@ -171,7 +171,7 @@ class Child:
             log.truncate(0)
             self.resumed = _has_checkpoint(planned)
             if not self.resumed and planned.folder.config.exists():
-                shutil.rmtree(planned.folder.run)  # ended before its first checkpoint: there is nothing to go on from
+                shutil.rmtree(planned.folder.path)  # ended before its first checkpoint: there is nothing to go on from
             before = _sessions(planned) if self.resumed else []
             planned.sessions.write_text(json.dumps([*before, session]) + "\n", encoding="utf-8")
             with _only_core(core):
@@ -182,7 +182,7 @@ class Child:
 
     def _arguments(self) -> list[str]:
         """Of scripts/train.py."""
-        folder = str(self.planned.folder.run)
+        folder = str(self.planned.folder.path)
         if self.resumed:
             return ["--resume", folder]
         return ["--config", str(self.planned.config_file), "--run-dir", folder, *self.planned.overrides]
@@ -242,7 +242,7 @@ def _lock(log: IO[str], planned: Planned) -> None:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(
-            f"another process is training {planned.folder.run}; wait for it, or give another --runs-dir"
+            f"another process is training {planned.folder.path}; wait for it, or give another --runs-dir"
         ) from error
 
 

@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--slots", metavar="NUMBERS", help=f"sequences a server; 0: the config's (default: {_SLOTS}; 0)"
     )
     parser.add_argument("--groups", default=0, type=int, metavar="N", help="groups a step (default: the config's)")
-    parser.add_argument("--workers", default=0, type=int, metavar="N", help="judge workers a process (the config's)")
+    parser.add_argument("--workers", default=0, type=int, metavar="N", help="judge workers (the config's)")
     parser.add_argument(
         "--steps", default=0, type=int, metavar="N", help=f"steps measured (default: {_STEPS}, {_STEPS_OF_FLEET})"
     )
@@ -203,7 +203,7 @@ def _told(config: TrainConfig, fleet: Fleet, traffic: Traffic, plan: dict[str, A
     return [
         f"{config.model.path} on {fleet.num_gpus} x {fleet.gpu.title}: {rollout.groups_per_step} groups of "
         f"{rollout.group_size} a step, {experience.updates_per_batch} updates, {config.verifier.num_workers} judge "
-        f"workers a process; update times from {source}; new weights: {rollout.on_new_weights}",
+        f"workers; update times from {source}; new weights: {rollout.on_new_weights}",
         traffic.told,
     ]
 

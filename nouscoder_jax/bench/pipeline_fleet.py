@@ -89,9 +89,10 @@ def share_of(config: TrainConfig, fleet: Fleet, *, groups_per_step: int) -> Trai
     if fleet.num_gpus == config.mesh.num_devices and not groups_per_step:
         return config
     mesh = choose_mesh(find_architecture(config.model.path), config.mesh, fleet.num_gpus)
-    mesh = dataclasses.replace(mesh, num_processes=max(1, fleet.num_gpus // GPUS_PER_MACHINE))
+    whole_machines = fleet.num_gpus % GPUS_PER_MACHINE == 0
+    mesh = dataclasses.replace(mesh, num_processes=fleet.num_gpus // GPUS_PER_MACHINE if whole_machines else 1)
     rows_per_gpu = max(1, config.experience.rows_per_micro_batch // config.mesh.num_row_shards)
-    whole = math.lcm(mesh.num_processes, config.experience.updates_per_batch)
+    whole = config.experience.updates_per_batch
     share = config.rollout.groups_per_step * fleet.num_gpus / config.mesh.num_devices
     groups = groups_per_step or max(1, round(share / whole)) * whole
     return dataclasses.replace(
@@ -105,7 +106,7 @@ def share_of(config: TrainConfig, fleet: Fleet, *, groups_per_step: int) -> Trai
 def find_settings(
     config: TrainConfig, fleet: Fleet, traffic: Traffic, plan: dict[str, Any] | None, *, slots: int
 ) -> list[Placed]:
-    """Every placement that fits and divides the config's groups, as `scripts/plan.py` orders them. `slots`: sequences a
+    """Every placement that fits, as `scripts/plan.py` orders them. `slots`: sequences a
     server, as far as its cache has room; 0: rollout.num_slots. Raises UserError where there is none."""
     a = find_architecture(config.model.path)
     if plan is None:
@@ -114,14 +115,10 @@ def find_settings(
         placements, updates = _from_plan(config, fleet, plan)
     found = []
     for placement in placements:
-        processes = max(1, placement.train_gpus // GPUS_PER_MACHINE)
-        if config.rollout.groups_per_step % processes == 0:
-            update_s = updates(placement.train_gpus)
-            found.append(_place(a, config, fleet, traffic, placement, update_s, processes=processes, slots=slots))
+        found.append(_place(a, config, fleet, traffic, placement, updates(placement.train_gpus), slots=slots))
     if not found:
         raise UserError(
-            f"no placement of {config.model.path} on {fleet.num_gpus} {fleet.gpu.name} fits and divides "
-            f"rollout.groups_per_step ({config.rollout.groups_per_step}); give more --gpus"
+            f"no placement of {config.model.path} on {fleet.num_gpus} {fleet.gpu.name} fits; give more --gpus"
         )
     return found
 
@@ -146,7 +143,7 @@ Updates = Callable[[int], UpdateTime]
 
 def _place(
     a: Architecture, config: TrainConfig, fleet: Fleet, traffic: Traffic, placement: Placement, update_s: UpdateTime,
-    *, processes: int, slots: int,
+    *, slots: int,
 ) -> Placed:  # fmt: skip
     engine, drawn = placement.engine, lengths(traffic)
     prompt = min(costs.PROMPT_TOKENS, config.data.max_prompt_tokens)
@@ -163,8 +160,7 @@ def _place(
     )
     room = roomiest.sequences if roomiest else engine.sequences
     setting = Setting(
-        num_processes=processes,
-        servers=max(processes, placement.generate_gpus // engine.tensor),
+        servers=max(1, placement.generate_gpus // engine.tensor),
         slots_per_server=min(slots or config.rollout.num_slots, room),
         decode_step_s=functools.cache(
             lambda number: rollouts.decode_step_s(

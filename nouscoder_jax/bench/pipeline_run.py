@@ -2,9 +2,8 @@
 
 In: a config, a `Setting`, Traffic. Out: `Measured`: what a step takes and who had nothing to do meanwhile.
 
-Each training process has its own share of the groups, its own servers and its own judge, as in a real run; they meet in
-the update. The first steps warm up and count for nothing, and drawing never ends, so that no figure has a beginning or
-an end in it.
+One head has all servers and one judge, as in a real run. The first steps warm up and count for nothing, and drawing
+never ends, so that no figure has a beginning or an end in it.
 """
 
 from __future__ import annotations
@@ -36,14 +35,12 @@ class Setting:
     """The machines.
 
     Example:
-        Setting(num_processes=1, servers=40, slots_per_server=20, decode_step_s=lambda n: 0.01 + 0.0002 * n,
+        Setting(servers=40, slots_per_server=20, decode_step_s=lambda n: 0.01 + 0.0002 * n,
                 update_s=lambda tokens: 2e-5 * tokens, export_s=6.0, reload_s=6.0, num_workers=100, prompt_tokens=600,
                 colocated=False)
     """
 
-    num_processes: int
     servers: int
-    """Of all processes."""
     slots_per_server: int
     decode_step_s: Callable[[int], float]
     """Seconds of a decoding step of a server, by its number of sequences."""
@@ -54,7 +51,7 @@ class Setting:
     reload_s: float
     """A server stands still for so long when it takes new weights."""
     num_workers: int
-    """Of each process's judge."""
+    """Of the judge."""
     prompt_tokens: int
     colocated: bool
     """Engine and trainer share the GPUs: servers stand still during an update."""
@@ -116,13 +113,13 @@ def simulate(
     return run_virtually(_Simulation(config, setting, traffic).run(num_steps, warm_up, on_step))
 
 
-class _Process:
-    """One training process with its servers and its judge."""
+class _Head:
+    """The host's side of the run, with all servers and the judge."""
 
-    def __init__(self, config: TrainConfig, setting: Setting, traffic: Traffic, *, index: int) -> None:
-        number = len(range(index, setting.servers, setting.num_processes))
+    def __init__(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> None:
         servers = [
-            Server(num_slots=setting.slots_per_server, decode_step_s=setting.decode_step_s) for _ in range(number)
+            Server(num_slots=setting.slots_per_server, decode_step_s=setting.decode_step_s)
+            for _ in range(setting.servers)
         ]
         finishes = config.rollout.on_new_weights == "finish"
         self.engine = VirtualEngine(servers, traffic, reload_s=setting.reload_s, finishes=finishes)
@@ -131,7 +128,7 @@ class _Process:
         self.meter.num_slots = self.engine.num_slots
         self.ages: list[int] = []
         self.batches: list[Collected] = []
-        self.collector = self._collector(config, setting, traffic, index=index)
+        self.collector = self._collector(config, setting, traffic)
 
     def reset(self) -> None:
         """What is measured begins now."""
@@ -152,7 +149,7 @@ class _Process:
         self.ages += [version - experience.rollout.completion.policy_version for experience in used]
         self.batches.append(collected)
 
-    def _collector(self, config: TrainConfig, setting: Setting, traffic: Traffic, *, index: int) -> Collector:
+    def _collector(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> Collector:
         problems = [_problem(problem_id) for problem_id in traffic.problem_ids]
         maker = GroupMaker(
             config,
@@ -166,14 +163,12 @@ class _Process:
             meter=self.meter,
             on_finished=lambda stage: None,
         )
-        number = setting.num_processes
-        stream = problem_stream(len(problems), seed=config.seed, process_index=index, num_processes=number)
+        stream = problem_stream(len(problems), seed=config.seed)
         return make_collector(
             config,
             Drawer(stream, Position(next_group_id=0, stream_state=None, pending=())),
             maker,
             first_step=0,
-            num_processes=number,
             on_progress=lambda stage, done, total: None,
         )
 
@@ -182,60 +177,47 @@ class _Simulation:
     def __init__(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> None:
         self._config = dataclasses.replace(config, num_steps=ENDLESS)
         self._setting, self._traffic = setting, traffic
-        self._tokens: dict[int, int] = {}
         self._updates: list[tuple[float, float]] = []
         self._update_s = self._weights_s = 0.0
         self._started_s = 0.0
 
     async def run(self, num_steps: int, warm_up: int, on_step: Callable[[int], None]) -> Measured:
-        number = self._setting.num_processes
-        self._meeting, self._stopping = asyncio.Barrier(number), asyncio.Event()
-        self._processes = [_Process(self._config, self._setting, self._traffic, index=i) for i in range(number)]
+        stopping = asyncio.Event()
+        self._head = _Head(self._config, self._setting, self._traffic)
         measured: list[Measured] = []
 
-        def stepped(step: int) -> None:
-            on_step(step)
-            if step == warm_up:
+        async def train(collected: Collected) -> None:
+            await self._train(collected)
+            on_step(collected.step)
+            if collected.step == warm_up:
                 self._reset()
-            if step == warm_up + num_steps:
-                self._stopping.set()
+            if collected.step == warm_up + num_steps:
+                stopping.set()
                 measured.append(self._measure(num_steps))
 
-        async with asyncio.TaskGroup() as group:
-            for process in self._processes:
-                group.create_task(self._steps(process, stepped if process is self._processes[0] else None))
+        await run_steps(self._head.collector, train, first_step=0, num_steps=ENDLESS, stopping=stopping)
         return measured[0]
 
-    async def _steps(self, process: _Process, stepped: Callable[[int], None] | None) -> None:
-        async def train(collected: Collected) -> None:
-            await self._train(process, collected)
-            if stepped:
-                stepped(collected.step)
-
-        await run_steps(process.collector, train, first_step=0, num_steps=ENDLESS, stopping=self._stopping)
-
-    async def _train(self, process: _Process, collected: Collected) -> None:
-        """One step of this process: the update of all processes together, new weights to its own servers."""
-        step, setting, engine = collected.step, self._setting, process.engine
-        self._tokens[step] = self._tokens.get(step, 0) + self._trained_tokens(collected)
-        process.take_in(collected)
-        await self._meeting.wait()
-        if self._tokens[step] == 0:
+    async def _train(self, collected: Collected) -> None:
+        """One step: the update, new weights to the servers."""
+        setting, engine = self._setting, self._head.engine
+        tokens = self._trained_tokens(collected)
+        self._head.take_in(collected)
+        if tokens == 0:
             return
         began_s = now_s()
         if setting.colocated:
             await engine.release_memory()
-        await asyncio.sleep(setting.update_s(self._tokens[step]))
+        await asyncio.sleep(setting.update_s(tokens))
         if setting.colocated:
             await engine.resume_memory()
         updated_s = now_s()
         await asyncio.sleep(setting.export_s)
         version = engine.policy_version + self._config.experience.updates_per_batch
         await engine.reload(Path("."), policy_version=version)
-        if process is self._processes[0]:
-            self._updates.append((began_s, updated_s))
-            self._update_s += updated_s - began_s
-            self._weights_s += now_s() - updated_s
+        self._updates.append((began_s, updated_s))
+        self._update_s += updated_s - began_s
+        self._weights_s += now_s() - updated_s
 
     def _trained_tokens(self, collected: Collected) -> int:
         trained = (e.rollout for group in collected.used for e in group.experiences if e.trainable)
@@ -248,37 +230,34 @@ class _Simulation:
     def _reset(self) -> None:
         self._started_s, self._update_s, self._weights_s = now_s(), 0.0, 0.0
         self._updates.clear()
-        for process in self._processes:
-            process.reset()
+        self._head.reset()
 
     def _measure(self, num_steps: int) -> Measured:
-        seconds, setting, processes = now_s() - self._started_s, self._setting, self._processes
-        servers = [server for process in processes for server in process.engine.servers]
+        seconds, head = now_s() - self._started_s, self._head
+        servers, batches, judge = head.engine.servers, head.batches, head.judge
         for server in servers:
             server.measure()
-        batches = [batch for process in processes for batch in process.batches]
         groups = [group for batch in batches for group in batch.groups]
         samples = [
             self._traffic.sample(e.rollout.prompt.problem_id, e.rollout.completion.token_ids[0])
             for batch in batches
             for e in batch.experiences
         ]
-        ages = [age for process in processes for age in process.ages] or [0]
-        needed = self._config.rollout.groups_per_step // setting.num_processes
-        busy_s, judged = sum(one.busy_s for one in servers), sum(one.judge.num_judged for one in processes)
-        busy_share = sum(one.judge.busy_s for one in processes) / (seconds * setting.num_workers * len(processes))
+        ages = head.ages or [0]
+        needed = self._config.rollout.groups_per_step
+        busy_s = sum(one.busy_s for one in servers)
         return Measured(
             step_s=seconds / num_steps,
             tokens_per_s=sum(one.tokens for one in servers) / seconds,
-            engine_idle_share=statistics.fmean(process.meter.take() for process in processes),
+            engine_idle_share=head.meter.take(),
             server_idle_share=1 - busy_s / (seconds * len(servers)),
             loading_share=sum(one.stopped_s for one in servers) / (seconds * len(servers)),
             sequences_per_server=sum(one.sequence_s for one in servers) / max(busy_s, 1e-9),
             trainer_idle_share=1 - (self._update_s + self._weights_s) / seconds,
             update_share=self._update_s / seconds,
             weights_share=self._weights_s / seconds,
-            judge_busy_share=busy_share,
-            judge_wait_s=sum(one.judge.waited_s for one in processes) / max(judged, 1),
+            judge_busy_share=judge.busy_s / (seconds * self._setting.num_workers),
+            judge_wait_s=judge.waited_s / max(judge.num_judged, 1),
             staleness_mean=statistics.fmean(ages),
             staleness_max=max(ages),
             kept_share=sum(len(batch.used) for batch in batches) / max(len(groups), 1),
@@ -290,18 +269,9 @@ class _Simulation:
         )
 
     def _timeline(self) -> tuple[tuple[float, int], ...]:
-        """Sequences decoded by all processes, thinned to what a picture shows."""
-        changes = sorted(
-            (when_s, index, number)
-            for index, process in enumerate(self._processes)
-            for when_s, number in process.engine.timeline
-        )
-        now = [0] * len(self._processes)
-        line: list[tuple[float, int]] = []
-        for when_s, index, number in changes:
-            now[index] = number
-            line.append((max(0.0, when_s - self._started_s), sum(now)))
-        return tuple(line)
+        """Sequences decoded."""
+        changes = self._head.engine.timeline
+        return tuple((max(0.0, when_s - self._started_s), number) for when_s, number in changes)
 
 
 def _problem(problem_id: str) -> Problem:

@@ -52,17 +52,22 @@ class MeshConfig:
     tensor: int
     """Shards of heads and of the MLP's inner dimension; all see the same rows."""
     num_processes: int
-    """Processes of jax.distributed. 1: this process alone."""
+    """Processes of jax.distributed, usually one for each machine with GPUs. 1: this process alone."""
     coordinator_address: str
-    """host:port of process 0, with num_processes > 1; the process's own number comes from NOUSCODER_PROCESS_ID."""
+    """host:port of process 0, where num_processes > 1; each process's number is in NOUSCODER_PROCESS_ID then. Empty:
+    Slurm, OpenMPI and Kubernetes know both; elsewhere JAX_COORDINATOR_ADDRESS has the address."""
 
     def __post_init__(self) -> None:
         for axis in ("data", "fsdp", "tensor", "num_processes"):
             check(getattr(self, axis) >= 1, f"mesh.{axis} is {getattr(self, axis)}; use 1 or more")
         check(
-            self.num_processes == 1 or ":" in self.coordinator_address,
-            f"mesh.coordinator_address is {self.coordinator_address!r}; with mesh.num_processes="
-            f"{self.num_processes} it must be host:port of process 0",
+            not self.coordinator_address or ":" in self.coordinator_address,
+            f"mesh.coordinator_address is {self.coordinator_address!r}; it must be host:port of process 0, or empty",
+        )
+        check(
+            self.num_devices % self.num_processes == 0,
+            f"mesh.num_processes is {self.num_processes}; it must be a divisor of the mesh's {self.num_devices} "
+            f"devices (data {self.data} x fsdp {self.fsdp} x tensor {self.tensor})",
         )
 
     @property

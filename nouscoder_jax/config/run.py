@@ -60,9 +60,6 @@ class CheckpointConfig:
     weights_dir: str
     """Folder of the exported weights that servers read; they must find it under the same path. Empty: in the run
     folder."""
-    weights_shared: bool
-    """With several processes: all of them see weights_dir, and each writes its part of one copy. False: each writes a
-    whole copy of its own."""
 
     def __post_init__(self) -> None:
         check(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}; use 1 or more")
@@ -126,12 +123,6 @@ class TrainConfig:
             f"rollout.groups_per_step is {self.rollout.groups_per_step}; it must be a multiple of "
             f"experience.updates_per_batch ({self.experience.updates_per_batch})",
         )
-        check(
-            self.rollout.groups_per_step % self.mesh.num_processes == 0,
-            f"rollout.groups_per_step is {self.rollout.groups_per_step}; it must be a multiple of "
-            f"mesh.num_processes ({self.mesh.num_processes})",
-        )
-
         check(
             self.server.placement == "split" or self.rollout.max_staleness == 0,
             f"server.placement is colocated and rollout.max_staleness is {self.rollout.max_staleness}; servers on the "

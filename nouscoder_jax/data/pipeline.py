@@ -1,9 +1,8 @@
 """The order in which problems are drawn, as a Grain iterator whose position is JSON.
 
-In: the number of problems, the seed, which process this is. Out: indices of problems, for ever.
+In: the number of problems, the seed. Out: indices of problems, for ever.
 
-Every epoch is one shuffle of all problems, the same in all processes; process p takes every num_processes-th of it
-from p on. So the shares of one epoch never overlap, and another epoch has another order.
+Every epoch is one shuffle of all problems, and another epoch has another order.
 """
 
 from __future__ import annotations
@@ -34,19 +33,11 @@ class ProblemStream(Iterator[int]):
         self._iterator.set_state(state)
 
 
-def problem_stream(num_problems: int, *, seed: int, process_index: int, num_processes: int) -> ProblemStream:
-    """This process's share of the problems in shuffled order, epoch after epoch.
-
-    With num_problems not a multiple of num_processes, shares differ in length by one. Raises UserError when a process
-    would get none.
-    """
-    if num_problems < num_processes:
-        raise UserError(
-            f"got {num_problems} problems for {num_processes} processes; each needs at least one, "
-            "use more problems or fewer processes (mesh.num_processes)"
-        )
-    share = slice(process_index, None, num_processes)
-    dataset = grain.MapDataset.range(num_problems).seed(seed).shuffle().slice(share).repeat()
+def problem_stream(num_problems: int, *, seed: int) -> ProblemStream:
+    """All problems in shuffled order, epoch after epoch. Raises UserError where there are none."""
+    if num_problems < 1:
+        raise UserError("got no problems; give data.problems a file with at least one whose prompt is short enough")
+    dataset = grain.MapDataset.range(num_problems).seed(seed).shuffle().repeat()
     # Reading an index costs nothing: threads and prefetch would only blur the position.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return ProblemStream(iter(dataset.to_iter_dataset(options)))

@@ -7,7 +7,7 @@ full: the same experiences with their advantages.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -61,31 +61,22 @@ def assign_advantages(
     *,
     config: ExperienceConfig,
     group_size: int,
-    max_groups: int,
-    of_all_processes: Callable[[np.ndarray], np.ndarray],
-    process: int,
 ) -> list[tuple[Experience, ...]]:
-    """The same groups with their advantages; 0 for a completion that does not train.
-
-    `groups` make this process's part of a batch, at most `max_groups`, and `of_all_processes` stacks what each process
-    gives it, so that means and deviations over the batch are those of the whole batch.
-    """
-    rewards = np.zeros((max_groups, group_size))
-    counted = np.zeros((max_groups, group_size))
+    """The same groups, which make a batch, with their advantages; 0 for a completion that does not train."""
+    if not groups:
+        return []
+    rewards = np.zeros((len(groups), group_size))
+    counted = np.zeros((len(groups), group_size))
     for index, group in enumerate(groups):
         rewards[index] = [experience.reward or 0.0 for experience in group]
         counted[index] = _participation([e.rollout for e in group], [e.reward for e in group], config=config)[0]
-    everyone = of_all_processes(np.stack([rewards, counted]))
-    shape = (-1, group_size)
-    values = ADVANTAGES[config.advantage](
-        everyone[:, 0].reshape(shape), where=everyone[:, 1].reshape(shape) > 0, ddof=config.std_ddof
-    ).reshape(everyone[:, 0].shape)[process]
+    values = ADVANTAGES[config.advantage](rewards, where=counted > 0, ddof=config.std_ddof)
     return [
         tuple(
             replace(experience, advantage=float(value) if experience.trainable else 0.0)
             for experience, value in zip(group, row[: len(group)], strict=True)
         )
-        for group, row in zip(groups, values[: len(groups)], strict=True)
+        for group, row in zip(groups, values, strict=True)
     ]
 
 

@@ -54,13 +54,12 @@ def make_collector(
     maker: GroupMaker,
     *,
     first_step: int,
-    num_processes: int,
     on_progress: Callable[[str, int, int], None],
 ) -> Collector:
     """The collector that the config asks for, after `first_step` trained steps; `on_progress(stage, done, total)`."""
     size = _BatchSize(
-        num_groups=config.rollout.groups_per_step // num_processes,
-        max_groups=config.rollout.groups_per_step // num_processes * config.experience.max_draws_per_batch,
+        num_groups=config.rollout.groups_per_step,
+        max_groups=config.rollout.groups_per_step * config.experience.max_draws_per_batch,
         group_size=config.rollout.group_size,
     )
     ahead = steps_ahead(config)

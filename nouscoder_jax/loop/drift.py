@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from nouscoder_jax.config import TrainConfig
@@ -25,7 +24,7 @@ def check_gate(
         f"step {step}: trainer and engine hold the same weights, yet their logprobs of the sampled tokens differ by "
         f"{metrics['same_weights_drift_mean']:.3g} nats on average (loss.max_drift_mean {_bound(loss.max_drift_mean)}) "
         f"and by {metrics['same_weights_drift_max']:.3g} at most (loss.max_drift {_bound(loss.max_drift)}), most at "
-        f"{_where(int(metrics['gate_shut_at']), batch, experiences, config=config)}; this update was not taken. See "
+        f"{_where(int(metrics['gate_shut_at']), batch, experiences)}; this update was not taken. See "
         "that the engine has the exported weights, temperature and dtype of the config, or raise the bounds"
     )
 
@@ -34,15 +33,9 @@ def _bound(bound: float) -> str:
     return f"{bound:g}" if bound else "off"
 
 
-def _where(index: int, batch: Batch, experiences: Sequence[Experience], *, config: TrainConfig) -> str:
-    """The token in words; `index` counts over the rows of all processes."""
+def _where(index: int, batch: Batch, experiences: Sequence[Experience]) -> str:
+    """The token in words."""
     row, time = divmod(index, batch.tokens.shape[1])
-    rows_of_all = config.experience.rows_per_micro_batch
-    micro_batch, row = divmod(row, rows_of_all)
-    process, row = divmod(row, rows_of_all // jax.process_count())
-    if process != jax.process_index():
-        return f"a rollout of process {process}"
-    row += micro_batch * (rows_of_all // jax.process_count())
     tokens = batch.tokens[row, batch.segment_ids[row] == batch.segment_ids[row, time]]
     rollout = next(e.rollout for e in experiences if e.trainable and np.array_equal(_token_ids(e), tokens))
     place = int(batch.positions[row, time]) + 1 - len(rollout.prompt.token_ids)

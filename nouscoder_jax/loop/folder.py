@@ -1,7 +1,7 @@
 """The run folder: what a run writes and what a resumed run finds.
 
 In: a path, JSON values, experiences. Out: config.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
-With several processes, each but the first writes into process-N/ of the folder; checkpoints are common to all.
+With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
 
@@ -24,24 +24,13 @@ class RunFolder:
     """Paths of one run.
 
     Example:
-        RunFolder(run=Path("runs/tiny-20261123-130000"), process=0, weights_dir="", weights_shared=True)
+        RunFolder(path=Path("runs/tiny-20261123-130000"), weights_dir="")
     """
 
-    run: Path
+    path: Path
     """The folder that the user names."""
-    process: int
     weights_dir: str
     """As in CheckpointConfig."""
-    weights_shared: bool
-
-    @property
-    def path(self) -> Path:
-        """Where this process writes."""
-        return self.run / self._own
-
-    @property
-    def _own(self) -> str:
-        return f"process-{self.process}" if self.process else ""
 
     @property
     def config(self) -> Path:
@@ -66,18 +55,18 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Orbax checkpoints, to resume from; all processes write each one together."""
-        return self.run / "checkpoints"
+        return self.path / "checkpoints"
 
     @property
     def weights(self) -> Path:
         """Exported weights of the newest versions, for the engine."""
-        root = Path(self.weights_dir).expanduser().resolve() / self.run.name if self.weights_dir else self.run
-        return (root if self.weights_shared else root / self._own) / "weights"
+        root = Path(self.weights_dir).expanduser().resolve() / self.path.name if self.weights_dir else self.path
+        return root / "weights"
 
     @property
     def export(self) -> Path:
         """The trained policy as a Hugging Face directory."""
-        return (self.run if self.weights_shared else self.path) / "export"
+        return self.path / "export"
 
     @property
     def tensorboard(self) -> Path:
@@ -114,17 +103,15 @@ class RunFolder:
         _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
-def create(config: TrainConfig, *, process: int) -> RunFolder:
+def create(config: TrainConfig) -> RunFolder:
     """A new run folder. Raises UserError where it already holds a run or cannot be written."""
-    if config.mesh.num_processes > 1 and not config.run_dir:
-        raise UserError("several processes share one run folder; give each the same --run-dir")
     named = config.run_dir or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = _folder(config, Path(named), process=process)
+    folder = _folder(config, Path(named))
     if folder.config.exists():
         raise UserError(
             f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
         )
-    if folder.path.is_dir() and any(not path.name.startswith("process-") for path in folder.path.iterdir()):
+    if folder.path.is_dir() and any(folder.path.iterdir()):
         raise UserError(f"{folder.path} is not empty and holds no run; give --run-dir a new or empty folder")
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
@@ -136,10 +123,10 @@ def create(config: TrainConfig, *, process: int) -> RunFolder:
     return folder
 
 
-def reopen(config: TrainConfig, *, process: int) -> RunFolder:
+def reopen(config: TrainConfig) -> RunFolder:
     """The folder of a run to resume, `config.run_dir`; keeps the config as it is now. Raises UserError where it cannot
     be written."""
-    folder = _folder(config, Path(config.run_dir), process=process)
+    folder = _folder(config, Path(config.run_dir))
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
@@ -148,13 +135,8 @@ def reopen(config: TrainConfig, *, process: int) -> RunFolder:
     return folder
 
 
-def _folder(config: TrainConfig, run: Path, *, process: int) -> RunFolder:
-    return RunFolder(
-        run=run.expanduser().resolve(),
-        process=process,
-        weights_dir=config.checkpoint.weights_dir,
-        weights_shared=config.checkpoint.weights_shared,
-    )
+def _folder(config: TrainConfig, path: Path) -> RunFolder:
+    return RunFolder(path=path.expanduser().resolve(), weights_dir=config.checkpoint.weights_dir)
 
 
 def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Draw(NamedTuple):
     """
 
     group_id: int
-    """Number of the draw: unique in a run and process."""
+    """Number of the draw: unique in a run."""
     problem_index: int
     """Place in the list of training problems."""
 

@@ -67,12 +67,12 @@ def config_hash(config: TrainConfig) -> str:
         name: value
         for name, value in config.flatten().items()
         if name not in _IMMATERIAL and name.partition(".")[0] not in _IMMATERIAL
-    } | {"num_processes": config.mesh.num_processes}
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class Journal:
-    """The journal of one process of a run."""
+    """The journal of a run."""
 
     def __init__(self, folder: Path, *, config_hash: str, say: Callable[[str], None]) -> None:
         """Opens or makes `folder`; what is in it of another `config_hash` is deleted. `say` takes lines for people.

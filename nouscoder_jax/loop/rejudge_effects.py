@@ -22,7 +22,7 @@ from nouscoder_jax.loop.stored import StoredRollout, StoredStep
 from nouscoder_jax.types import Experience, Verdict
 
 SAME = 1e-4
-"""Advantages closer than this are equal: between processes they travel as float32."""
+"""Advantages closer than this are equal."""
 NOT_JUDGED = "not judged"
 
 
@@ -53,7 +53,6 @@ class Change:
         rollout, (old, new) = self.old.rollout, self.outcomes
         return {
             "step": self.step,
-            "process": self.old.process,
             "group_id": rollout.group_id,
             "sample_index": rollout.sample_index,
             "problem_id": rollout.prompt.problem_id,
@@ -210,18 +209,7 @@ def _experiences(
         for group, found in zip(stored.groups, verdicts, strict=True)
     ]
     used = [experiences for experiences, fate in judged if fate is GroupFate.USED]
-    advantaged = iter(
-        assign_advantages(
-            used,
-            config=config.experience,
-            group_size=config.rollout.group_size,
-            max_groups=len(used),
-            of_all_processes=lambda array: array[None],  # all of them are here
-            process=0,
-        )
-        if used
-        else []
-    )
+    advantaged = iter(assign_advantages(used, config=config.experience, group_size=config.rollout.group_size))
     groups = [next(advantaged) if fate is GroupFate.USED else experiences for experiences, fate in judged]
     return groups, [fate for _, fate in judged]
 

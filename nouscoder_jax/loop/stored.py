@@ -1,6 +1,6 @@
 """What a run has kept of its rollouts, read back.
 
-In: RUN_DIR/config.json and RUN_DIR[/process-N]/rollouts/step-NNNNNN.jsonl, as loop/folder.py writes them.
+In: RUN_DIR/config.json and RUN_DIR/rollouts/step-NNNNNN.jsonl, as loop/folder.py writes them.
 Out: `StoredStep`. Tokens are not kept, so the completions that come back have none. Does not import jax.
 """
 
@@ -24,10 +24,9 @@ class StoredRollout:
     """One rollout and what was made of it.
 
     Example:
-        StoredRollout(process=0, rollout=Rollout(...), verdict=Verdict(...), reward=1.0, advantage=0.7)
+        StoredRollout(rollout=Rollout(...), verdict=Verdict(...), reward=1.0, advantage=0.7)
     """
 
-    process: int
     rollout: Rollout
     verdict: Verdict | None
     """None: the judge failed, or the engine gave the completion up (finish_reason abort)."""
@@ -42,7 +41,7 @@ class StoredRollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStep:
-    """What one step drew, over all processes.
+    """What one step drew.
 
     Example:
         StoredStep(step=3, groups=((StoredRollout(...), ...), ...), unreadable=Counter(), num_incomplete=0)
@@ -90,18 +89,17 @@ def stored_steps(run_dir: Path, *, first: int, last: int | None) -> list[int]:
 def read_step(run_dir: Path, step: int, *, group_size: int) -> StoredStep:
     """What is kept of one step. Lines that cannot be used are counted, not raised."""
     unreadable: Counter[str] = Counter()
-    groups: dict[tuple[int, int], dict[int, StoredRollout]] = {}
+    groups: dict[int, dict[int, StoredRollout]] = {}
     for path in _files(run_dir, f"{step:06d}"):
-        process = int(path.parent.parent.name.removeprefix("process-")) if path.parent.parent != run_dir else 0
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rollout = _rollout(json.loads(line), process)
+                rollout = _rollout(json.loads(line))
             except KeyError as error:
                 unreadable[f"no field {error}"] += 1
             except (ValueError, TypeError) as error:
                 unreadable["cut off" if isinstance(error, json.JSONDecodeError) else "a field of another kind"] += 1
             else:
-                members = groups.setdefault((rollout.rollout.group_id, process), {})
+                members = groups.setdefault(rollout.rollout.group_id, {})
                 members[rollout.rollout.sample_index] = rollout
     whole = [
         tuple(rollouts[index] for index in sorted(rollouts))
@@ -113,12 +111,10 @@ def read_step(run_dir: Path, step: int, *, group_size: int) -> StoredStep:
 
 
 def _files(run_dir: Path, step: str) -> list[Path]:
-    """Of all processes, the first one's first."""
-    pattern = f"rollouts/step-{step}.jsonl"
-    return [*run_dir.glob(pattern), *sorted(run_dir.glob(f"process-*/{pattern}"))]
+    return list(run_dir.glob(f"rollouts/step-{step}.jsonl"))
 
 
-def _rollout(line: dict[str, Any], process: int) -> StoredRollout:
+def _rollout(line: dict[str, Any]) -> StoredRollout:
     verdict, program = line["verdict"], line["program"]
     if not isinstance(program, str | None):
         raise TypeError
@@ -138,7 +134,6 @@ def _rollout(line: dict[str, Any], process: int) -> StoredRollout:
         program=program,
     )
     return StoredRollout(
-        process=process,
         rollout=rollout,
         verdict=None if verdict is None else Verdict(**verdict | {"outcome": Outcome(verdict["outcome"])}),
         reward=line["reward"],

@@ -1,6 +1,6 @@
 """The host's side of a run, turn after turn: what is written when, so that a kill at any moment loses nothing.
 
-In: batches of a Collector; a Trainer, which has the devices; Checkpoints. Out: rollouts, metrics, checkpoints, and a
+In: batches of a Collector; a Learner, which has the weights; Checkpoints. Out: rollouts, metrics, checkpoints, and a
 journal of what is not in a checkpoint yet. One turn, each line on the disk before the next:
 
     the batch, in the journal already
@@ -36,7 +36,7 @@ Metrics = dict[str, float]
 
 
 @runtime_checkable
-class Trainer(Protocol):
+class Learner(Protocol):
     """The side of a run that has weights."""
 
     def prepare(self, collected: Collected) -> Collected:
@@ -45,14 +45,14 @@ class Trainer(Protocol):
 
     async def update(self, collected: Collected) -> Metrics:
         """Trains on the batch, counts versions in the run's Progress, and returns once the engine has the new weights.
-        Nothing where the batch of every process is empty. Raises EngineError, DriftError, UserError."""
+        Nothing where the batch is empty. Raises EngineError, DriftError, UserError."""
         ...
 
     async def evaluate(self) -> Metrics:
-        """Held-out pass@1 of the weights as they are, the same in all processes."""
+        """Held-out pass@1 of the weights as they are."""
         ...
 
-    def save(self, pass_at_1: float | None) -> None:
+    async def save(self, pass_at_1: float | None) -> None:
         """Has a checkpoint of weights and Progress written in the background. Raises UserError."""
         ...
 
@@ -62,7 +62,7 @@ class Checkpoints(Protocol):
     """What there is to know of checkpoints."""
 
     def busy(self) -> bool:
-        """Whether one is still being written, here."""
+        """Whether one is still being written."""
         ...
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class Checkpoints(Protocol):
 
 
 class Turns:
-    """The turns of one run, in one process."""
+    """The turns of one run."""
 
     def __init__(
         self,
@@ -84,17 +84,16 @@ class Turns:
         progress: Progress,
         journal: Journal,
         folder: RunFolder,
-        trainer: Trainer,
+        learner: Learner,
         checkpoints: Checkpoints,
         write: Callable[[Metrics], None],
         say: Callable[[str], None],
-        any_of_processes: Callable[[bool], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`write` takes the metrics of a step, `say` lines for people; `any_of_processes` is called by all of them."""
+        """`write` takes the metrics of a step, `say` lines for people."""
         self._config, self.progress, self._journal, self._folder = config, progress, journal, folder
-        self._trainer, self._checkpoints = trainer, checkpoints
-        self._write, self._say, self._any = write, say, any_of_processes
+        self._learner, self._checkpoints = learner, checkpoints
+        self._write, self._say = write, say
         self._clock = clock
         self._started = clock() - progress.seconds
         self._finished_version = progress.policy_version
@@ -107,9 +106,9 @@ class Turns:
 
     async def begin(self) -> None:
         """Step 0 of a new run: an evaluation and a checkpoint of the weights that it starts from."""
-        metrics = {"step": 0.0} | await self._trainer.evaluate()
+        metrics = {"step": 0.0} | await self._learner.evaluate()
         self._write(metrics | self.progress.metrics(group_size=self._config.rollout.group_size))
-        self._save(_measured(metrics))
+        await self._save(_measured(metrics))
 
     async def run(self, collector: Collector, *, stopping: asyncio.Event) -> None:
         """Turns until the last step or until `stopping`. What ends it early leaves the finished steps in a checkpoint,
@@ -126,28 +125,27 @@ class Turns:
                 stopping=stopping,
             )
         except (OutageError, EngineError, DriftError, UserError):
-            if self._config.mesh.num_processes == 1:  # the others would not come: their journals have the steps
-                with contextlib.suppress(UserError):  # the first failure is the one to tell
-                    self._save_new_steps()
+            with contextlib.suppress(UserError):  # the first failure is the one to tell
+                await self._save_new_steps()
             raise
-        self._save_new_steps()
+        await self._save_new_steps()
 
     async def _turn(self, collected: Collected) -> None:
         progress, group_size = self.progress, self._config.rollout.group_size
-        collected = await asyncio.to_thread(self._trainer.prepare, collected)
+        collected = await asyncio.to_thread(self._learner.prepare, collected)
         check_versions(collected, newest=progress.policy_version)
         metrics = {"step": float(collected.step)} | step_metrics(collected, policy_version=progress.policy_version)
         lines = [rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences]
         await asyncio.to_thread(self._folder.write_rollouts, collected.step, lines)
-        updated = await self._trainer.update(collected)
+        updated = await self._learner.update(collected)
         self._tell(collected, trained=bool(updated))
         progress.count(collected, group_size=group_size)
         self._finished_version = progress.policy_version
         metrics |= updated | progress.metrics(group_size=group_size)
         if self._evaluates(collected.step):
-            metrics |= await self._trainer.evaluate()
+            metrics |= await self._learner.evaluate()
         self._write(metrics)
-        self._save_now_and_then(_measured(metrics))
+        await self._save_now_and_then(_measured(metrics))
         await asyncio.to_thread(self._journal.prune, self._checkpoints.latest_step() or 0)
 
     def _tell(self, collected: Collected, *, trained: bool) -> None:
@@ -166,14 +164,14 @@ class Turns:
         every = self._config.evaluation.every_steps
         return step == self._config.num_steps or bool(every and step % every == 0)
 
-    def _save_now_and_then(self, pass_at_1: float | None) -> None:
+    async def _save_now_and_then(self, pass_at_1: float | None) -> None:
         """A checkpoint where one is due. While an earlier one is still being written, training goes on instead: the
         journal has what a checkpoint would hold."""
         config, step = self._config.checkpoint, self.progress.step
         is_last = step == self._config.num_steps
         best = self.progress.best_pass_at_1
         is_best = pass_at_1 is not None and (len(best) < config.keep_best or pass_at_1 > min(best, default=1.0))
-        busy = self._any(self._checkpoints.busy())
+        busy = self._checkpoints.busy()
         if not busy:
             self._checkpoints.check()
         if not (is_last or is_best or step % config.every_steps == 0):
@@ -181,22 +179,22 @@ class Turns:
         if busy and not is_last:
             self._say(f"step {step}: no checkpoint: an earlier one is still being written; the journal has the step")
             return
-        self._save(pass_at_1)
+        await self._save(pass_at_1)
 
-    def _save(self, pass_at_1: float | None) -> None:
+    async def _save(self, pass_at_1: float | None) -> None:
         progress, keep_best = self.progress, self._config.checkpoint.keep_best
         if pass_at_1 is not None:
             progress.best_pass_at_1 = sorted([*progress.best_pass_at_1, pass_at_1], reverse=True)[:keep_best]
         progress.seconds = self.seconds
-        self._trainer.save(pass_at_1)
+        await self._learner.save(pass_at_1)
 
-    def _save_new_steps(self) -> None:
+    async def _save_new_steps(self) -> None:
         """A checkpoint of the last finished step, unless it has one or the weights are between two steps."""
         progress = self.progress
         is_whole = progress.policy_version == self._finished_version
         unsaved = is_whole and progress.step > (self._checkpoints.latest_step() or 0)
-        if self._any(unsaved):
-            self._save(None)
+        if unsaved:
+            await self._save(None)
 
 
 def rewind(folder: RunFolder, journal: Journal, progress: Progress, *, step: int) -> None:

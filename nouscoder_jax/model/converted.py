@@ -71,14 +71,17 @@ class Converted:
     def tensors(self) -> Iterator[tuple[str, Shaped[np.ndarray, ...], Path]]:
         """Every tensor by its Hugging Face name, in its dtype and their layout, with its array's folder."""
         for hf_name, piece in self.files.pieces.items():
-            layout = self.layouts[piece.name]
-            chunks = self.chunks(hf_name)
-            data = np.empty(sum(chunk.num_bytes for chunk in chunks), np.uint8)
-            for chunk in chunks:
-                for at, block in self.blocks(hf_name, chunk):
-                    data[at : at + block.size] = block
-            array = data.view(NUMPY_DTYPES[layout.dtype]).reshape(piece.shape)
-            yield hf_name, array, self.folder / PARAMS / array_folder(piece.name)
+            yield hf_name, self.tensor(hf_name), self.folder / PARAMS / array_folder(piece.name)
+
+    def tensor(self, hf_name: str) -> Shaped[np.ndarray, ...]:
+        """One tensor in its dtype and their layout. Raises UserError as `blocks` does."""
+        piece = self.files.pieces[hf_name]
+        chunks = self.chunks(hf_name)
+        data = np.empty(sum(chunk.num_bytes for chunk in chunks), np.uint8)
+        for chunk in chunks:
+            for at, block in self.blocks(hf_name, chunk):
+                data[at : at + block.size] = block
+        return data.view(NUMPY_DTYPES[self.layouts[piece.name].dtype]).reshape(piece.shape)
 
 
 def is_converted(folder: Path) -> bool:

@@ -16,15 +16,17 @@ import math
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.sharding import largest_of_processes
 from nouscoder_jax.training import checkpoint_folder as folders
 from nouscoder_jax.training.state import TrainState, named_leaves
+from nouscoder_jax.types import ProcessLostError
+
+T = TypeVar("T")
 
 Progress = dict[str, Any]
 """What the loop wants back: step, policy version, position of the data iterator. JSON values only."""
@@ -33,7 +35,8 @@ Progress = dict[str, Any]
 class Checkpointer:
     """The checkpoints of one run. Close it (or use it in `with`) so that the last save reaches the disk.
 
-    For one thread at a time. With several processes all of them call `save`, `wait`, `restore` and `close` together.
+    For one thread at a time. With several processes all of them call `save`, `restore_step` and `close` together, and
+    one of them decides: `newest_that` chooses what to restore.
 
     Example:
         checkpointer = Checkpointer(run_dir / "checkpoints", keep=2, keep_best=1)
@@ -47,19 +50,21 @@ class Checkpointer:
         keep: int,
         keep_best: int = 0,
         read_only: bool = False,
+        tidies: bool = True,
         say: Callable[[str], None] = print,
     ) -> None:
         """The newest `keep` checkpoints stay, and the `keep_best` of the highest pass@1.
 
         Makes `directory` and removes from it what a killed run left half done; `read_only` does neither, and is for
-        everyone but the run itself. `say` takes a line for people. Raises UserError where it cannot be written.
+        everyone but the run itself. Of several processes only one `tidies`. `say` takes a line for people. Raises
+        UserError where it cannot be written.
         """
         self.directory = Path(directory).absolute()
-        self._read_only, self._say = read_only, say
+        self._read_only, self._tidies, self._say = read_only, tidies and not read_only, say
         self._saving: int | None = None
         """The step whose save has begun and is not known to have ended."""
         try:
-            if not read_only and jax.process_index() == 0:
+            if self._tidies:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 folders.tidy(self.directory)
             self._scores = folders.complete_scores(self.directory)
@@ -79,8 +84,11 @@ class Checkpointer:
         UserError where this save, or an earlier one since the last call, failed.
         """
         self.wait()
+        self._scores = folders.complete_scores(self.directory)
         if step in self._scores:
             return
+        if step in self._manager.all_steps():  # set aside as damaged meanwhile, by this process or another
+            self._manager.reload()
         self._saving = step
         self._scores[step] = None if pass_at_1 is None or math.isnan(pass_at_1) else pass_at_1
         try:
@@ -147,20 +155,25 @@ class Checkpointer:
         Raises:
             UserError: no checkpoint, one with missing or damaged files, or one of another model; it names the folder.
         """
+        return self.newest_that(lambda candidate: self.restore_step(abstract_state, candidate), step=step)
+
+    def newest_that(self, restore: Callable[[int], T], *, step: int | None) -> T:
+        """What `restore` returns for the newest step that it does not raise for, or for `step`; as `restore` above."""
         self.wait()
         damaged: dict[int, str] = {}
         for candidate in sorted(folders.steps(self.directory) if step is None else [step], reverse=True):
+            if lacking := folders.damage(self.directory / str(candidate)):
+                damaged[candidate] = lacking
+                continue
             try:
-                restored = self._restore(abstract_state, candidate)
-                failure = None
-            except (
-                Exception
-            ) as error:  # Orbax raises Exception itself for a missing array file, and many others besides
-                restored, failure = None, folders.first_line(error)
-            if largest_of_processes(int(failure is not None)) == 0 and restored is not None:
-                self._pass_over(damaged, candidate)
-                return restored
-            damaged[candidate] = failure or "another process could not read it"
+                restored = restore(candidate)
+            except ProcessLostError:
+                raise
+            except Exception as error:  # Orbax raises Exception itself for a missing array file, and many others
+                damaged[candidate] = folders.first_line(error)
+                continue
+            self._pass_over(damaged, candidate)
+            return restored
         if not damaged or not (self.directory / str(max(damaged))).exists():
             raise UserError(f"no complete checkpoint in {self.directory}; give the folder of a run that has saved one")
         newest = max(damaged)
@@ -199,7 +212,7 @@ class Checkpointer:
         """Forgets the save under way, whose files go; the error to raise."""
         step, self._saving = self._saving, None
         assert step is not None
-        if jax.process_index() == 0:
+        if self._tidies:
             folders.remove_temporary(self.directory, step)
         self._scores = folders.complete_scores(self.directory)
         with contextlib.suppress(OSError):
@@ -217,10 +230,8 @@ class Checkpointer:
             "on with --resume"
         )
 
-    def _restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Progress]:
-        """Raises whatever is wrong."""
-        if lacking := folders.damage(self.directory / str(step)):
-            raise ValueError(lacking)
+    def restore_step(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """The state and the progress of one step. Raises whatever is wrong."""
         wanted = named_leaves(abstract_state)
         restored = self._manager.restore(
             step,
@@ -234,12 +245,11 @@ class Checkpointer:
         for step, why in damaged.items():
             folder = self.directory / str(step)
             told = f"checkpoint {folder} is damaged ({why}); step {restored} is used instead"
-            if not self._read_only and jax.process_index() == 0:
+            if self._tidies:
                 with contextlib.suppress(OSError):
                     told += f"; the damaged one is now {folders.set_aside(folder)}"
             self._say(told)
-        if damaged and not self._read_only:
-            largest_of_processes(0)  # nobody looks before the first process has renamed
+        if damaged and self._tidies:
             self._scores = folders.complete_scores(self.directory)
             self._manager.reload()
 

@@ -3,11 +3,12 @@
 In: a model. Out: config.json, safetensors, tokenizer files and manifest.json in one
 folder that appears complete or not at all.
 
-    prepare    process 0 clears what crashed exports have left and makes .NAME.part beside the folder to be
+    prepare    one process clears what crashed exports have left and makes .NAME.part beside the folder to be
     write      all: their safetensors, and their part of the manifest          (model/weights_writer.py)
-    finish     process 0: config.json, tokenizer, index, manifest.json, all of it on the disk; then .NAME.part -> NAME
+    finish     one process: config.json, tokenizer, index, manifest.json, all of it on the disk; then .NAME.part -> NAME
 
-After each stage the processes agree that all of them came through. A process that dies leaves .NAME.part at most.
+Whoever calls sees to it that a stage begins once all processes came through the one before. A process that dies leaves
+.NAME.part at most.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias
 
-import jax
-
-from nouscoder_jax import sharding
 from nouscoder_jax.config import UserError
 from nouscoder_jax.manifest import DTYPES, FILE_NAME, FileEntry, Manifest, hash_range, read_manifest, read_part
 from nouscoder_jax.model.architecture import Architecture
@@ -38,8 +36,9 @@ from nouscoder_jax.training.new_folder import sync
 KEPT_VERSIONS = 2
 """Versions of weights that stay in a run folder: the one that the engine serves and the one that it loads next."""
 
+ExportDtype: TypeAlias = Literal["float32", "bfloat16"]
+
 _VERSION = re.compile(r"policy-(\d{6,})")
-_T = TypeVar("_T")
 
 
 def version_dir(root: Path, policy_version: int) -> Path:
@@ -52,31 +51,56 @@ def export(
     architecture: Architecture,
     out_dir: Path,
     *,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: ExportDtype,
     tokenizer_dir: Path | None,
     policy_version: int,
-    shared: bool,
 ) -> Manifest:
-    """Writes `out_dir` with the weights in `dtype` and the tokenizer's files, and returns its manifest. The folder
-    appears complete or not at all, and is on the disk then; an earlier export of that name is replaced.
-
-    With several processes all must call it at the same time, with no other program on their devices in between.
-    `shared`: they see one `out_dir` and each writes its part of it. Else each writes a whole copy, to an `out_dir` of
-    its own.
+    """Writes `out_dir` with the weights in `dtype` and the tokenizer's files, and returns its manifest: all stages, in
+    one process. The folder appears complete or not at all, and is on the disk then; an earlier export of that name is
+    replaced.
 
     Raises:
-        UserError: a process cannot write, or `out_dir` holds something else than an export; in all processes.
+        UserError: it cannot be written, or `out_dir` holds something else than an export.
     """
-    out_dir = Path(out_dir)
-    process, num_processes = (jax.process_index(), jax.process_count()) if shared else (0, 1)
-    leads = process == 0
-    temporary = _sibling(out_dir, "part")
-    shards = plan_files(architecture, dtype=dtype, num_processes=num_processes)
+    try:
+        prepare(out_dir)
+        write(model, architecture, out_dir, dtype=dtype, policy_version=policy_version, process=0, num_processes=1)
+        return finish(architecture, out_dir, dtype=dtype, tokenizer_dir=tokenizer_dir, num_processes=1)
+    finally:
+        discard(out_dir)
 
-    def write() -> None:
+
+def prepare(out_dir: Path) -> None:
+    """Makes room for an export of that name. What crashed exports of this folder, or of other versions, have left goes.
+
+    Raises:
+        UserError: it cannot be written, or `out_dir` holds something else than an export.
+    """
+    with _told(out_dir):
+        _prepare(out_dir, _sibling(out_dir, "part"))
+
+
+def write(
+    model: Qwen3,
+    architecture: Architecture,
+    out_dir: Path,
+    *,
+    dtype: ExportDtype,
+    policy_version: int,
+    process: int,
+    num_processes: int,
+) -> None:
+    """Writes this process's share. All must call it at the same time, with no other program on their devices in
+    between; one that cannot write still takes part in gathering, and raises after that.
+
+    Raises:
+        UserError: this process cannot write.
+    """
+    temporary = _sibling(out_dir, "part")
+    with _told(out_dir):
         part = write_shards(
             gather_from(model, dtype=dtype),
-            shards,
+            plan_files(architecture, dtype=dtype, num_processes=num_processes),
             temporary,
             dtype=dtype,
             policy_version=policy_version,
@@ -85,19 +109,27 @@ def export(
         )
         _part(temporary, process).write_text(part.to_json())
 
-    def finish() -> None:
+
+def finish(
+    architecture: Architecture,
+    out_dir: Path,
+    *,
+    dtype: ExportDtype,
+    tokenizer_dir: Path | None,
+    num_processes: int,
+) -> Manifest:
+    """Completes what all processes have written, and gives it its name. Raises UserError where that cannot be."""
+    temporary = _sibling(out_dir, "part")
+    with _told(out_dir):
         names = describe(architecture, temporary, dtype=dtype, tokenizer_dir=tokenizer_dir)
         _complete(temporary, num_processes=num_processes, names=names)
         _put_in_place(temporary, out_dir)
-
-    try:
-        _agreed(lambda: _prepare(out_dir, temporary) if leads else None, out_dir)
-        _agreed(write, out_dir)
-        _agreed(lambda: finish() if leads else None, out_dir)
-    finally:
-        if leads:
-            shutil.rmtree(temporary, ignore_errors=True)
     return read_manifest(out_dir)
+
+
+def discard(out_dir: Path) -> None:
+    """Removes what is there of an export that was not finished."""
+    shutil.rmtree(_sibling(out_dir, "part"), ignore_errors=True)
 
 
 def _sibling(folder: Path, kind: Literal["part", "old"]) -> Path:
@@ -106,19 +138,6 @@ def _sibling(folder: Path, kind: Literal["part", "old"]) -> Path:
 
 def _part(folder: Path, process: int) -> Path:
     return folder / f"{FILE_NAME}.{process}"
-
-
-def _agreed(stage: Callable[[], _T], out_dir: Path) -> _T:
-    """What `stage` returns, in this process, once it has ended well in all of them. Raises UserError otherwise."""
-    result, failure = None, None
-    try:
-        with _told(out_dir):
-            result = stage()
-    except Exception as error:  # whatever it is, the others must not wait for this process
-        failure = error
-    if sharding.largest_of_processes(int(failure is not None)):
-        raise failure or UserError(f"another process could not write {out_dir}; its own message says why")
-    return result  # pyright: ignore[reportReturnType]
 
 
 @contextmanager

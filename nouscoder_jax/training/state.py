@@ -7,6 +7,7 @@ arrays (`init`, `from_model`), shapes with shardings (`abstract`), and names (`n
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,9 @@ from jaxtyping import Array, Int32, Key
 
 from nouscoder_jax import sharding
 from nouscoder_jax.model import qwen3
+from nouscoder_jax.model.name_table import abstract_model
 from nouscoder_jax.model.qwen3 import Architecture, Qwen3, param_name
+from nouscoder_jax.model.weights_reader import WeightsReader
 
 
 class TrainState(NamedTuple):
@@ -46,11 +49,33 @@ def init(
 def from_model(
     model: Qwen3, architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh
 ) -> TrainState:
-    """A fresh state with the given weights (NumPy or jax arrays), which are copied to the mesh."""
+    """A fresh state with the given weights (NumPy or jax arrays, the same in every process), which are copied to the
+    mesh."""
     layout = shardings(architecture, optimizer, mesh=mesh)
-    placed = jax.tree.map(lambda leaf, where: jax.device_put(leaf, where, may_alias=False), model, layout.model)
-    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(placed)
-    return TrainState(placed, opt_state, jax.device_put(np.int32(0), layout.update_count))
+    where: Any = layout.model  # a NamedSharding in place of each array, which its type cannot say
+    placed = jax.tree.map(lambda leaf, place: sharding.put(np.asarray(leaf), place), model, where)
+    return _with_moments(placed, optimizer, layout)
+
+
+def _with_moments(model: Any, optimizer: optax.GradientTransformation, layout: Any) -> TrainState:
+    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(model)
+    return TrainState(model, opt_state, sharding.put(np.asarray(0, np.int32), layout.update_count))
+
+
+def from_folder(
+    folder: Path, architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh
+) -> TrainState:
+    """A fresh state with the weights of a Hugging Face directory. Each process reads what lies on its devices, a part
+    of a parameter at a time. Raises UserError as `WeightsReader` does."""
+    layout: Any = shardings(architecture, optimizer, mesh=mesh)
+    reader = WeightsReader(folder, architecture)
+
+    def read(path: tuple[Any, ...], leaf: Any, where: Any) -> Array:
+        block = partial(reader.block, param_name(path))
+        return jax.make_array_from_callback(leaf.shape, where, block)
+
+    model = jax.tree.map_with_path(read, abstract_model(architecture), layout.model)
+    return _with_moments(model, optimizer, layout)
 
 
 def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:

@@ -47,12 +47,12 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     """`update(state, batch, num_micro_batches, old_logprobs=None) -> (state, metrics)`; the given state is used up.
 
     `batch` is of NumPy arrays with a multiple of `experience.rows_per_micro_batch` rows, of which the first
-    `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. (With several
-    processes: each one's own rows, its share of every micro-batch.) `old_logprobs` "rows time" is needed where
-    `loss.old_logprobs` is recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate,
-    num_tokens, and the objective's own. Where the gate on drift is shut (training/objective.py) the returned state is
-    the given one and metrics have `gate_shut_at`: the index, row * time + position over the rows of all processes, of
-    the token that drifts most. The same input gives the same bits on the same machine.
+    `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. With several
+    processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where `loss.old_logprobs` is
+    recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate, num_tokens, and the objective's
+    own. Where the gate on drift is shut (training/objective.py) the returned state is the given one and metrics have
+    `gate_shut_at`: the index, row * time + position, of the token that drifts most. The same input gives the same bits
+    on the same machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -119,7 +119,8 @@ def make_update_on_mesh(
 def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Batch], np.ndarray]:
     """`token_logprobs_of(model, batch) -> "rows time"` float32: the trainer's own logprobs of `batch.targets`.
 
-    Taken before a batch's first update they are `old_logprobs`. Each process gives its own rows and gets theirs.
+    Taken before a batch's first update they are `old_logprobs`. With several processes all of them call it with the
+    same batch, and get all of them.
     """
 
     def of_one_device(model: Qwen3, batch: Batch) -> Array:
@@ -128,7 +129,7 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
 
         return jax.lax.map(of_micro_batch, batch)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def on_mesh(model: Qwen3, batch: Batch) -> Array:
         specs = sharding.specs_of(model, mesh=mesh)
         rows = sharding.MICRO_BATCHES_SPEC
@@ -137,7 +138,7 @@ def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Bat
 
     def token_logprobs_of(model: Qwen3, batch: Batch) -> np.ndarray:
         (arrays,) = _put((batch,), config, mesh=mesh)
-        return sharding.own_rows(on_mesh(model, arrays)).reshape(batch.tokens.shape)
+        return sharding.whole(on_mesh(model, arrays)).reshape(batch.tokens.shape)
 
     return token_logprobs_of
 
@@ -232,7 +233,7 @@ def _model_logprobs(
 
 def _put(arrays: Any, config: TrainConfig, *, mesh: Mesh) -> Any:
     """ "rows time" on the host becomes "micro_batches rows time" on the mesh."""
-    rows = config.experience.rows_per_micro_batch // jax.process_count()
+    rows = config.experience.rows_per_micro_batch
 
     def split(array: np.ndarray) -> np.ndarray:
         if array.shape[0] % rows:

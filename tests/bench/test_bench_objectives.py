@@ -103,7 +103,7 @@ def put_run(one, *, summary=SUMMARY, lines=LINES):
 
 
 def tries(one):
-    return [path.read_text() for path in sorted(one.folder.run.glob("*.try"))]
+    return [path.read_text() for path in sorted(one.folder.path.glob("*.try"))]
 
 
 def options(*arguments):
@@ -202,7 +202,7 @@ def test_an_unfinished_run_is_resumed_and_both_sessions_are_told(tmp_path, train
     (one,) = planned(tmp_path)
     train([one], train_script("sys.exit(1)"))
     (result,), _ = train([one], train_script(""))
-    assert tries(one)[1] == f"--resume {one.folder.run}"
+    assert tries(one)[1] == f"--resume {one.folder.path}"
     assert result.error == "" and len(result.sessions) == 2
 
 
@@ -215,10 +215,10 @@ def test_a_run_that_stopped_in_good_order_before_its_end_is_no_result(tmp_path, 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path, train_script):
     (one,) = planned(tmp_path)
     put_run(one, summary={"finished": False})
-    (one.folder.run / "left over").touch()
+    (one.folder.path / "left over").touch()
     (result,), _ = train([one], train_script(""))
     assert tries(one)[0].startswith("--config") and not result.error
-    assert not (one.folder.run / "left over").exists()  # train.py refuses a folder that holds something
+    assert not (one.folder.path / "left over").exists()  # train.py refuses a folder that holds something
 
 
 def test_a_run_with_another_config_is_not_taken_for_this_one(tmp_path):
@@ -247,7 +247,7 @@ def test_of_two_at_a_time_each_has_one_core_of_its_own(tmp_path, train_script):
     hook = "(folder / 'core').write_text(str(os.sched_getaffinity(0)))"
     results, _ = train(runs, train_script(hook), jobs=2)
     assert [one.error for one in results] == ["", ""]
-    cores = [(one.folder.run / "core").read_text() for one in runs]
+    cores = [(one.folder.path / "core").read_text() for one in runs]
     assert sorted(cores) == [f"{{{core}}}" for core in sorted(before)[:2]]
     assert os.sched_getaffinity(0) == before
 
@@ -260,7 +260,7 @@ signal.signal(signal.SIGINT, lambda *_: ((folder / 'asked').touch(), sys.exit(0)
 time.sleep(60)"""
 
     def interrupt_when_ready():
-        while not (one.folder.run / "ready").exists():
+        while not (one.folder.path / "ready").exists():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -268,7 +268,7 @@ time.sleep(60)"""
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         train([one], train_script(hook))
-    assert (one.folder.run / "asked").exists()
+    assert (one.folder.path / "asked").exists()
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,14 @@ def long_tailed(seed):
 
 def setting(**fields):
     values = {
-        "num_processes": 1, "servers": 2, "slots_per_server": 8, "decode_step_s": lambda number: 0.01,
+        "servers": 2, "slots_per_server": 8, "decode_step_s": lambda number: 0.01,
         "update_s": lambda tokens: 2.0, "export_s": 0.1, "reload_s": 0.1, "num_workers": 64, "prompt_tokens": 10,
         "colocated": False,
     }  # fmt: skip
     return Setting(**(values | fields))
 
 
-def small(root, *, max_staleness=0, groups=4, processes=1):
+def small(root, *, max_staleness=0, groups=4):
     config = cli.load_config_file(root / "configs" / "tiny.py")
     rollout = dataclasses.replace(config.rollout, groups_per_step=groups, group_size=4, max_staleness=max_staleness)
     return dataclasses.replace(config, rollout=rollout)
@@ -197,11 +197,11 @@ def test_a_colocated_engine_stands_still_during_the_update(root):
     assert apart.loading_share * apart.step_s == pytest.approx(0.1)
 
 
-def test_processes_meet_in_the_update(root):
+def test_ahead_of_training_the_same_seed_gives_the_same_run(root):
     config = small(root, max_staleness=4, groups=8)
-    one = measure(config, setting(num_processes=2, servers=4))
+    one = measure(config, setting(servers=4))
     assert one.step_s >= 2.2 and one.staleness_max <= 4
-    assert one == measure(config, setting(num_processes=2, servers=4))
+    assert one == measure(config, setting(servers=4))
 
 
 def binding(config, machines, traffic=None):
@@ -312,7 +312,7 @@ def test_placements_without_a_plan_are_those_of_planning(dapo, drawn):
     found = find_settings(dapo, fleet, drawn, None, slots=0)
     assert {(one.plan.kind, one.plan.train_gpus) for one in found} >= {("split", 8), ("split", 16), ("colocated", 48)}
     split = next(one for one in found if one.plan.train_gpus == 16)
-    assert (split.setting.num_processes, split.setting.servers) == (2, 32)
+    assert split.setting.servers == 32
     # the trained tokens of a step of mean lengths take what planning says
     tokens = 768 * (600 + round(sum(lengths(drawn)) / len(lengths(drawn))))
     assert split.setting.update_s(tokens) == pytest.approx(split.plan.train_s, rel=0.02)

@@ -9,10 +9,9 @@ from nouscoder_jax.experience.filters import GroupFate, assign_advantages, judge
 from nouscoder_jax.experience.rewards import reward
 
 
-def assign(groups, config, **changes):
+def assign(groups, config):
     """The groups with advantages, in a batch of their own."""
-    alone = {"max_groups": len(groups), "of_all_processes": lambda array: array[None], "process": 0}
-    return assign_advantages(groups, config=config, group_size=len(groups[0]), **alone | changes)
+    return assign_advantages(groups, config=config, group_size=len(groups[0]))
 
 
 @pytest.fixture
@@ -92,27 +91,5 @@ def test_advantages_over_the_batch_are_those_of_one_large_group(make_rollout, ma
     np.testing.assert_allclose(values, [[1, -1, -1, -1], [1, 1, 1, -1]], rtol=1e-5)  # mean 0, deviation 1 over all 8
 
 
-def test_advantages_over_the_batch_reach_over_processes(make_rollout, make_verdict, experience_config):
-    """Two processes with one and two groups, told apart by what each gives; the sum is one batch of three groups."""
-    config = dataclasses.replace(experience_config, advantage="batch_mean_std", std_ddof=1)
-
-    def groups_of(*all_letters):
-        return [
-            judge_group(
-                [make_rollout(index=i) for i in range(2)], [make_verdict(x == "A") for x in letters], config=config
-            )[0]
-            for letters in all_letters
-        ]
-
-    mine, others = groups_of("AR"), groups_of("AR", "RA")
-    given = []
-
-    def record(array):
-        given.append(array)
-        return array[None]
-
-    assign(others, config, max_groups=2, of_all_processes=record)
-    apart = assign(mine, config, max_groups=2, process=1, of_all_processes=lambda array: np.stack([given[0], array]))
-    together = assign(others + mine, config)
-    assert apart == together[2:]
-    assert apart[0][0].advantage == pytest.approx(np.sqrt(5 / 6), rel=1e-5)  # 6 rewards of +-1, ddof 1
+def test_no_groups_have_no_advantages(experience_config):
+    assert assign_advantages([], config=experience_config, group_size=4) == []

@@ -104,9 +104,8 @@ def scripted_collector(config: TrainConfig, engine, judge, *, position=START, fi
     )
     return make_collector(
         config,
-        Drawer(problem_stream(len(problems), seed=0, process_index=0, num_processes=1), position),
+        Drawer(problem_stream(len(problems), seed=0), position),
         maker,
         first_step=first_step,
-        num_processes=1,
         on_progress=lambda stage, done, total: None,
     )

@@ -170,7 +170,7 @@ class Sandbox:
 
 
 class Store:
-    """A Trainer whose weights are a hash of all it was trained on, with Checkpoints written in the background."""
+    """A Learner whose weights are a hash of all it was trained on, with Checkpoints written in the background."""
 
     def __init__(self, world: "World", engine: Engine, folder: RunFolder, progress: Progress, weights: str) -> None:
         self.world, self.engine, self.folder, self.progress, self.weights = world, engine, folder, progress, weights
@@ -180,8 +180,7 @@ class Store:
     def prepare(self, collected):
         config = self.world.config
         advantaged = assign_advantages(
-            [group.experiences for group in collected.used], config=config.experience, group_size=GROUP_SIZE,
-            max_groups=config.rollout.groups_per_step, of_all_processes=lambda array: array[None], process=0,
+            [group.experiences for group in collected.used], config=config.experience, group_size=GROUP_SIZE
         )  # fmt: skip
         return collected.with_used(advantaged)
 
@@ -204,7 +203,7 @@ class Store:
         await asyncio.sleep(3.0)
         return {"held_out/pass_at_1": round(chance("pass", self.weights), 2)}
 
-    def save(self, pass_at_1: float | None) -> None:
+    async def save(self, pass_at_1: float | None) -> None:
         if self.failed:
             raise UserError(self.failed)
         stored = json.dumps({"weights": self.weights, "progress": record(copy.deepcopy(self.progress))})
@@ -317,7 +316,7 @@ class World:
     async def _main(self) -> None:
         self.main = asyncio.current_task()
         clock = asyncio.create_task(self._kill_later()) if self.kills else None
-        folder = RunFolder(run=self.path, process=0, weights_dir="", weights_shared=True)
+        folder = RunFolder(path=self.path, weights_dir="")
         progress, weights, has_begun = Progress(), "base", False
         if stored := sorted(folder.checkpoints.glob("*.json"), key=lambda path: int(path.stem)):
             newest = json.loads(stored[-1].read_text())
@@ -332,8 +331,8 @@ class World:
         judge = Judge(Sandbox(self), self.config.verifier, stop_at_first_failure=True, say=said.append)
         kept = [int(path.name.split("-")[1]) for path in folder.journal.glob("group-*")]
         turns = Turns(
-            self.config, progress=progress, journal=journal, folder=folder, trainer=store, checkpoints=store,
-            write=sink.write, say=said.append, any_of_processes=bool, clock=now_s,
+            self.config, progress=progress, journal=journal, folder=folder, learner=store, checkpoints=store,
+            write=sink.write, say=said.append, clock=now_s,
         )  # fmt: skip
         try:
             if not has_begun:
@@ -357,7 +356,7 @@ class World:
         self._kill()
 
     def _collector(self, engine: Engine, judge: Judge, journal: Journal, progress: Progress) -> ReplayingCollector:
-        stream = problem_stream(len(PROBLEMS), seed=self.seed, process_index=0, num_processes=1)
+        stream = problem_stream(len(PROBLEMS), seed=self.seed)
         maker = GroupMaker(
             self.config, engine=engine, judge=judge, journal=journal, problems=PROBLEMS, prompts=PROMPTS,
             decode=decode, timer=StageTimer(clock=now_s), meter=SlotMeter(clock=now_s), on_finished=lambda stage: None,
@@ -365,7 +364,7 @@ class World:
 
         def begin(position, first_step):
             return make_collector(
-                self.config, Drawer(stream, position), maker, first_step=first_step, num_processes=1,
+                self.config, Drawer(stream, position), maker, first_step=first_step,
                 on_progress=lambda stage, done, total: None,
             )  # fmt: skip
 

@@ -59,10 +59,10 @@ class Run:
                 **{"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0} | experience,
             ),
         )
-        self.folder = folders.create(self.config, process=0)
+        self.folder = folders.create(self.config)
         self.path = self.folder.path
 
-    def step(self, step: int, *groups, flipped=(), failed=(), aborted=(), process=0) -> None:
+    def step(self, step: int, *groups, flipped=(), failed=(), aborted=()) -> None:
         """Writes a step; `flipped` names samples (group, index) whose verdict was the opposite then."""
         judged = []
         for number, programs in enumerate(groups):
@@ -75,24 +75,13 @@ class Run:
             ]
             judged.append(judge_group(rollouts, verdicts, config=self.config.experience))
         used = [experiences for experiences, fate in judged if fate is GroupFate.USED]
-        advantaged = iter(
-            assign_advantages(
-                used,
-                config=self.config.experience,
-                group_size=4,
-                max_groups=16,
-                of_all_processes=lambda array: array[None],
-                process=0,
-            )
-        )
+        advantaged = iter(assign_advantages(used, config=self.config.experience, group_size=4))
         lines = [
             rollout_line(step, experience, fate.value)
             for experiences, fate in judged
             for experience in (next(advantaged) if fate is GroupFate.USED else experiences)
         ]
-        folder = dataclasses.replace(self.folder, process=process)
-        folder.rollouts.mkdir(parents=True, exist_ok=True)
-        folder.write_rollouts(step, lines)
+        self.folder.write_rollouts(step, lines)
 
     @staticmethod
     def rollout(group_id: int, index: int, program: str | None, is_aborted: bool) -> Rollout:
@@ -184,12 +173,10 @@ def test_changes_are_told_in_the_order_of_steps_groups_and_samples(tmp_path, cap
     assert told == [(1, 0, 1), (1, 0, 3), (1, 1, 0), (2, 0, 1), (2, 0, 3), (2, 1, 0)]
 
 
-def test_groups_of_all_processes_make_one_batch(tmp_path, capsys):
+def test_groups_of_a_step_make_one_batch(tmp_path, capsys):
     run = Run(tmp_path, advantage="batch_mean_std", std_ddof=0)
-    run.step(1, [RIGHT, WRONG, WRONG, WRONG], flipped=[(0, 1)])
-    run.step(1, [RIGHT, RIGHT, WRONG, WRONG], process=1)
+    run.step(1, [RIGHT, WRONG, WRONG, WRONG], [RIGHT, RIGHT, WRONG, WRONG], flipped=[(0, 1)])
     _, told, (change,) = run.again(capsys)
-    assert change["process"] == 0
     assert change["new_advantage"] == pytest.approx(-0.375 / np.sqrt(15 / 64), abs=1e-5)
     assert "8 rollouts" in told and "8 with another advantage" in told
 

@@ -61,46 +61,48 @@ def export_killed(target: str, at: str) -> None:
         dtype="float32",
         tokenizer_dir=None,
         policy_version=1,
-        shared=False,
     )
 
 
 def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
     """Version 1 to a folder that both see; version 2 while process 1 cannot write."""
-    import jax
+    import dataclasses
 
-    from nouscoder_jax import sharding
-    from nouscoder_jax.config import MeshConfig, UserError
-    from nouscoder_jax.training.export import export, version_dir
+    from nouscoder_jax.cli import load_config_file
+    from nouscoder_jax.config import UserError
+    from nouscoder_jax.loop.setup import start_processes
+    from nouscoder_jax.training import hands
+    from nouscoder_jax.training.export import version_dir
+    from nouscoder_jax.training.trainer import LocalTrainer
 
+    config = load_config_file(ROOT / "configs" / "tiny.py")
+    mesh = dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
+    checkpoint = dataclasses.replace(config.checkpoint, export_dtype="bfloat16")
+    config = dataclasses.replace(config, mesh=mesh, checkpoint=checkpoint)
     os.umask(0o007 if process == "1" else 0o022)
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process))
-    config = MeshConfig(data=1, fsdp=2, tensor=1, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
-    mesh = sharding.make_mesh(config, devices=jax.devices())
-    model = random_model()
-    specs = sharding.specs_of(model, mesh=mesh)
-    spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec)), model, specs)
-    assert not spread.layers.mlp.up_proj[...].is_fully_addressable
-
-    def save(version: int):
-        return export(
-            spread,
-            make_architecture(),
-            version_dir(Path(folder), version),
-            dtype="bfloat16",
-            tokenizer_dir=None,
-            policy_version=version,
-            shared=True,
-        )
-
-    told = {"digest": save(1).digest}
+    os.environ["NOUSCODER_PROCESS_ID"] = process
+    start_processes(config)
     if process == "1":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    try:
-        save(2)
-    except UserError as error:
-        told["failure"] = str(error)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        write_share = LocalTrainer.write_share
+
+        def limited(self: Any, out_dir: Path, **fields: int) -> None:
+            if fields["policy_version"] == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            write_share(self, out_dir, **fields)
+
+        LocalTrainer.write_share = limited
+        code = hands.serve()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return {"code": code}
+    told = {}
+    with hands.gather() as crew:
+        trainer = hands.RemoteTrainer(config, crew, say=print)
+        trainer.start()
+        for version in (1, 2):
+            try:
+                trainer.export(version_dir(Path(folder), version), policy_version=version)
+            except UserError as error:
+                told["failure"] = str(error)
     return told
 
 

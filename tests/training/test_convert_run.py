@@ -31,7 +31,7 @@ def run_dir(tmp_path, make_config, start, architecture):
     (folder / "config.json").write_text(config.to_json())
     zeros = jax.tree.map(lambda leaf: np.zeros_like(leaf), jax.device_get(state.model))
     weights = version_dir(folder / "weights", 0)
-    export(zeros, architecture, weights, dtype="float32", tokenizer_dir=None, policy_version=0, shared=False)
+    export(zeros, architecture, weights, dtype="float32", tokenizer_dir=None, policy_version=0)
     doubled = state._replace(model=jax.tree.map(lambda leaf: 2 * leaf, state.model))
     with Checkpointer(folder / "checkpoints", keep=2) as checkpointer:
         checkpointer.save(3, doubled, {}, pass_at_1=0.5)

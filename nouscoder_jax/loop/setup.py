@@ -1,6 +1,6 @@
-"""The parts of a run, built from its config: problems, engine, judge, mesh, update.
+"""The parts of a run on the host's side, built from its config: problems, engine, judge; and the processes it has.
 
-In: a TrainConfig. Out: `Parts`. What can be wrong with the user's input is found here, before the first step.
+In: a TrainConfig. Out: `Components`. What can be wrong with the user's input is found here, before the first step.
 """
 
 from __future__ import annotations
@@ -12,24 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import optax
-from jax.sharding import Mesh
 
-from nouscoder_jax import mesh_fit, sharding
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.attention import check_attention
-from nouscoder_jax.model.qwen3 import Qwen3
-from nouscoder_jax.model.weights import abstract_model, load_model, read_config
+from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.server_command import num_trainer_gpus
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
-from nouscoder_jax.training.optimizer import make_optimizer
-from nouscoder_jax.training.update import Update, make_token_logprobs, make_update
+from nouscoder_jax.training.trainer import find_model
 from nouscoder_jax.types import Problem, Prompt
 from nouscoder_jax.verifier.pool import Judge, make_sandbox
 
@@ -48,53 +42,30 @@ class ProblemSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Everything a run is made of, apart from its state.
+class Components:
+    """What the host's side of a run is made of, apart from engine and state.
 
     Example:
-        parts = build(config)
+        components = build(config)
     """
 
     config: TrainConfig
     prompt_maker: PromptMaker
     train: ProblemSet
     held_out: ProblemSet
-    architecture: Architecture
-    base_model: Qwen3
-    """Weights that the run starts from, NumPy."""
-    mesh: Mesh
-    optimizer: optax.GradientTransformation
-    update: Update
-    token_logprobs: Callable
     judge: Judge
 
 
-def build(config: TrainConfig) -> Parts:
-    """The parts. Raises UserError: hardware, files, model, sandbox."""
-    share_gpus(config)
-    start_processes(config)
-    check_hardware(config)
+def build(config: TrainConfig) -> Components:
+    """The components. Raises UserError: files, tokenizer, sandbox."""
     prompt_maker = PromptMaker(config.model.path, config.data)
     train = _problem_set(config.data.problems, prompt_maker)
     held_out = _problem_set(config.data.held_out, prompt_maker)
-    model_folder = _local_model(config.model.path)
-    architecture = Architecture.from_hf(read_config(model_folder)).stretched(
-        config.model.yarn_factor, original_tokens=config.model.yarn_original_tokens
-    )
-    check_model(config, architecture)
-    _, base_model = load_model(model_folder, architecture=architecture)
-    mesh = sharding.make_mesh(config.mesh, devices=jax.devices())
-    return Parts(
+    return Components(
         config=config,
         prompt_maker=prompt_maker,
         train=train,
         held_out=held_out,
-        architecture=architecture,
-        base_model=base_model,
-        mesh=mesh,
-        optimizer=make_optimizer(config.optimizer),
-        update=make_update(config, architecture, mesh, loss_name=config.loss.name),
-        token_logprobs=make_token_logprobs(config, mesh),
         judge=Judge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
     )
 
@@ -110,49 +81,63 @@ def share_gpus(config: TrainConfig) -> None:
         jax.config.update("jax_cuda_visible_devices", own)
 
 
-def start_processes(config: TrainConfig) -> None:
-    """Joins jax.distributed where the config asks for several processes. Raises UserError without a process number."""
-    if config.mesh.num_processes == 1:
-        return
-    number = os.environ.get("NOUSCODER_PROCESS_ID", "")
-    if not number.isdigit() or int(number) >= config.mesh.num_processes:
+PROCESS_ID = "NOUSCODER_PROCESS_ID"
+
+
+def start_processes(config: TrainConfig) -> int:
+    """Joins jax.distributed where the config asks for several processes, and returns this one's number; 0 is the head.
+
+    Slurm, OpenMPI and Kubernetes say who is who. Elsewhere mesh.coordinator_address or JAX_COORDINATOR_ADDRESS is where
+    process 0 listens, and NOUSCODER_PROCESS_ID the number. Raises UserError.
+    """
+    mesh = config.mesh
+    if mesh.num_processes == 1:
+        return 0
+    address = mesh.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    number = os.environ.get(PROCESS_ID, "")
+    if address and (not number.isdigit() or int(number) >= mesh.num_processes):
         raise UserError(
-            f"{_needs(config)} in {config.mesh.num_processes} processes, each started with NOUSCODER_PROCESS_ID=0 to "
-            f"{config.mesh.num_processes - 1}; found {_found()} and NOUSCODER_PROCESS_ID={number!r}{_instead(config)}"
+            f"{_needs(config)} in {mesh.num_processes} processes, each started with {PROCESS_ID}=0 to "
+            f"{mesh.num_processes - 1}; found {_found()} and {PROCESS_ID}={number!r}{_instead(config)}"
         )
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from the loop
-    jax.distributed.initialize(
-        coordinator_address=config.mesh.coordinator_address,
-        num_processes=config.mesh.num_processes,
-        process_id=int(number),
+    jax.config.update("jax_enable_recoverability", True)  # else jax aborts when another process dies, before we say so
+    known = (
+        {"coordinator_address": address, "num_processes": mesh.num_processes, "process_id": int(number)}
+        if address
+        else {}
     )
+    try:
+        jax.distributed.initialize(**known, local_device_ids=_own_gpus(config), shutdown_timeout_seconds=60)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{_needs(config)} in {mesh.num_processes} processes, which have not found each other "
+            f"({str(error).splitlines()[0]}); start it under Slurm, OpenMPI or Kubernetes, or give "
+            f"--mesh.coordinator-address HOST:PORT of process 0 and {PROCESS_ID}{_instead(config)}"
+        ) from error
+    if jax.process_count() != mesh.num_processes:
+        raise UserError(
+            f"mesh.num_processes is {mesh.num_processes}, and {jax.process_count()} processes were started; make them "
+            "equal"
+        )
+    return jax.process_index()
+
+
+def _own_gpus(config: TrainConfig) -> list[int]:
+    """Which GPUs of its machine a process takes. Left alone, jax takes one for each task of Slurm."""
+    local = next((os.environ[name] for name in _LOCAL_NUMBERS if os.environ.get(name, "").isdigit()), "0")
+    number = num_trainer_gpus(config)
+    return [int(local) * number + gpu for gpu in range(number)]
+
+
+_LOCAL_NUMBERS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Variables that count the processes of one machine."""
 
 
 def check_hardware(config: TrainConfig) -> None:
     """Raises UserError where the config needs GPUs that are not here."""
     if sum(device.platform == "gpu" for device in jax.devices()) < config.min_gpus:
         raise UserError(f"{_needs(config)}; found {_found()}{_instead(config)}")
-
-
-def check_model(config: TrainConfig, architecture: Architecture) -> None:
-    """Raises UserError where model and mesh do not fit, the context not the model, or the attention not the model, its
-    rows or the device."""
-    if config.context_tokens > architecture.max_position_embeddings:
-        raise UserError(
-            f"the longest prompt + completion is {config.context_tokens} tokens (data.max_prompt_tokens + "
-            f"max_completion_tokens of rollout or evaluation), the model knows {architecture.max_position_embeddings} "
-            "positions; shorten them, or stretch the model: --model.yarn-factor 2.5"
-        )
-    mesh_fit.check_mesh(config.mesh, mesh_fit.shapes_of(abstract_model(architecture)))
-    check_attention(
-        config.model.attention,
-        platform=jax.devices()[0].platform,
-        compute_dtype=config.model.compute_dtype,
-        head_dim=architecture.head_dim,
-        num_heads=architecture.num_heads,
-        num_kv_heads=architecture.num_kv_heads,
-        packed=config.experience.packed_rows,
-    )
 
 
 def _needs(config: TrainConfig) -> str:
@@ -188,20 +173,25 @@ def starts_servers(config: TrainConfig) -> bool:
     return config.rollout.engine == "sglang" and not config.rollout.urls
 
 
-def make_engine(parts: Parts, urls: Sequence[str], *, say: Callable[[str], None]) -> Engine:
+def make_engine(
+    components: Components, architecture: Architecture, urls: Sequence[str], *, say: Callable[[str], None]
+) -> Engine:
     """The engine that the config names; `urls`: its servers, where it has any. `say` takes lines for people.
 
-    The embedded engine begins with the weights that the run starts from. Raises UserError.
+    The embedded engine begins with the weights that the config names. Raises UserError.
     """
-    return ENGINES[parts.config.rollout.engine](parts, urls, say)
+    return ENGINES[components.config.rollout.engine](components, architecture, urls, say)
 
 
-def _embedded(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> Engine:
-    config = parts.config
+def _embedded(
+    components: Components, architecture: Architecture, urls: Sequence[str], say: Callable[[str], None]
+) -> Engine:
+    config = components.config
+    _, model = load_model(find_model(config.model.path), architecture=architecture)
     return EmbeddedEngine(
-        parts.base_model,
-        parts.architecture,
-        eos_ids=parts.prompt_maker.eos_token_ids,
+        model,
+        architecture,
+        eos_ids=components.prompt_maker.eos_token_ids,
         num_slots=config.rollout.num_slots,
         decode_chunk_tokens=config.rollout.decode_chunk_tokens,
         max_cache_tokens=config.context_tokens,
@@ -211,8 +201,10 @@ def _embedded(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> 
     )
 
 
-def _sglang(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> Engine:
-    config, rollout = parts.config, parts.config.rollout
+def _sglang(
+    components: Components, architecture: Architecture, urls: Sequence[str], say: Callable[[str], None]
+) -> Engine:
+    config, rollout = components.config, components.config.rollout
     return SGLangEngine(
         urls,
         num_slots=rollout.num_slots,
@@ -220,13 +212,13 @@ def _sglang(parts: Parts, urls: Sequence[str], say: Callable[[str], None]) -> En
         server_timeout_s=rollout.server_timeout_s,
         outage_limit_s=rollout.outage_limit_s,
         on_new_weights=rollout.on_new_weights,
-        eos_token_ids=parts.prompt_maker.eos_token_ids,
+        eos_token_ids=components.prompt_maker.eos_token_ids,
         context_tokens=config.context_tokens,
         say=say,
     )
 
 
-ENGINES: dict[str, Callable[[Parts, Sequence[str], Callable[[str], None]], Engine]] = {
+ENGINES: dict[str, Callable[[Components, Architecture, Sequence[str], Callable[[str], None]], Engine]] = {
     "embedded": _embedded,
     "sglang": _sglang,
 }
@@ -240,21 +232,6 @@ def _problem_set(path: str, prompt_maker: PromptMaker) -> ProblemSet:
         prompts=prompts,
         num_left_out=len(left_out),
     )
-
-
-def _local_model(path: str) -> Path:
-    """The folder of a model: itself, or the local copy of a hub id."""
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"model.path {path!r} is neither a folder nor a hub id that can be fetched; check it"
-        ) from error
 
 
 def _instead(config: TrainConfig) -> str:

@@ -1,6 +1,6 @@
 """What a run says at its beginning and at its end.
 
-In: its parts, its folder, where it stands. Out: lines for people, the picture of held-out pass@1, summary.json.
+In: its components, its folder, where it stands. Out: lines for people, the picture of held-out pass@1, summary.json.
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ import jax
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.folder import RunFolder
-from nouscoder_jax.loop.parts import Parts
 from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.loop.setup import Components
 from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import read_jsonl
+from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.model.weights import abstract_model
 
 
-def introduce(parts: Parts, folder: RunFolder, *, say: Callable[[str], None]) -> None:
+def introduce(
+    components: Components, architecture: Architecture, folder: RunFolder, *, say: Callable[[str], None]
+) -> None:
     """The first lines: what judges, what is trained on, what was left out."""
-    say(f"sandbox: {parts.judge.name}")
+    say(f"sandbox: {components.judge.name}")
     say(f"run folder: {folder.path}")
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(parts.base_model))
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(abstract_model(architecture)))
+    mesh = components.config.mesh
+    processes = f" in {mesh.num_processes} processes" if mesh.num_processes > 1 else ""
     say(
-        f"policy: {parts.config.model.path} ({num_params / 1e6:.2f} million parameters) on {parts.mesh.size} x "
-        f"{jax.devices()[0].device_kind}"
+        f"policy: {components.config.model.path} ({num_params / 1e6:.2f} million parameters) on {mesh.num_devices} x "
+        f"{jax.devices()[0].device_kind}{processes}"
     )
-    for name, problem_set in (("training", parts.train), ("held-out", parts.held_out)):
+    longest = components.config.data.max_prompt_tokens
+    for name, problem_set in (("training", components.train), ("held-out", components.held_out)):
         left_out = (
-            f", {problem_set.num_left_out} left out: prompt longer than {parts.config.data.max_prompt_tokens} tokens"
+            f", {problem_set.num_left_out} left out: prompt longer than {longest} tokens"
             if problem_set.num_left_out
             else ""
         )
@@ -37,7 +44,7 @@ def introduce(parts: Parts, folder: RunFolder, *, say: Callable[[str], None]) ->
 
 
 def finish(
-    parts: Parts,
+    components: Components,
     folder: RunFolder,
     progress: Progress,
     *,
@@ -45,7 +52,7 @@ def finish(
     say: Callable[[str], None],
 ) -> None:
     """Picture, summary and last lines of a run that stands where `progress` says."""
-    config, step = parts.config, progress.step
+    config, step = components.config, progress.step
     group_size = config.rollout.group_size
     lines = read_jsonl(folder.metrics)
     held_out = _curve(lines, "held_out/pass_at_1")
@@ -62,10 +69,10 @@ def finish(
         "seed": config.seed,
         "policy_version": progress.policy_version,
         "rollouts": progress.metrics(group_size=group_size),
-        "training_problems_left_out": parts.train.num_left_out,
-        "held_out_problems": len(parts.held_out.problems),
+        "training_problems_left_out": components.train.num_left_out,
+        "held_out_problems": len(components.held_out.problems),
         "samples_per_problem": config.evaluation.samples_per_problem,
-        "sandbox": parts.judge.name,
+        "sandbox": components.judge.name,
     }
     folder.write_summary(summary)
     for line in progress.table(group_size=group_size):
@@ -84,7 +91,7 @@ def finish(
 def resume_command(folder: RunFolder, finished: TrainConfig | None) -> str:
     """The command that goes on with the run; with twice the steps where it is finished."""
     more = f" --num-steps {2 * finished.num_steps}" if finished else ""
-    return f"python scripts/train.py --resume {folder.run}{more}"
+    return f"python scripts/train.py --resume {folder.path}{more}"
 
 
 def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list[tuple[int, float]]:

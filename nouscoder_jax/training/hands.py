@@ -1,0 +1,560 @@
+"""One head, many hands: the devices of all processes under the orders of process 0.
+
+In: orders of the head, each its name and fields as JSON, then its arrays as raw bytes. Out: replies. No pickles.
+
+    process 0                                    process 1, 2, ...
+    RemoteTrainer --- order, arrays ---------->  serve(): LocalTrainer
+      its own LocalTrainer, at the same time       the same method, the same arguments
+      waits for all replies  <--- reply ---------
+                             <--- interrupted ---  Ctrl-C or SIGTERM there: the head ends the run in order
+                    a closed line: the process is gone, and everyone leaves
+
+A hand waits for orders on its socket and never inside a collective, which would keep its GPU busy while engines use it.
+Arrays are whole in every process, which puts on its devices what lies there; so any mesh works over any processes. The
+line is made of `multiprocessing.connection` with a key that the head has made for this run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.training import export as exports
+from nouscoder_jax.training.checkpoint import Progress
+from nouscoder_jax.training.trainer import LocalTrainer, Metrics
+from nouscoder_jax.types import Batch, ProcessLostError
+
+T = TypeVar("T")
+
+JOIN_S = 120.0
+"""Seconds that hands have to call the head after jax.distributed has brought them together."""
+GRACE_S = 45.0
+"""Seconds that an order may go on after one process has failed it: the others may wait for that one for ever."""
+LEAVE_S = 30.0
+"""Seconds that a hand has to end in order once it was told to."""
+
+_KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),) + tuple(
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+)
+"""A machine that has lost power closes no line: after 30 s without an answer the line counts as closed."""
+
+_ADDRESS_BYTES = 1024
+
+
+class Message(NamedTuple):
+    """An order or a reply as it travels.
+
+    Example:
+        Message({"order": "update", "number": 7, "num_micro_batches": 3}, {"tokens": np.zeros((16, 128), np.int32)})
+    """
+
+    fields: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def send(line: Connection, message: Message) -> None:
+    """Sends the fields as JSON, then each array's bytes. Raises OSError where the other side is gone."""
+    described = {name: [array.dtype.str, list(array.shape)] for name, array in message.arrays.items()}
+    line.send_bytes(json.dumps(message.fields | {"arrays": described}).encode())
+    for array in message.arrays.values():
+        if array.size:
+            line.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def receive(line: Connection) -> Message:
+    """The next message. Raises EOFError, OSError where the other side is gone."""
+    fields = json.loads(line.recv_bytes())
+    arrays = {}
+    for name, (dtype, shape) in fields.pop("arrays").items():
+        array = np.empty(shape, np.dtype(dtype))
+        if array.size:
+            line.recv_bytes_into(array.reshape(-1).view(np.uint8).data)
+        arrays[name] = array
+    return Message(fields, arrays)
+
+
+class _Hand:
+    """A process as the head sees it."""
+
+    def __init__(self, process: int, host: str, line: Connection) -> None:
+        self.process, self.host, self.line = process, host, line
+        self.replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.sending = threading.Lock()
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+class Crew:
+    """The other processes, as the head has them. Use it in `with`: however the block ends, they are told."""
+
+    def __init__(self, hands: Sequence[_Hand]) -> None:
+        """Listens to all of them from now on."""
+        self.hands = tuple(hands)
+        self.lost: Future[None] = Future()
+        """Gets a ProcessLostError when one of them is gone."""
+        self.on_interrupt: Callable[[str], object] = lambda who: None
+        """Called, in a thread of its own, with the process that was asked to end."""
+        self.failure: str | None = None
+        """Why something that a hand does in the background has failed."""
+        self._number = 0
+        self._doing = "before the first order"
+        self._failed: tuple[int, str] | None = None
+        self._over = False
+        for hand in self.hands:
+            threading.Thread(target=self._listen, args=(hand,), daemon=True, name=str(hand)).start()
+
+    @property
+    def num_processes(self) -> int:
+        """This one included."""
+        return 1 + len(self.hands)
+
+    def order(self, name: str, fields: dict[str, Any], arrays: dict[str, np.ndarray], own: Callable[[], T]) -> T:
+        """Has all hands carry an order out while `own` does it here, and returns what `own` returns.
+
+        Raises:
+            ProcessLostError: a process is gone, or has failed in a way that leaves the others waiting.
+            UserError: of this process, or of another one, which it names.
+        """
+        self._raise_if_lost()
+        self._number += 1
+        self._doing = f"during {name}"
+        message = Message({"order": name, "number": self._number} | fields, arrays)
+        for hand in self.hands:
+            threading.Thread(target=self._send, args=(hand, message), daemon=True).start()
+        failure = result = None
+        try:
+            result = own()
+        except Exception as error:
+            failure = error
+        # Where this process has failed the others may wait for it inside a collective.
+        known = failure is None or isinstance(failure, UserError)
+        replies = [self._reply(hand, timeout_s=None if known else GRACE_S) for hand in self.hands]
+        self._doing = f"after {name}"
+        if failure is not None:
+            raise failure
+        for hand, reply in zip(self.hands, replies, strict=True):
+            if "error" in reply:
+                raise UserError(f"{hand}: {reply['error']}")
+        return result  # pyright: ignore[reportReturnType]
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._over = True
+        fields = {"order": "stop", "number": 0, "why": "" if error is None else _first_line(error)}
+        if self.lost.done():
+            fields["why"] = str(self.lost.exception())
+        for hand in self.hands:
+            with contextlib.suppress(OSError, ValueError):
+                self._send(hand, Message(fields, {}))
+
+    def _send(self, hand: _Hand, message: Message) -> None:
+        try:
+            with hand.sending:
+                send(hand.line, message)
+        except (OSError, ValueError):
+            self._lose(hand, "its connection closed")
+
+    def _reply(self, hand: _Hand, *, timeout_s: float | None) -> dict[str, Any]:
+        with contextlib.suppress(queue.Empty):
+            while (reply := hand.replies.get(timeout=timeout_s)) is not None:
+                if reply["number"] == self._number:
+                    return reply
+        self._raise_if_lost()
+        return {}
+
+    def _listen(self, hand: _Hand) -> None:
+        while True:
+            try:
+                fields = receive(hand.line).fields
+            except (EOFError, OSError, ValueError):
+                self._lose(hand, "its connection closed")
+                return
+            if "interrupted" in fields:
+                self.on_interrupt(f"{hand} got {fields['interrupted']}")
+                continue
+            self.failure = self.failure or (f"{hand}: {fields['failure']}" if "failure" in fields else None)
+            if "fault" in fields:
+                self._lose(hand, f"it failed with {fields['fault']}")
+            elif "error" in fields:
+                self._expect_end(hand, fields)
+            hand.replies.put(fields)
+
+    def _expect_end(self, hand: _Hand, fields: dict[str, Any]) -> None:
+        """Where an order goes on for long after one process has failed it, someone waits for that one."""
+
+        def look() -> None:
+            if self._number == fields["number"] and self._doing.startswith("during"):
+                self._lose(hand, fields["error"])
+
+        timer = threading.Timer(GRACE_S, look)
+        timer.daemon = True
+        timer.start()
+
+    def _lose(self, hand: _Hand, why: str) -> None:
+        if self._over:
+            return
+        with contextlib.suppress(Exception):  # only the first one counts
+            self.lost.set_exception(ProcessLostError(f"{hand} is gone ({why}; {self._doing})"))
+        for one in self.hands:
+            one.replies.put(None)
+
+    def _raise_if_lost(self) -> None:
+        if self.lost.done():
+            self.lost.result()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class RemoteTrainer:
+    """A Trainer over all processes of the run; this one is the first of them."""
+
+    def __init__(self, config: TrainConfig, crew: Crew, *, say: Callable[[str], None]) -> None:
+        """Has every process look at the model. Raises UserError, ProcessLostError, as all methods do."""
+        self.crew = crew
+        self.own: LocalTrainer
+
+        def build() -> None:
+            self.own = LocalTrainer(config, say=say)
+
+        crew.order("build", {"config": config.to_json()}, {}, build)
+        self.architecture = self.own.architecture
+
+    def open(self, checkpoints: Path) -> None:
+        """As Trainer says."""
+        self.crew.order("open", {"checkpoints": str(checkpoints)}, {}, lambda: self.own.open(checkpoints))
+
+    def has_checkpoint(self) -> bool:
+        """As Trainer says."""
+        return self.own.has_checkpoint()
+
+    def start(self) -> None:
+        """As Trainer says."""
+        self.crew.order("start", {}, {}, self.own.start)
+
+    def restore(self) -> Progress:
+        """As Trainer says."""
+
+        def restore_step(step: int) -> Progress:
+            return self.crew.order("restore", {"step": step}, {}, lambda: self.own.restore_step(step))
+
+        return self.own.checkpointer.newest_that(restore_step, step=None)
+
+    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> Metrics:
+        """As Trainer says. Rows that are all padding stay here: every process knows what they hold."""
+        old = {} if old_logprobs is None else {"old_logprobs": old_logprobs}
+        num_rows, used_rows = len(batch.tokens), num_micro_batches * self.own.config.experience.rows_per_micro_batch
+        return self.crew.order(
+            "update",
+            {"num_micro_batches": num_micro_batches, "num_rows": num_rows},
+            {name: array[:used_rows] for name, array in (batch._asdict() | old).items()},
+            lambda: self.own.update(batch, num_micro_batches, old_logprobs),
+        )
+
+    def logprobs(self, batch: Batch) -> np.ndarray:
+        """As Trainer says."""
+        return self.crew.order("logprobs", {}, batch._asdict(), lambda: self.own.logprobs(batch))
+
+    def export(self, out_dir: Path, *, policy_version: int) -> None:
+        """As Trainer says: every process writes its share, this one what comes before and after."""
+        share = {"policy_version": policy_version, "num_processes": self.crew.num_processes}
+        try:
+            exports.prepare(out_dir)
+            self.crew.order(
+                "export",
+                {"out_dir": str(out_dir)} | share,
+                {},
+                lambda: self.own.write_share(out_dir, process=0, **share),
+            )
+            self.own.finish_export(out_dir, num_processes=self.crew.num_processes)
+        finally:
+            exports.discard(out_dir)
+
+    def checkpoint(self, step: int, progress: Progress, *, pass_at_1: float | None) -> None:
+        """As Trainer says."""
+        fields = {"step": step, "progress": progress, "pass_at_1": pass_at_1}
+        self.crew.order("checkpoint", fields, {}, lambda: self.own.checkpoint(step, progress, pass_at_1=pass_at_1))
+
+    def busy(self) -> bool:
+        """As Trainer says."""
+        return self.own.busy()
+
+    def check(self) -> None:
+        """As Trainer says."""
+        if self.crew.failure:
+            raise UserError(self.crew.failure)
+        self.own.check()
+
+    def latest_step(self) -> int | None:
+        """As Trainer says."""
+        return self.own.latest_step()
+
+    def close(self) -> None:
+        """As Trainer says. Does nothing once a process is lost: what it was writing will never be complete."""
+        if not self.crew.lost.done():
+            self.crew.order("close", {}, {}, self.own.close)
+
+
+def gather() -> Crew:
+    """The head's side: tells all processes of jax.distributed where it is, and returns when all have called.
+
+    Raises:
+        UserError: one has not called in time; it names them.
+    """
+    key = secrets.token_bytes(32)
+    num_hands = jax.process_count() - 1
+    with Listener(("", 0), backlog=num_hands, authkey=key) as listener:
+        port = listener.address[1]
+        _tell_address(json.dumps({"hosts": _own_hosts(), "port": port, "key": key.hex()}))
+        called: queue.SimpleQueue[_Hand] = queue.SimpleQueue()
+        threading.Thread(target=_accept, args=(listener, num_hands, called), daemon=True).start()
+        hands: dict[int, _Hand] = {}
+        deadline = time.monotonic() + JOIN_S
+        while len(hands) < num_hands:
+            try:
+                hand = called.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                missing = sorted(set(range(1, num_hands + 1)) - set(hands))
+                raise UserError(
+                    f"process {', '.join(map(str, missing))} has not called {socket.gethostname()}:{port} within "
+                    f"{JOIN_S:.0f} s; see that the machines reach each other on any port"
+                ) from None
+            hands[hand.process] = hand
+    return Crew([hands[process] for process in sorted(hands)])
+
+
+def _accept(listener: Listener, number: int, called: queue.SimpleQueue[_Hand]) -> None:
+    while number > 0:
+        try:
+            line = listener.accept()
+            hello = receive(line).fields
+        except (AuthenticationError, EOFError, ValueError, KeyError):
+            continue  # a stranger
+        except OSError:
+            return  # the listener is closed
+        _keep_alive(line)
+        called.put(_Hand(hello["process"], hello["host"], line))
+        number -= 1
+
+
+def _own_hosts() -> list[str]:
+    """Names and addresses under which this machine may be reached."""
+    hosts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        hosts += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family=socket.AF_INET)]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: asks which address would be used
+        hosts.append(probe.getsockname()[0])
+    return list(dict.fromkeys([*hosts, "127.0.0.1"]))
+
+
+def _tell_address(text: str | None) -> str:
+    """What the head says, in every process; all must call it, the head with its text."""
+    own = (text or "").encode().ljust(_ADDRESS_BYTES)
+    told = multihost_utils.broadcast_one_to_all(np.frombuffer(own, np.uint8).astype(np.int32))
+    return bytes(np.asarray(told).astype(np.uint8)).decode().strip()
+
+
+def _keep_alive(line: Connection) -> None:
+    with contextlib.closing(socket.socket(fileno=os.dup(line.fileno()))) as handle:
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in _KEEPALIVE:
+            handle.setsockopt(level, option, value)
+
+
+def serve() -> int:
+    """A hand's whole life: calls the head, carries out its orders, and returns the exit code.
+
+    Leaves the process at once, with one line on stderr and exit code 1, where the head is gone. Raises UserError where
+    it cannot be reached.
+    """
+    line, head = _call_head()
+    sending = threading.Lock()
+    orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_take_orders, args=(line, head, orders), daemon=True).start()
+    with _forward_signals(lambda name: _answer(line, sending, {"interrupted": name})):
+        hand: dict[str, LocalTrainer] = {}
+        while True:
+            order = orders.get()
+            if order.fields["order"] == "stop":
+                if order.fields["why"]:
+                    print(f"process {jax.process_index()} ends: {order.fields['why']}", file=sys.stderr)
+                return 1 if order.fields["why"] else 0
+            _answer(line, sending, _carry_out(order, hand))
+
+
+def _call_head() -> tuple[Connection, str]:
+    told = json.loads(_tell_address(None))
+    deadline = time.monotonic() + JOIN_S
+    while True:
+        for host in told["hosts"]:
+            with contextlib.suppress(OSError, AuthenticationError, EOFError):
+                line = Client((host, told["port"]), authkey=bytes.fromhex(told["key"]))
+                _keep_alive(line)
+                send(line, Message({"process": jax.process_index(), "host": socket.gethostname()}, {}))
+                return line, told["hosts"][0]
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process 0 cannot be reached at {', '.join(told['hosts'])}, port {told['port']}; see that the "
+                "machines reach each other on any port"
+            )
+        time.sleep(0.5)
+
+
+def _take_orders(line: Connection, head: str, orders: queue.SimpleQueue[Message]) -> None:
+    """Runs in a thread, so that a head that is gone is noticed in the middle of a collective."""
+    while True:
+        try:
+            order = receive(line)
+        except (EOFError, OSError, ValueError):
+            _leave(f"process 0 on {head} is gone")
+            return
+        orders.put(order)
+        if order.fields["order"] == "stop":
+            # The main thread may wait for a process that is gone.
+            time.sleep(LEAVE_S if not order.fields["why"] else 5.0)
+            _leave(order.fields["why"] or "the run is over and a thread does not end")
+
+
+def _leave(why: str) -> None:
+    print(f"error: process {jax.process_index()} ends: {why}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _answer(line: Connection, sending: threading.Lock, fields: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError), sending:  # the thread that reads says it where the head is gone
+        send(line, Message(fields, {}))
+
+
+def _carry_out(order: Message, hand: dict[str, LocalTrainer]) -> dict[str, Any]:
+    """The reply."""
+    reply: dict[str, Any] = {"number": order.fields["number"]}
+    try:
+        ORDERS[order.fields["order"]](hand, order)
+        if "trainer" in hand and order.fields["order"] not in ("build", "close"):
+            _look_back(hand["trainer"], reply)
+    except UserError as error:
+        reply["error"] = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        reply["fault"] = f"{type(error).__name__}: {_first_line(error)}"
+    return reply
+
+
+def _look_back(trainer: LocalTrainer, reply: dict[str, Any]) -> None:
+    """Says where a checkpoint that is written in the background has failed here."""
+    try:
+        trainer.check()
+    except UserError as error:
+        reply["failure"] = str(error)
+
+
+def _build(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"] = LocalTrainer(TrainConfig.from_json(order.fields["config"]), say=lambda line: None)
+
+
+def _open(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"].open(Path(order.fields["checkpoints"]), tidies=False)
+
+
+def _start(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"].start()
+
+
+def _restore(hand: dict[str, LocalTrainer], order: Message) -> None:
+    try:
+        hand["trainer"].restore_step(order.fields["step"])
+    except Exception as error:  # whatever is wrong with it, the head tries another one
+        raise UserError(_first_line(error)) from error
+
+
+def _update(hand: dict[str, LocalTrainer], order: Message) -> None:
+    num_rows = order.fields["num_rows"]
+    arrays = {name: _with_padding(array, num_rows) for name, array in order.arrays.items()}
+    old_logprobs = arrays.pop("old_logprobs", None)
+    hand["trainer"].update(Batch(**arrays), order.fields["num_micro_batches"], old_logprobs)
+
+
+def _with_padding(array: np.ndarray, num_rows: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)])
+
+
+def _logprobs(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"].logprobs(Batch(**order.arrays))
+
+
+def _export(hand: dict[str, LocalTrainer], order: Message) -> None:
+    fields = order.fields
+    hand["trainer"].write_share(
+        Path(fields["out_dir"]),
+        policy_version=fields["policy_version"],
+        process=jax.process_index(),
+        num_processes=fields["num_processes"],
+    )
+
+
+def _checkpoint(hand: dict[str, LocalTrainer], order: Message) -> None:
+    fields = order.fields
+    hand["trainer"].checkpoint(fields["step"], fields["progress"], pass_at_1=fields["pass_at_1"])
+
+
+def _close(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"].close()
+
+
+ORDERS: dict[str, Callable[[dict[str, LocalTrainer], Message], None]] = {
+    "build": _build,
+    "open": _open,
+    "start": _start,
+    "restore": _restore,
+    "update": _update,
+    "logprobs": _logprobs,
+    "export": _export,
+    "checkpoint": _checkpoint,
+    "close": _close,
+}
+"""What a hand does at each order."""
+
+
+@contextlib.contextmanager
+def _forward_signals(tell: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the head for an orderly end; the second is the usual one."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        tell(signal.Signals(number).name)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

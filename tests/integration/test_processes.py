@@ -1,0 +1,216 @@
+"""Whole runs in several processes on this machine (jax.distributed, CPU collectives)."""
+
+import dataclasses
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import small_run
+
+SMALL = [*small_run.ARGUMENTS, "--num-steps=4", "--experience.rows-per-micro-batch=4", "--checkpoint.every-steps=2"]
+MESHES = {
+    "data 2": (2, ["--mesh.data=2"]),
+    "fsdp 2": (2, ["--mesh.fsdp=2"]),
+    "tensor 2": (2, ["--mesh.tensor=2"]),
+    "fsdp 4": (4, ["--mesh.fsdp=4"]),
+    "data 2 x fsdp 2": (4, ["--mesh.data=2", "--mesh.fsdp=2"]),
+}
+
+
+@dataclasses.dataclass
+class Processes:
+    """A run of some processes, one device each."""
+
+    root: Path
+    folder: Path
+    cache: Path
+    running: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    def start(self, mesh: str | None, *arguments: str) -> None:
+        """Starts or resumes, on a mesh or in one process."""
+        self.folder.mkdir(exist_ok=True)
+        number, axes = MESHES[mesh] if mesh else (1, ["--mesh.data=1", "--mesh.fsdp=1", "--mesh.tensor=1"])
+        resume = (self.run_dir / "config.json").exists()
+        command = [sys.executable, "scripts/train.py"]
+        command += ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *SMALL]
+        command += [*axes, f"--mesh.num-processes={number}", *arguments]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = small_run.environment(self.cache) | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "JAX_COORDINATOR_ADDRESS": address,
+        }
+        self.running = []
+        for process in range(number):
+            with self.log(process).open("w") as log:
+                own = environment | {"NOUSCODER_PROCESS_ID": str(process)}
+                self.running.append(
+                    subprocess.Popen(command, cwd=self.root, env=own, stdout=log, stderr=subprocess.STDOUT)
+                )
+
+    def log(self, process: int) -> Path:
+        return self.folder / f"{process}.log"
+
+    def told(self, process: int) -> str:
+        return self.log(process).read_text()
+
+    def wait(self) -> list[int]:
+        """Exit codes, once all have ended."""
+        try:
+            return [process.wait(timeout=400) for process in self.running]
+        finally:
+            self.end()
+
+    def finish(self) -> None:
+        assert set(self.wait()) == {0}, "\n".join(self.told(number)[-3000:] for number in range(len(self.running)))
+
+    def end(self) -> None:
+        """Whatever a test that failed has left."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+    def send(self, number: int, process: int, *, after: str) -> None:
+        """A signal to one of them once a file is there."""
+        deadline = time.monotonic() + 400
+        while not (self.run_dir / after).exists():
+            assert time.monotonic() < deadline and all(one.poll() is None for one in self.running), self.told(0)
+            time.sleep(0.01)
+        self.running[process].send_signal(number)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return safetensors.numpy.load_file(self.run_dir / "export" / "model.safetensors")
+
+    def hashes(self) -> dict[str, str]:
+        manifest = json.loads((self.run_dir / "export" / "manifest.json").read_text())
+        return {name: entry["hash"] for name, entry in manifest["tensors"].items()}
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    def rollouts(self) -> list[tuple]:
+        """What was drawn, written, judged and made of it."""
+        lines = [
+            json.loads(line)
+            for path in sorted((self.run_dir / "rollouts").iterdir())
+            for line in path.read_text().splitlines()
+        ]
+        names = ("step", "group_id", "sample_index", "policy_version", "text", "reward", "advantage", "trained")
+        return [tuple(line[name] for name in names) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def alone(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    """The run in one process."""
+    run = Processes(root, tmp_path_factory.mktemp("alone") / "it", cache)
+    run.start(None)
+    run.finish()
+    return run
+
+
+@pytest.fixture
+def several(root: Path, cache: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Processes:
+    run = Processes(root, tmp_path / "several", cache)
+    request.addfinalizer(run.end)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_several_processes_do_what_one_does(mesh: str, alone: Processes, several: Processes):
+    several.start(mesh)
+    several.finish()
+    assert several.rollouts() == alone.rollouts()
+    compared = 0
+    for one, other in zip(alone.metrics(), several.metrics(), strict=True):
+        assert other.keys() == one.keys()
+        for name in ("update/loss", "update/grad_norm", "update/entropy", "update/drift_max", "held_out/pass_at_1"):
+            if name in one:
+                assert other[name] == pytest.approx(one[name], abs=1e-5), name
+                compared += 1
+    assert compared >= 4 * 4 + 2
+    ours, theirs = several.weights(), alone.weights()
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], atol=1e-5, err_msg=name)
+    everything = {path.name for path in several.run_dir.iterdir()}
+    assert everything == {path.name for path in alone.run_dir.iterdir()}  # nothing is a process's own
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_of_four_processes_goes_on_in_two_and_in_one(several: Processes):
+    several.start("data 2 x fsdp 2", "--num-steps=2")
+    several.finish()
+    weights = several.hashes()
+    for mesh in ("tensor 2", "fsdp 2", None):
+        several.start(mesh)
+        several.finish()
+        assert several.hashes() == weights  # restored and exported, not a bit changed
+        assert "resumed after step 2" in several.told(0)
+    several.start("fsdp 2", "--num-steps=4")
+    several.finish()
+    assert [line["step"] for line in several.metrics()] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_whoever_is_killed_all_end_at_once_and_a_resumed_run_ends_the_same(
+    root: Path, cache: Path, tmp_path: Path, several: Processes, request: pytest.FixtureRequest
+):
+    whole = Processes(root, tmp_path / "whole", cache)
+    request.addfinalizer(whole.end)
+    whole.start("fsdp 2")
+    whole.finish()
+
+    several.start("fsdp 2")
+    several.send(signal.SIGKILL, 1, after="rollouts/step-000001.jsonl")  # a hand, in the middle of an update
+    assert several.wait() == [1, -signal.SIGKILL]
+    (line,) = (line for line in several.told(0).splitlines() if line.startswith("error:"))
+    assert "process 1 on " in line and f"--resume {several.run_dir}" in line
+
+    several.start("fsdp 2")
+    several.send(signal.SIGKILL, 0, after="rollouts/step-000003.jsonl")  # the head
+    assert several.wait() == [-signal.SIGKILL, 1]
+    (line,) = (line for line in several.told(1).splitlines() if line.startswith("error:"))
+    assert "process 0 on " in line and "is gone" in line
+
+    several.start("fsdp 2")
+    several.finish()
+    assert several.hashes() == whole.hashes()
+    assert several.rollouts() == whole.rollouts()
+    losses = [[(line["step"], line.get("update/loss")) for line in run.metrics()] for run in (several, whole)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_sigterm_at_any_process_ends_the_run_in_order(several: Processes):
+    for process in (1, 0):
+        several.start("data 2", "--num-steps=500")
+        done = len(several.metrics()) if (several.run_dir / "metrics.jsonl").exists() else 1
+        several.send(signal.SIGTERM, process, after=f"rollouts/step-{done + 1:06d}.jsonl")
+        several.finish()
+        assert "SIGTERM" in several.told(0)
+        steps = [line["step"] for line in several.metrics()]
+        assert steps == list(range(len(steps))) and len(steps) > done + 1
+        assert json.loads((several.run_dir / "summary.json").read_text())["steps"] == steps[-1]
+    assert "resumed after step" in several.told(0)
