@@ -82,6 +82,28 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def architecture():
+    """Qwen3 with 30 thousand parameters."""
+    from nouscoder_jax.model.architecture import Architecture
+
+    return Architecture(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rope_theta=1e6,
+        rope_scaling=None,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        max_position_embeddings=256,
+    )
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real problems; skips where this machine does not have it."""
     if not SHARED_DATA.is_dir():

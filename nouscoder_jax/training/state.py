@@ -71,7 +71,9 @@ def from_folder(
     reader = WeightsReader(folder, architecture)
 
     def read(path: tuple[Any, ...], leaf: Any, where: Any) -> Array:
-        block = partial(reader.block, param_name(path))
+        def block(index: Any) -> np.ndarray:
+            return reader.block(param_name(path), index)
+
         return jax.make_array_from_callback(leaf.shape, where, block)
 
     model = jax.tree.map_with_path(read, abstract_model(architecture), layout.model)

@@ -193,7 +193,8 @@ class LocalTrainer:
 
     def check(self) -> None:
         """As Trainer says."""
-        self.checkpointer.check()
+        if self._checkpointer is not None:
+            self._checkpointer.check()
 
     def latest_step(self) -> int | None:
         """As Trainer says."""

@@ -1,4 +1,4 @@
-"""A model of 30 thousand parameters, its config, a batch."""
+"""Config and batch for the model of 30 thousand parameters."""
 
 import dataclasses
 import importlib.util
@@ -10,27 +10,6 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def quick(quick_compilation):
     """Here nearly all time is compilation."""
-
-
-@pytest.fixture(scope="session")
-def architecture():
-    from nouscoder_jax.model.qwen3 import Architecture
-
-    return Architecture(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        attention_bias=False,
-        max_position_embeddings=256,
-    )
 
 
 @pytest.fixture(scope="session")
