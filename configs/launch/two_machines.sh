@@ -28,16 +28,21 @@ stop() { # a machine whose input ends passes SIGTERM on
 for process in "${!hosts[@]}"; do
     pipe=$(mktemp -u)
     mkfifo "$pipe"
+    # What a shell starts in the background reads nothing unless it is told what, hence the 3.
     remote="cd $(printf %q "$PWD") || exit 2
-        JAX_COORDINATOR_ADDRESS=${hosts[0]}:$PORT NOUSCODER_PROCESS_ID=$process $command &
+        exec 3<&0
+        JAX_COORDINATOR_ADDRESS=${hosts[0]}:$PORT NOUSCODER_PROCESS_ID=$process $command 3<&- &
         process=\$!
-        { cat; kill -TERM \$process; } <&0 >/dev/null 2>&1 &
+        { cat <&3; kill -TERM \$process; } >/dev/null 2>&1 &
         watch=\$!
         wait \$process; code=\$?
         kill \$watch 2>/dev/null
         exit \$code"
     # In a group of its own: Ctrl-C reaches this script, which ends all of them in order.
-    setsid $SSH "${hosts[$process]}" "$remote" <"$pipe" &
+    (
+        for end in "${ends[@]}"; do exec {end}>&-; done
+        exec setsid $SSH "${hosts[$process]}" "$remote"
+    ) <"$pipe" &
     processes+=($!)
     exec {end}>"$pipe"
     ends+=("$end")

@@ -187,7 +187,9 @@ class Run:
             await self._finish()
 
     def interrupt(self, who: str) -> None:
-        """Asks for an orderly end after the update under way."""
+        """Asks for an orderly end after the update under way. Slurm tells all processes at once: once is enough."""
+        if self.stopping.is_set():
+            return
         self.display.line(f"{who}: finishing the current update, then writing a checkpoint (again: stop at once)")
         self.stopping.set()
 

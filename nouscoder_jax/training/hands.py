@@ -102,6 +102,7 @@ class _Hand:
         self.process, self.host, self.line = process, host, line
         self.replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.sending = threading.Lock()
+        self.left = threading.Event()
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -150,8 +151,7 @@ class Crew:
         except Exception as error:
             failure = error
         # Where this process has failed the others may wait for it inside a collective.
-        known = failure is None or isinstance(failure, UserError)
-        replies = [self._reply(hand, timeout_s=None if known else GRACE_S) for hand in self.hands]
+        replies = [self._reply(hand, timeout_s=None if failure is None else GRACE_S) for hand in self.hands]
         self._doing = f"after {name}"
         if failure is not None:
             raise failure
@@ -165,12 +165,17 @@ class Crew:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._over = True
-        fields = {"order": "stop", "number": 0, "why": "" if error is None else _first_line(error)}
-        if self.lost.done():
+        lost = self.lost.done()
+        fields = {"order": "stop", "number": 0, "why": "" if error is None else _first_line(error), "lost": lost}
+        if lost:
             fields["why"] = str(self.lost.exception())
         for hand in self.hands:
             with contextlib.suppress(OSError, ValueError):
                 self._send(hand, Message(fields, {}))
+        if not lost:  # who leaves jax.distributed needs its service, which is in this process
+            deadline = time.monotonic() + LEAVE_S
+            for hand in self.hands:
+                hand.left.wait(max(0.0, deadline - time.monotonic()))
 
     def _send(self, hand: _Hand, message: Message) -> None:
         try:
@@ -193,7 +198,11 @@ class Crew:
                 fields = receive(hand.line).fields
             except (EOFError, OSError, ValueError):
                 self._lose(hand, "its connection closed")
+                hand.left.set()
                 return
+            if "goodbye" in fields:
+                hand.left.set()
+                continue
             if "interrupted" in fields:
                 self.on_interrupt(f"{hand} got {fields['interrupted']}")
                 continue
@@ -405,6 +414,8 @@ def serve() -> int:
             if order.fields["order"] == "stop":
                 if order.fields["why"]:
                     print(f"process {jax.process_index()} ends: {order.fields['why']}", file=sys.stderr)
+                jax.distributed.shutdown()
+                _answer(line, sending, {"goodbye": True})
                 return 1 if order.fields["why"] else 0
             _answer(line, sending, _carry_out(order, hand))
 
@@ -435,10 +446,11 @@ def _take_orders(line: Connection, head: str, orders: queue.SimpleQueue[Message]
         except (EOFError, OSError, ValueError):
             _leave(f"process 0 on {head} is gone")
             return
+        if order.fields["order"] == "stop" and order.fields["lost"]:
+            _leave(order.fields["why"])  # the main thread may wait for the process that is gone
         orders.put(order)
         if order.fields["order"] == "stop":
-            # The main thread may wait for a process that is gone.
-            time.sleep(LEAVE_S if not order.fields["why"] else 5.0)
+            time.sleep(LEAVE_S)
             _leave(order.fields["why"] or "the run is over and a thread does not end")
 
 

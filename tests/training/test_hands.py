@@ -163,15 +163,32 @@ def test_what_fails_in_the_background_of_a_hand_is_kept(crew, lines):
 
 
 @pytest.mark.parametrize("why", ["", "the disk is full"])
-def test_however_it_ends_the_hands_are_told(crew, lines, why):
+def test_however_it_ends_the_hands_are_told_and_leave_before_the_head(crew, lines, why):
+    def leave(line, how):
+        heard.append(receive(line.far).fields)
+        time.sleep(0.1)
+        left.append(line)
+        how(line.far)
+
+    heard, left = [], []
+    ways = (lambda far: send(far, Message({"goodbye": True}, {})), lambda far: far.close())
+    for line, how in zip(lines, ways, strict=True):
+        threading.Thread(target=leave, args=(line, how), daemon=True).start()
     try:
         with crew:
             if why:
                 raise UserError(why)
     except UserError:
         pass
-    for line in lines:
-        assert receive(line.far).fields == {"order": "stop", "number": 0, "why": why}
-    lines[0].far.close()  # as expected now
-    time.sleep(0.05)
-    assert not crew.lost.done()
+    assert heard == [{"order": "stop", "number": 0, "why": why, "lost": False}] * 2
+    assert len(left) == 2 and not crew.lost.done()
+
+
+def test_when_one_is_lost_nobody_waits_for_the_others(crew, lines):
+    began = time.monotonic()
+    with contextlib.suppress(ProcessLostError), crew:
+        lines[0].far.close()
+        crew.lost.exception(timeout=10)
+        raise ProcessLostError("process 1 on machine1 is gone")
+    assert receive(lines[1].far).fields["lost"]
+    assert time.monotonic() - began < hands.LEAVE_S

@@ -1,0 +1,51 @@
+"""One of two processes of test_memory_of_processes.py: loads, exports and saves a model of some size."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(model: str, folder: str, process: str, port: str) -> int:
+    """The exit code. The head prints each stage before it begins, and `done` after the last one."""
+    from nouscoder_jax.cli import load_config_file
+    from nouscoder_jax.loop.setup import start_processes
+    from nouscoder_jax.training import hands
+    from nouscoder_jax.training.export import version_dir
+
+    config = load_config_file(ROOT / "configs" / "tiny.py")
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, path=model),
+        mesh=dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}"),
+        checkpoint=dataclasses.replace(config.checkpoint, export_dtype="bfloat16"),
+    )
+    os.environ["NOUSCODER_PROCESS_ID"] = process
+    if start_processes(config) > 0:
+        return hands.serve()
+    with hands.gather() as crew:
+        trainer = hands.RemoteTrainer(config, crew, say=print)
+        for stage in ("load", "export", "checkpoint", "restore", "done"):
+            print(stage, flush=True)
+            match stage:
+                case "load":
+                    trainer.start()
+                case "export":
+                    trainer.export(version_dir(Path(folder), 1), policy_version=1)
+                case "checkpoint":
+                    trainer.open(Path(folder) / "checkpoints")
+                    trainer.checkpoint(1, {"step": 1}, pass_at_1=None)
+                    while trainer.busy():
+                        trainer.check()
+                case "restore":
+                    trainer.restore()
+        trainer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
