@@ -137,6 +137,7 @@ class LocalTrainer:
 
     def restore_step(self, step: int) -> Progress:
         """Takes the checkpoint of one step. Raises whatever is wrong with it."""
+        self._state = None  # two states at once may not fit
         target = abstract(self.architecture, self.optimizer, mesh=self.mesh)
         self._state, progress = self.checkpointer.restore_step(target, step)
         return progress

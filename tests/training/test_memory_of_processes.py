@@ -1,6 +1,5 @@
 """What two processes hold of a model that both train: their share and little more, whatever they do with it."""
 
-import json
 import os
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from nouscoder_jax.model.weights import abstract_model, save_model
 SCRIPT = Path(__file__).with_name("memory_process.py")
 NUM_LAYERS = int(os.environ.get("NOUSCODER_MEMORY_LAYERS", "3"))
 """Of 36. On a CPU the devices' memory is the machine's: 3 layers want 20 GB."""
+STAGES = ("load", "export", "checkpoint", "restore", "done")
 GB = 1e9
 BYTES_PER_PARAM = 12  # weights and two moments, float32
 
@@ -89,7 +89,7 @@ def test_no_process_holds_more_than_its_share(tmp_path, capsys):
     sampler.start()
     try:
         for line in processes[0].stdout:
-            stage[0] = line.strip() or stage[0]
+            stage[0] = line.strip() if line.strip() in STAGES else stage[0]
         assert [process.wait(timeout=60) for process in processes] == [0, 0], [log.read_text()[-2000:] for log in logs]
     finally:
         for process in processes:
@@ -100,7 +100,11 @@ def test_no_process_holds_more_than_its_share(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{num_params / 1e6:.0f} million parameters, share {share / GB:.2f} GB; before: {base / GB:.2f} GB")
         for name, figures in most.items():
-            print(f"  {name:10} " + "  ".join(f"process {n}: {size / GB:6.2f} GB" for n, size in enumerate(figures)))
-        print(json.dumps({name: [round(size / GB, 2) for size in figures] for name, figures in most.items()}))
-    for name in ("load", "export"):
+            sizes = "  ".join(f"process {n}: {size / GB:5.2f} GB" for n, size in enumerate(figures))
+            print(f"  {name:10} {sizes}")
+    for name in (
+        "load",
+        "export",
+        "checkpoint",
+    ):  # what a restore reads ahead is on a GPU's host, not beside the weights
         assert max(most[name]) <= share + 2 * GB, name
