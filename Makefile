@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 # Tests run in so many processes; a file's tests stay in one of them, which has compiled what they share.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 # SGLang's own Python: its pins are for 3.11.
 SGLANG_PYTHON ?= python3.11

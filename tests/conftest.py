@@ -28,6 +28,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = (
+    "test_processes.py", "test_sglang_failures.py", "test_slurm.py", "test_crashes.py", "test_loss_trace.py",
+    "test_plan_cli.py", "test_serve_script.py", "test_train_sglang.py", "test_train_objectives.py",
+    "test_train_smoke.py", "test_update.py", "test_objective.py", "test_embedded.py", "test_simulation.py",
+    "test_qwen3.py", "test_generate.py", "test_warm_start.py",
+)  # fmt: skip
+"""Test files of a minute or more."""
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -38,12 +45,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Of several workers one runs all tests of a file, or of those that share servers: what is costly starts once. (The
+    own way of pytest-xdist 3.8, `--dist loadgroup`, has no effect with pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real SGLang servers" if "tests/rollout/test_sglang" in file else file
+
+    config.option.loadscopereorder = False  # files come as `pytest_collection_modifyitems` has put them
+    return Files(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one runs a file's tests, or those of a group that says so: what is costly starts once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Files that take longest come first, so that no worker is left alone with one of them at the end."""
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

@@ -56,7 +56,7 @@ def train(config: TrainConfig, *, resume: bool) -> int:
     """
     share_gpus(config)
     if start_processes(config) > 0:
-        return hands.serve()
+        hands.leave(hands.serve())
     with _crew(config) as crew:
         check_hardware(config)
         components = build(config)
@@ -64,6 +64,8 @@ def train(config: TrainConfig, *, resume: bool) -> int:
         folder = (folders.reopen if resume else folders.create)(config)
         with serving(config, folder.path / "servers", say=print) as urls, _told_of_files(folder):
             asyncio.run(_run(components, trainer, folder, resume=resume, urls=urls, crew=crew))
+    if crew:
+        hands.leave(0)
     return 0
 
 

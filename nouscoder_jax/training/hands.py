@@ -32,7 +32,7 @@ from concurrent.futures import Future
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -172,7 +172,7 @@ class Crew:
         for hand in self.hands:
             with contextlib.suppress(OSError, ValueError):
                 self._send(hand, Message(fields, {}))
-        if not lost:  # who leaves jax.distributed needs its service, which is in this process
+        if not lost:  # jax aborts a process that outlives this one, whose service it is in touch with
             deadline = time.monotonic() + LEAVE_S
             for hand in self.hands:
                 hand.left.wait(max(0.0, deadline - time.monotonic()))
@@ -200,9 +200,6 @@ class Crew:
                 self._lose(hand, "its connection closed")
                 hand.left.set()
                 return
-            if "goodbye" in fields:
-                hand.left.set()
-                continue
             if "interrupted" in fields:
                 self.on_interrupt(f"{hand} got {fields['interrupted']}")
                 continue
@@ -398,7 +395,8 @@ def _keep_alive(line: Connection) -> None:
 
 
 def serve() -> int:
-    """A hand's whole life: calls the head, carries out its orders, and returns the exit code.
+    """A hand's whole life: calls the head, carries out its orders, and returns the exit code, to be given to `leave`:
+    the head waits for this process to be gone.
 
     Leaves the process at once, with one line on stderr and exit code 1, where the head is gone. Raises UserError where
     it cannot be reached.
@@ -414,8 +412,6 @@ def serve() -> int:
             if order.fields["order"] == "stop":
                 if order.fields["why"]:
                     print(f"process {jax.process_index()} ends: {order.fields['why']}", file=sys.stderr)
-                jax.distributed.shutdown()
-                _answer(line, sending, {"goodbye": True})
                 return 1 if order.fields["why"] else 0
             _answer(line, sending, _carry_out(order, hand))
 
@@ -456,7 +452,15 @@ def _take_orders(line: Connection, head: str, orders: queue.SimpleQueue[Message]
 
 def _leave(why: str) -> None:
     print(f"error: process {jax.process_index()} ends: {why}", file=sys.stderr, flush=True)
-    os._exit(1)
+    leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once. jax says goodbye to its service at an orderly exit, and under load aborts when the
+    service says that it has heard so already."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _answer(line: Connection, sending: threading.Lock, fields: dict[str, Any]) -> None:

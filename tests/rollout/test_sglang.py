@@ -27,7 +27,6 @@ from nouscoder_jax.types import EngineError, Prompt, VersionSpan
 
 pytestmark = [
     pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
-    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
 ]
 
 MODES = ("finish", "abort", "retract", "in_place")

@@ -11,7 +11,6 @@ from nouscoder_jax.training import convert
 
 pytestmark = [
     pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
-    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
 ]
 
 

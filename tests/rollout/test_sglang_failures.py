@@ -20,7 +20,6 @@ from nouscoder_jax.types import EngineError
 
 pytestmark = [
     pytest.mark.timeout(900),  # three starts of a server, on a machine that may be busy
-    pytest.mark.xdist_group("sglang"),  # in one process, which starts the servers once
 ]
 
 GREEDY = {"top_k": 1, "max_completion_tokens": 250}

@@ -135,4 +135,7 @@ if __name__ == "__main__":
     if command == "killed":
         export_killed(*arguments)
     else:
+        from nouscoder_jax.training.hands import leave
+
         print(json.dumps(export_together(*arguments)))
+        leave(0)

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(model: str, folder: str, process: str, port: str) -> int:
-    """The exit code. The head prints each stage before it begins, and `done` after the last one."""
+def main(model: str, folder: str, process: str, port: str) -> None:
+    """The head prints each stage before it begins, and `done` after the last one."""
     from nouscoder_jax.cli import load_config_file
     from nouscoder_jax.loop.setup import start_processes
     from nouscoder_jax.training import hands
@@ -26,7 +26,7 @@ def main(model: str, folder: str, process: str, port: str) -> int:
     )
     os.environ["NOUSCODER_PROCESS_ID"] = process
     if start_processes(config) > 0:
-        return hands.serve()
+        hands.leave(hands.serve())
     with hands.gather() as crew:
         trainer = hands.RemoteTrainer(config, crew, say=print)
         for stage in ("load", "export", "checkpoint", "restore", "done"):
@@ -44,8 +44,8 @@ def main(model: str, folder: str, process: str, port: str) -> int:
                 case "restore":
                     trainer.restore()
         trainer.close()
-    return 0
+    hands.leave(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])
