@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
@@ -212,6 +213,11 @@ class Run:
         finally:
             if self.config.server.memory_saver:
                 await self.engine.resume_memory()
+        if metrics["update/skipped"]:
+            self.display.line(
+                f"step {collected.step}: {metrics['update/skipped']:.0f} updates were not finite and were not taken "
+                f"({self.progress.skipped} so far)"
+            )
         await self._publish(resumed=False)
         return metrics
 
@@ -220,8 +226,9 @@ class Run:
         self._idle = self._idle_shares()
         with self.timer.stage("evaluate"):
             result = await self._evaluate()
+        measured = "was not measured" if math.isnan(result.pass_at_1) else f"{result.pass_at_1:.1%}"
         self.display.line(
-            f"held-out pass@1 {result.pass_at_1:.1%} ({len(self.components.held_out.problems)} problems x "
+            f"held-out pass@1 {measured} ({len(self.components.held_out.problems)} problems x "
             f"{self.config.evaluation.samples_per_problem} samples, policy v{self.progress.policy_version})"
         )
         return {
@@ -229,6 +236,7 @@ class Run:
             "held_out/truncated_share": result.truncated_share,
             "held_out/completion_tokens_mean": result.completion_tokens_mean,
             "held_out/judge_failures": float(result.num_judge_failures),
+            "held_out/engine_failures": float(result.num_engine_failures),
         }
 
     async def save(self, pass_at_1: float | None) -> None:

@@ -159,7 +159,7 @@ def test_a_sequence_level_objective_updates_packed_rows(run, make_config):
 def test_recomputed_old_logprobs_are_the_models_own_and_make_the_ratio_one(run, make_config, batch, start):
     config = make_config(loss={"old_logprobs": "recomputed"}, rollout={"temperature": 0.7})
     mesh, state = start(config)
-    old = make_token_logprobs(config, mesh)(state.model, batch)
+    old = make_token_logprobs(config, mesh)(state.model, batch, 2)
     hidden = jax.jit(qwen3.forward, static_argnames=("compute_dtype", "attention", "remat"))(
         state.model, batch.tokens, batch.positions, batch.segment_ids,
         compute_dtype="float32", attention="reference", remat="none",
