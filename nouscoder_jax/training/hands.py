@@ -268,13 +268,13 @@ class RemoteTrainer:
         """As Trainer says."""
         self.crew.order("start", {}, {}, self.own.start)
 
-    def restore(self) -> Progress:
+    def restore(self, step: int | None) -> Progress:
         """As Trainer says."""
 
-        def restore_step(step: int) -> Progress:
-            return self.crew.order("restore", {"step": step}, {}, lambda: self.own.restore_step(step))
+        def restore_step(one: int) -> Progress:
+            return self.crew.order("restore", {"step": one}, {}, lambda: self.own.restore_step(one))
 
-        return self.own.checkpointer.newest_that(restore_step, step=None)
+        return self.own.checkpointer.newest_that(restore_step, step=step)
 
     def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> UpdateMetrics:
         """As Trainer says. Rows that are all padding stay here: every process knows what they hold."""

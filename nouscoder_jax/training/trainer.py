@@ -48,8 +48,9 @@ class Trainer(Protocol):
         """Takes the weights that the config names. Raises UserError."""
         ...
 
-    def restore(self) -> Progress:
-        """Takes the newest checkpoint that is whole, and returns what was saved with it. Raises UserError."""
+    def restore(self, step: int | None) -> Progress:
+        """Takes the checkpoint of `step`, and sets later ones aside; None: the newest that is whole. Returns what was
+        saved with it. Raises UserError."""
         ...
 
     def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> UpdateMetrics:
@@ -130,9 +131,9 @@ class LocalTrainer:
         """As Trainer says."""
         self._state = from_folder(self.model_folder, self.architecture, self.optimizer, mesh=self.mesh)
 
-    def restore(self) -> Progress:
+    def restore(self, step: int | None) -> Progress:
         """As Trainer says."""
-        return self.checkpointer.newest_that(self.restore_step, step=None)
+        return self.checkpointer.newest_that(self.restore_step, step=step)
 
     def restore_step(self, step: int) -> Progress:
         """Takes the checkpoint of one step. Raises whatever is wrong with it."""

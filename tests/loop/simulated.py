@@ -26,7 +26,8 @@ from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.loop.collect import make_collector
 from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.groups import Drawer, GroupMaker
-from nouscoder_jax.loop.journal import Journal, config_hash
+from nouscoder_jax.loop.changes import config_hash
+from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.replay import ReplayingCollector
 from nouscoder_jax.loop.turns import Turns, record, rewind

@@ -42,7 +42,7 @@ def main(model: str, folder: str, process: str, port: str) -> int:
                     while trainer.busy():
                         trainer.check()
                 case "restore":
-                    trainer.restore()
+                    trainer.restore(None)
         trainer.close()
     return 0
 
