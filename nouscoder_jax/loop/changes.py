@@ -49,8 +49,11 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 def hash_files(config: TrainConfig) -> dict[str, str]:
     """SHA-256 of each file of FILES. Raises OSError."""
-    fields = config.flatten()
-    return {name: hashlib.sha256(Path(fields[name]).read_bytes()).hexdigest() for name in FILES}
+    fields, hashes = config.flatten(), {}
+    for name in FILES:
+        with Path(fields[name]).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def _among(name: str, fields: tuple[str, ...]) -> bool:
