@@ -63,6 +63,8 @@ class Checkpointer:
         self._read_only, self._tidies, self._say = read_only, tidies and not read_only, say
         self._saving: int | None = None
         """The step whose save has begun and is not known to have ended."""
+        self._refused: list[int] = []
+        """Steps whose save has failed."""
         try:
             if self._tidies:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,8 @@ class Checkpointer:
             for _ in range(2):  # Orbax raises a failed save once in each thread, and frees nothing that time
                 with contextlib.suppress(Exception):
                     self._manager.close()
+            for step in self._refused:  # a thread may have written on while its files went
+                folders.remove_temporary(self.directory, step)
 
     def is_empty(self) -> bool:
         """Whether no checkpoint was ever finished here: not even a damaged one is there."""
@@ -219,6 +223,7 @@ class Checkpointer:
         step, self._saving = self._saving, None
         assert step is not None
         if self._tidies:
+            self._refused.append(step)
             folders.remove_temporary(self.directory, step)
         self._scores = folders.complete_scores(self.directory)
         with contextlib.suppress(OSError):
