@@ -156,8 +156,9 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
     A UserError exits with 2; a failure of the judge or the engine, too much drift between engine and trainer, updates
-    that are not finite, or the loss of another process of the run with 1; each after one line on stderr. Ctrl-C with 130. Where whoever reads
-    stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE ends.
+    that are not finite, or the loss of another process of the run with 1; each after one line on stderr. Ctrl-C with
+    130. Where whoever reads stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE
+    ends.
     """
     try:
         code = _exit_code(main)

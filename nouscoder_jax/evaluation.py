@@ -53,8 +53,8 @@ class ProblemResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """One evaluation. Samples that were not measured are counted in num_engine_failures and num_judge_failures: they are
-    no wrong answers.
+    """One evaluation. Samples that could not be measured are counted in num_engine_failures and num_judge_failures:
+    they are no wrong answers.
 
     Example:
         EvaluationResult(pass_at_1=0.41, pass_at_k={1: 0.41, 2: 0.52}, solved_by_family={"pair_sum": 0.9}, ...)
@@ -91,8 +91,8 @@ class EvaluationResult:
         width = max(map(len, self.solved_by_family), default=0)
         return [
             f"{self.num_problems} problems, {self.num_samples} completions of {self.completion_tokens_mean:.0f} tokens "
-            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged, {self.num_engine_failures} given up by "
-            "the engine",
+            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged, {self.num_engine_failures} given up "
+            "by the engine",
             f"outcomes: {outcomes or 'none'}",
             *(f"  {family:<{width}}  {share:6.1%}" for family, share in self.solved_by_family.items()),
             shares or "nothing was judged",

@@ -51,9 +51,7 @@ class ScriptedEngine:
         if index == self.fail_at:
             raise EngineError("gone")
         if index in self.aborts:
-            return Completion(
-                token_ids=(), behavior_logprobs=(), logprobs=(), finish_reason="abort", policy_version=0
-            )
+            return Completion(token_ids=(), behavior_logprobs=(), logprobs=(), finish_reason="abort", policy_version=0)
         return Completion(
             token_ids=(index,) * (index + 1),
             behavior_logprobs=(0.0,) * (index + 1),

@@ -264,7 +264,6 @@ class Checkpointer:
             self._scores = folders.complete_scores(self.directory)
             self._manager.reload()
 
-
     def _step_back(self, restored: int) -> None:
         """Makes way for new checkpoints of the steps after `restored`."""
         later = [step for step in folders.steps(self.directory) if step > restored]

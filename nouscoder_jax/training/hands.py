@@ -292,9 +292,7 @@ class RemoteTrainer:
             "logprobs", batch._asdict(), num_micro_batches, lambda: self.own.logprobs(batch, num_micro_batches)
         )
 
-    def _on_batch(
-        self, order: str, arrays: dict[str, np.ndarray], num_micro_batches: int, own: Callable[[], T]
-    ) -> T:
+    def _on_batch(self, order: str, arrays: dict[str, np.ndarray], num_micro_batches: int, own: Callable[[], T]) -> T:
         used_rows = num_micro_batches * self.own.config.experience.rows_per_micro_batch
         fields = {"num_micro_batches": num_micro_batches, "num_rows": len(arrays["tokens"])}
         return self.crew.order(order, fields, {name: array[:used_rows] for name, array in arrays.items()}, own)

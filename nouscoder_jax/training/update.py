@@ -39,6 +39,7 @@ from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
 from nouscoder_jax.training.state import TrainState, all_finite, shardings
 from nouscoder_jax.types import Batch
 
+
 class UpdateMetrics(dict[str, float]):
     """What an update has measured, by name. What was measured on nothing is absent.
 
@@ -65,9 +66,9 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. With several
     processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where `loss.old_logprobs` is
     recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate, num_tokens, and the objective's
-    own. Where loss, gradient or the new weights are not finite, the returned state is the given one and `skipped` is 1.
-    Where the gate on drift is shut (training/objective.py) it is the given one too, and metrics have `gate_shut_at`:
-    the index, row * time + position, of the token that drifts most. The same input gives the same bits on the same
+    own. Where the gate on drift is shut (training/objective.py) the returned state is the given one and metrics have
+    `gate_shut_at`: the index, row * time + position, of the token that drifts most. Else, where loss, gradient or new
+    weights are not finite, it is the given one too and `skipped` is 1. The same input gives the same bits on the same
     machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
@@ -88,10 +89,10 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
 
 
 def _told(values: dict[str, float], counts: dict[str, float]) -> UpdateMetrics:
-    """Without what was measured on nothing, and with `gate_shut_at` only where the gate is why nothing was taken."""
+    """Without what was measured on nothing. An engine whose logprobs are NaN is the gate's matter: that says where."""
     is_finite, gate_open = values.pop("is_finite"), values.pop("gate_open")
-    values["skipped"] = 0.0 if is_finite else 1.0
-    if gate_open or not is_finite:
+    values["skipped"] = float(gate_open and not is_finite)
+    if gate_open:
         del values["gate_shut_at"]
     empty = {name for name, count in counts.items() if count == 0 and name != "loss"}
     empty |= {name.removesuffix("_mean") + "_max" for name in empty if name.endswith("_mean")}

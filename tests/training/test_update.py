@@ -127,7 +127,7 @@ def test_one_program_serves_any_number_of_micro_batches(make_config, architectur
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name="dapo")
     arrays = jax.tree.map(lambda a: a.reshape(4, 4, 32), batch)
     for count in (1, 4, 2):
-        state, _ = on_mesh(state, arrays, arrays.behavior_logprobs, np.int32(count))
+        state, _, _ = on_mesh(state, arrays, arrays.behavior_logprobs, np.int32(count))
     assert on_mesh._cache_size() == 1
 
 
@@ -145,7 +145,7 @@ def test_every_objective_traces_with_its_knobs(make_config, architecture, batch,
     mesh, state = start(config)
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
     arrays = jax.tree.map(lambda a: a.reshape(2, 8, 32), batch)
-    after, metrics = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
+    after, metrics, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert ("clip_low_share" in metrics) == (loss_name != "supervised")
 
@@ -192,7 +192,7 @@ def test_bfloat16_compute_keeps_weights_and_moments_in_float32(make_config, arch
     mesh, state = start(config)
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name="dapo")
     arrays = jax.tree.map(lambda a: a.reshape(2, 8, 32), batch)
-    after, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
+    after, _, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(after)} == {"float32", "int32"}
 
 
