@@ -1,4 +1,4 @@
-"""Where the files of a model lie on this machine.
+"""Where the files of a model lie on this machine: a folder, or the local copy of a hub id.
 
 In: a folder, or the id of a model on the Hugging Face hub. Out: a folder. What is in the local cache needs no network.
 """

@@ -154,13 +154,13 @@ def reopen(config: TrainConfig, resume: Resume, *, say: Callable[[str], None]) -
     """
     folder = _folder(config, Path(config.run_dir))
     if found := _changes(folder, config):
-        told = f"resumed with changes: {'; '.join(found)}"
+        told = "; ".join(found)
         if not resume.with_changes:
             raise UserError(
-                f"{told}. They change what the run's figures mean: drop them, start a new run, or add "
-                "--resume-with-changes"
+                f"{folder.path} would go on with changes: {told}. They change what its figures mean: drop them, start a "
+                "new run, or add --resume-with-changes"
             )
-        say(told)
+        say(f"resumed with changes: {told}")
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)

@@ -56,7 +56,7 @@ def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(conf
     folders.create(config)
     said, other = [], change(config, seed=7)
     before = (folders.RunFolder(path=folders.Path(config.run_dir), weights_dir="").config).read_text()
-    with pytest.raises(UserError, match=r"resumed with changes: seed 0 -> 7.*--resume-with-changes"):
+    with pytest.raises(UserError, match=r"would go on with changes: seed 0 -> 7.*--resume-with-changes"):
         folders.reopen(other, PLAIN, say=said.append)
     folder = folders.reopen(config, PLAIN, say=said.append)
     assert folder.config.read_text() == before and said == []
