@@ -138,9 +138,9 @@ class Run:
         self.has_begun = resume is not None and (resume.step is not None or trainer.has_checkpoint())
         """Whether the weights are those of a step that has been finished."""
         if resume is not None and self.has_begun:
-            if resume.step is not None:  # the journal is of the steps that come after the newest
-                shutil.rmtree(folder.journal, ignore_errors=True)
             self.progress = Progress(**trainer.restore(resume.step))
+            if resume.step is not None:  # the journal is of what came after a later checkpoint
+                shutil.rmtree(folder.journal, ignore_errors=True)
             self.display.at(self.progress.step)
         else:
             trainer.start()

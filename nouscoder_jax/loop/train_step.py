@@ -69,9 +69,9 @@ def train_on(
             metrics = trainer.update(batch, num_micro_batches, old)
         check_gate(metrics, batch, share, config=config, step=collected.step)
         _count(metrics, progress, config=config, step=collected.step)
-        used = num_micro_batches * config.experience.rows_per_micro_batch
-        metrics["padding_share"] = 1 - float((batch.segment_ids[:used] > 0).mean())
-        metrics.counts["padding_share"] = float(used)
+        used = batch.segment_ids[: num_micro_batches * config.experience.rows_per_micro_batch]
+        metrics["padding_share"] = 1 - float((used > 0).mean())
+        metrics.counts["padding_share"] = float(used.size)
         measured.append(metrics)
     return {f"update/{name}": value for name, value in join(measured).items()}
 
