@@ -67,6 +67,9 @@ PADDING_SHARE = "update/padding_share"
 NUM_UPDATES = "update/num_updates"
 SKIPPED = "update/skipped"
 
+PROBE_DRIFT_MEAN = "probe/drift_mean"
+PROBE_DRIFT_MAX = "probe/drift_max"
+
 HELD_OUT_PASS_AT_1 = "held_out/pass_at_1"
 HELD_OUT_TRUNCATED_SHARE = "held_out/truncated_share"
 HELD_OUT_COMPLETION_TOKENS_MEAN = "held_out/completion_tokens_mean"
@@ -75,7 +78,7 @@ HELD_OUT_ENGINE_FAILURES = "held_out/engine_failures"
 
 SECONDS_PREFIX = "seconds/"
 SECONDS_TOTAL = "seconds/total"
-STAGES = ("generate", "verify", "pack", "update", "export", "reload", "evaluate", "checkpoint")
+STAGES = ("generate", "verify", "pack", "update", "export", "reload", "probe", "evaluate", "checkpoint")
 """Stages that a StageTimer measures; generate and verify overlap, so the sum may exceed seconds/total."""
 
 METRICS: dict[str, str] = {
@@ -132,6 +135,9 @@ METRICS: dict[str, str] = {
     PADDING_SHARE: "share of the packed rows that is padding",
     NUM_UPDATES: "optimizer updates so far in the run",
     SKIPPED: "updates of the step that were not taken, because loss, gradient or new weights were not finite",
+    PROBE_DRIFT_MEAN: "mean |trainer logprob - engine logprob| over fixed sequences, both with the weights of the step, "
+    "nats; of several servers the worst",
+    PROBE_DRIFT_MAX: "largest of the same",
     HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
     HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",
     HELD_OUT_COMPLETION_TOKENS_MEAN: "mean length of a held-out completion, tokens",
