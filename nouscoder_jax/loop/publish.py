@@ -82,9 +82,7 @@ class Publisher:
         scored = self._trainer.score(batch, num_micro_batches)
         return Probe(
             sequences=sequences,
-            logprobs=tuple(
-                tuple(scored[row, : len(sequence) - 1].tolist()) for row, sequence in enumerate(sequences)
-            ),
+            logprobs=tuple(tuple(scored[row, : len(sequence) - 1].tolist()) for row, sequence in enumerate(sequences)),
             policy_version=policy_version,
             max_mean=loss.max_drift_mean,
             max_largest=loss.max_drift,

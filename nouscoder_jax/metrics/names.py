@@ -28,13 +28,16 @@ FILTER_REASONS = {
     "equal": "all counted rewards of the group were equal",
     "judge_failure": "the judge failed on most of the group",
     "overlong": "it was cut, or all of its group that would train",
+    "stale": "its turn came more than rollout.max_staleness batches late",
     "aborted": "the engine gave up most of the group",
 }
 ROLLOUTS_QUARANTINED = "rollouts/quarantined"
 ROLLOUTS_IN_FLIGHT = "rollouts/in_flight"
 
-STALENESS_MEAN = "staleness/mean"
-STALENESS_MAX = "staleness/max"
+STALENESS_BATCHES_MEAN = "staleness/batches_mean"
+STALENESS_BATCHES_MAX = "staleness/batches_max"
+STALENESS_VERSIONS_MEAN = "staleness/versions_mean"
+STALENESS_VERSIONS_MAX = "staleness/versions_max"
 
 TOKENS_PER_S = "throughput/tokens_per_s"
 VERIFICATIONS_PER_S = "throughput/verifications_per_s"
@@ -106,8 +109,11 @@ METRICS: dict[str, str] = {
         f"completion_tokens/filtered/{reason}": f"mean length of the rollouts dropped so far, tokens: {why}"
         for reason, why in FILTER_REASONS.items()
     },
-    STALENESS_MEAN: "mean of policy version now minus policy version of the completion, over the batch",
-    STALENESS_MAX: "largest of the same",
+    STALENESS_BATCHES_MEAN: "batches trained between the start of a group and its own batch, mean over the batch",
+    STALENESS_BATCHES_MAX: "largest of the same; rollout.max_staleness is its bound",
+    STALENESS_VERSIONS_MEAN: "policy version before the batch minus that of a completion's oldest token, mean over the "
+    "batch; a later update of the batch is one version further each",
+    STALENESS_VERSIONS_MAX: "largest of the same",
     TOKENS_PER_S: "completion tokens sampled per second of the step",
     VERIFICATIONS_PER_S: "verdicts per second of the step",
     ENGINE_IDLE_SHARE: "share of the engine's slots, over the step without its evaluation, that generated nothing",

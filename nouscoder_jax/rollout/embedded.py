@@ -262,9 +262,7 @@ class EmbeddedEngine:
             tokens[row, : len(sequence)] = sequence
         score = partial(_score, self._weights, tokens, architecture=self._architecture)
         scored = np.asarray(await asyncio.get_running_loop().run_in_executor(self._worker, score))
-        logprobs = [
-            row[: len(sequence) - 1].tolist() for row, sequence in zip(scored, probe.sequences, strict=True)
-        ]
+        logprobs = [row[: len(sequence) - 1].tolist() for row, sequence in zip(scored, probe.sequences, strict=True)]
         return probe.compare(logprobs, who=f"the engine, {self.name},")
 
     @property
