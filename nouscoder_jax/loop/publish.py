@@ -45,8 +45,8 @@ class Publisher:
         self._published: int | None = None
 
     async def publish(self, policy_version: int) -> dict[str, float]:
-        """The engine serves the trainer's weights as `policy_version` when this returns, and computes with them what the
-        trainer does: the metrics say how nearly. Nothing where it was done already.
+        """The engine serves the trainer's weights as `policy_version` when this returns, and computes with them what
+        the trainer does: the metrics say how nearly. Nothing where it was done already.
 
         Raises EngineError, UserError, DriftError, ProcessLostError.
         """

@@ -38,7 +38,8 @@ class Probe:
     """Sequences, and what the trainer says of them.
 
     Example:
-        Probe(sequences=((9, 4, 7), ...), logprobs=((-0.7, -2.1), ...), policy_version=3, max_mean=0.05, max_largest=0.0)
+        Probe(sequences=((9, 4, 7), ...), logprobs=((-0.7, -2.1), ...), policy_version=3, max_mean=0.05,
+              max_largest=0.0)
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -65,9 +66,9 @@ class Probe:
         raise DriftError(
             f"{who} and the trainer both have policy version {self.policy_version}, yet their logprobs of "
             f"{len(self.sequences)} fixed sequences differ by {drift.mean:.3g} nats on average (loss.max_drift_mean "
-            f"{self.max_mean or 'off'}) and by {drift.largest:.3g} at most (loss.max_drift {self.max_largest or 'off'}), "
-            f"most in sequence {worst}; no token of this version was trained on. See that dtype, attention and rope of "
-            "the engine are the config's, or raise the bounds"
+            f"{self.max_mean or 'off'}) and by {drift.largest:.3g} at most (loss.max_drift "
+            f"{self.max_largest or 'off'}), most in sequence {worst}; no token of this version was trained on. See that "
+            "dtype, attention and rope of the engine are the config's, or raise the bounds"
         )
 
 
