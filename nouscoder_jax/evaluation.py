@@ -91,8 +91,8 @@ class EvaluationResult:
         width = max(map(len, self.solved_by_family), default=0)
         return [
             f"{self.num_problems} problems, {self.num_samples} completions of {self.completion_tokens_mean:.0f} tokens "
-            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged, {self.num_engine_failures} given up "
-            "by the engine",
+            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged, {self.num_engine_failures} given "
+            "up by the engine",
             f"outcomes: {outcomes or 'none'}",
             *(f"  {family:<{width}}  {share:6.1%}" for family, share in self.solved_by_family.items()),
             shares or "nothing was judged",

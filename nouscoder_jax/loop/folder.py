@@ -157,8 +157,8 @@ def reopen(config: TrainConfig, resume: Resume, *, say: Callable[[str], None]) -
         told = "; ".join(found)
         if not resume.with_changes:
             raise UserError(
-                f"{folder.path} would go on with changes: {told}. They change what its figures mean: drop them, start a "
-                "new run, or add --resume-with-changes"
+                f"{folder.path} would go on with changes: {told}. They change what its figures mean: drop them, start "
+                "a new run, or add --resume-with-changes"
             )
         say(f"resumed with changes: {told}")
     try:
