@@ -141,8 +141,8 @@ METRICS: dict[str, str] = {
     PADDING_SHARE: "share of the packed rows that is padding",
     NUM_UPDATES: "optimizer updates so far in the run",
     SKIPPED: "updates of the step that were not taken, because loss, gradient or new weights were not finite",
-    PROBE_DRIFT_MEAN: "mean |trainer logprob - engine logprob| over fixed sequences, both with the step's weights, nats; "
-    "of several servers the worst",
+    PROBE_DRIFT_MEAN: "mean |trainer logprob - engine logprob| over fixed sequences, both with the step's weights, "
+    "nats; of several servers the worst",
     PROBE_DRIFT_MAX: "largest of the same",
     HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
     HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",

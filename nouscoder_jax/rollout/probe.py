@@ -67,8 +67,8 @@ class Probe:
             f"{who} and the trainer both have policy version {self.policy_version}, yet their logprobs of "
             f"{len(self.sequences)} fixed sequences differ by {drift.mean:.3g} nats on average (loss.max_drift_mean "
             f"{self.max_mean or 'off'}) and by {drift.largest:.3g} at most (loss.max_drift "
-            f"{self.max_largest or 'off'}), most in sequence {worst}; no token of this version was trained on. See that "
-            "dtype, attention and rope of the engine are the config's, or raise the bounds"
+            f"{self.max_largest or 'off'}), most in sequence {worst}; no token of this version was trained on. See "
+            "that dtype, attention and rope of the engine are the config's, or raise the bounds"
         )
 
 
