@@ -24,9 +24,7 @@ def test_the_differences_are_over_all_tokens():
 
 @pytest.mark.parametrize("bounds", [{"max_mean": 0.1}, {"max_largest": 0.4}])
 def test_who_is_over_a_bound_is_named_with_the_version(bounds):
-    with pytest.raises(
-        DriftError, match=r"^server x and .* version 7.* 0.2 nats on average .* 0.5 at .*sequence 0"
-    ):
+    with pytest.raises(DriftError, match=r"^server x and .* version 7.* 0.2 nats on average .* 0.5 at .*sequence 0"):
         probe(**bounds).compare(((-1.5, -2.0), (-2.9,)), who="server x")
 
 

@@ -315,9 +315,8 @@ def probe_of(one, *, off=0.0, **bounds):
         for sequence in sequences
     ]
     moved = tuple(tuple(float(logprob) + off for logprob in row) for row in logprobs)
-    return Probe(
-        sequences=sequences, logprobs=moved, policy_version=0, **{"max_mean": 0.0, "max_largest": 0.0} | bounds
-    )
+    bounds = {"max_mean": 0.0, "max_largest": 0.0} | bounds
+    return Probe(sequences=sequences, logprobs=moved, policy_version=0, **bounds)
 
 
 def test_a_server_is_proven_to_compute_what_the_trainer_does(server, checkpoints):
