@@ -159,6 +159,7 @@ def get_config() -> TrainConfig:
             epsilon=1e-8,
             weight_decay=0.1,  # [P]
             max_grad_norm=1.0,  # [D]
+            max_skipped=3,
         ),
         evaluation=EvaluationConfig(
             every_steps=10,  # [N]

@@ -134,6 +134,7 @@ def get_config() -> TrainConfig:
             epsilon=1e-8,
             weight_decay=0.0,
             max_grad_norm=1.0,
+            max_skipped=3,
         ),
         evaluation=EvaluationConfig(
             every_steps=0,

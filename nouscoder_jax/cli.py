@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO
 import tyro
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import ConservationError, DriftError, EngineError, JudgeError, ProcessLostError
+from nouscoder_jax.types import ConservationError, DivergedError, DriftError, EngineError, JudgeError, ProcessLostError
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
 """Fields that a config file may give relative to its own folder."""
@@ -36,6 +36,7 @@ _KINDS = {
     JudgeError: "the judge failed",
     EngineError: "the engine failed",
     DriftError: "too much drift",
+    DivergedError: "training diverged",
     ConservationError: "rollouts do not add up",
     ProcessLostError: "a process is gone",
 }
@@ -154,9 +155,10 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
-    A UserError exits with 2; a failure of the judge or the engine, too much drift between engine and trainer, or the
-    loss of another process of the run with 1; each after one line on stderr. Ctrl-C with 130. Where whoever reads
-    stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE ends.
+    A UserError exits with 2; a failure of the judge or the engine, too much drift between engine and trainer, updates
+    that are not finite, or the loss of another process of the run with 1; each after one line on stderr. Ctrl-C with
+    130. Where whoever reads stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE
+    ends.
     """
     try:
         code = _exit_code(main)

@@ -8,6 +8,7 @@ All completions are asked for at once, in order (the engine queues them), and ea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
+from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.sampler import cancel, sample_group
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
@@ -51,7 +53,8 @@ class ProblemResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """One evaluation. Samples whose judge failed are counted in num_judge_failures and in nothing else but lengths.
+    """One evaluation. Samples that could not be measured are counted in num_engine_failures and num_judge_failures:
+    they are no wrong answers.
 
     Example:
         EvaluationResult(pass_at_1=0.41, pass_at_k={1: 0.41, 2: 0.52}, solved_by_family={"pair_sum": 0.9}, ...)
@@ -70,8 +73,10 @@ class EvaluationResult:
     completion_tokens_mean: float
     num_problems: int
     num_samples: int
-    """Completions drawn, judge failures included."""
+    """Completions drawn, failures included."""
     num_judge_failures: int
+    num_engine_failures: int
+    """Completions that the engine gave up; in no length and no share."""
     problems: tuple[ProblemResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +91,8 @@ class EvaluationResult:
         width = max(map(len, self.solved_by_family), default=0)
         return [
             f"{self.num_problems} problems, {self.num_samples} completions of {self.completion_tokens_mean:.0f} tokens "
-            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged",
+            f"({self.truncated_share:.1%} cut), {self.num_judge_failures} not judged, {self.num_engine_failures} given "
+            "up by the engine",
             f"outcomes: {outcomes or 'none'}",
             *(f"  {family:<{width}}  {share:6.1%}" for family, share in self.solved_by_family.items()),
             shares or "nothing was judged",
@@ -122,14 +128,15 @@ async def evaluate(
     """Draws and judges samples_per_problem completions of every problem that has a prompt.
 
     `on_progress(done, total)` is called after every sample. The seed of a sample depends on `seed` and its place in
-    `problems` only. Raises EngineError when the engine fails; however it ends, nothing is left running.
+    `problems` only; groups are counted from -1 down, so that no sample of training has it. Raises EngineError when the
+    engine fails; however it ends, nothing is left running.
     """
     asked = [problem for problem in problems if problem.problem_id in prompts]
     groups = [
         sample_group(
             engine,
             prompts[problem.problem_id],
-            group_id=index,
+            group_id=-1 - index,
             group_size=samples_per_problem,
             temperature=temperature,
             top_p=top_p,
@@ -146,10 +153,10 @@ async def evaluate(
     async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None]:
         nonlocal done
         rollout = await task
-        try:
-            verdict = await judge.judge(problem, rollout.program)
-        except JudgeError:
-            verdict = None
+        verdict = None
+        if not _given_up(rollout):
+            with contextlib.suppress(JudgeError):
+                verdict = await judge.judge(problem, rollout.program)
         done += 1
         on_progress(done, len(asked) * samples_per_problem)
         return rollout, verdict
@@ -197,7 +204,7 @@ async def evaluate_directory(
             longest = config.data.max_prompt_tokens
             line(f"{len(left_out)} problems left out: their prompts exceed data.max_prompt_tokens={longest}")
         engine = EmbeddedEngine.from_directory(
-            config.model.path,
+            find_model(config.model.path),
             eos_ids=prompt_maker.eos_token_ids,
             num_slots=config.rollout.num_slots,
             decode_chunk_tokens=config.rollout.decode_chunk_tokens,
@@ -229,7 +236,8 @@ async def evaluate_directory(
 
 
 def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verdict | None]]) -> EvaluationResult:
-    """The result of judged rollouts; a verdict of None is a judge failure. `problems` may hold more than were drawn."""
+    """The result of judged rollouts; a verdict of None is a failure of the engine, where that gave the completion up,
+    or of the judge. `problems` may hold more than were drawn."""
     by_problem: dict[str, list[Verdict]] = {problem.problem_id: [] for problem in problems}
     for rollout, verdict in results:
         if verdict is not None:
@@ -247,7 +255,7 @@ def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verd
     largest_k = min((result.num_judged for result in counted), default=0)
     ks = [2**power for power in range(largest_k.bit_length())]
     families = sorted({result.family for result in counted if result.family})
-    completions = [rollout.completion for rollout, _ in results]
+    completions = [rollout.completion for rollout, _ in results if not _given_up(rollout)]
     outcomes = Counter(verdict.outcome.value for _, verdict in results if verdict is not None)
     return EvaluationResult(
         pass_at_1=_mean_pass_at(counted, 1),
@@ -258,9 +266,14 @@ def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verd
         completion_tokens_mean=_mean([len(completion.token_ids) for completion in completions]),
         num_problems=len(counted),
         num_samples=len(results),
-        num_judge_failures=sum(verdict is None for _, verdict in results),
+        num_judge_failures=sum(verdict is None and not _given_up(rollout) for rollout, verdict in results),
+        num_engine_failures=sum(_given_up(rollout) for rollout, _ in results),
         problems=per_problem,
     )
+
+
+def _given_up(rollout: Rollout) -> bool:
+    return rollout.completion.finish_reason == "abort"
 
 
 def _mean_pass_at(results: Sequence[ProblemResult], k: int) -> float:

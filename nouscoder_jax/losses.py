@@ -239,7 +239,7 @@ def supervised_loss(
     logprobs: Float[Array, "rows time"], *, where: Bool[Array, "rows time"] | None = None
 ) -> tuple[Mean, dict[str, Mean | Max]]:
     """Cross entropy in nats, every token weighing the same: L = - 1/(sum_i T_i) sum_i sum_t log pi(y_t)."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where
+    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
     return token_mean(-logprobs, where=where), {}
 
 
@@ -375,7 +375,7 @@ def _prepare(
     entropy: Array | None,
 ) -> _Inputs:
     """Masks first: what stands outside `where` may be anything, NaN included."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where
+    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
     advantages = jnp.broadcast_to(advantages[:, None], logprobs.shape) if advantages.ndim == 1 else advantages
     weights = jnp.ones(logprobs.shape) if importance_weights is None else importance_weights
     entropy = -logprobs if entropy is None else entropy

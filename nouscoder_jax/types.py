@@ -261,6 +261,11 @@ class DriftError(Exception):
     hold the same weights. The message says by how much, and where."""
 
 
+class DivergedError(Exception):
+    """Several updates in a row could not be taken because loss, gradient or new weights were not finite. The message
+    has the last figures."""
+
+
 class ProcessLostError(Exception):
     """One of the run's processes is gone, and the others cannot go on without it. The message says which, and how to
     resume. Threads of this process may wait for it for ever: leave with `os._exit`."""

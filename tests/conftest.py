@@ -124,6 +124,14 @@ def architecture():
 
 
 @pytest.fixture(scope="session")
+def tiny_config():
+    """configs/tiny.py."""
+    from nouscoder_jax.cli import load_config_file
+
+    return load_config_file(ROOT / "configs" / "tiny.py")
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real problems; skips where this machine does not have it."""
     if not SHARED_DATA.is_dir():

@@ -1,5 +1,6 @@
 """Every config file is pinned by a golden dump, so that a changed default is seen in review."""
 
+import dataclasses
 import difflib
 import json
 import os
@@ -79,3 +80,17 @@ def test_the_full_experiment_is_the_published_one():
     assert config.mesh.num_devices == config.min_gpus == 48
     assert config.data.max_prompt_tokens + config.rollout.max_completion_tokens == 32768
     assert config.verifier.default_time_limit_s == 15 and config.verifier.memory_limit_mib == 4096
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "told"),
+    [
+        ("rollout", {"top_p": 0.8}, "rollout.top_p is 0.8; training needs 1"),
+        ("rollout", {"top_k": 5}, "rollout.top_k is 5; training needs 0"),
+        ("checkpoint", {"export_dtype": "bfloat16"}, "the engine would see only a part of every change"),
+        ("optimizer", {"max_skipped": 0}, "optimizer.max_skipped is 0"),
+    ],
+)
+def test_what_would_train_on_wrong_figures_is_refused(tiny_config, section, changes, told):
+    with pytest.raises(ValueError, match=told):
+        dataclasses.replace(tiny_config, **{section: dataclasses.replace(getattr(tiny_config, section), **changes)})

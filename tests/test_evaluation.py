@@ -6,6 +6,7 @@ import math
 import pytest
 
 from nouscoder_jax import evaluation
+from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.types import (
     Comparison,
     Completion,
@@ -41,14 +42,16 @@ class ScriptedEngine:
 
     name, policy_version, tokens_generated = "scripted", 0, 0
 
-    def __init__(self, fail_at=None):
-        self.requests, self.fail_at = [], fail_at
+    def __init__(self, fail_at=None, aborts=()):
+        self.requests, self.fail_at, self.aborts = [], fail_at, aborts
 
     async def generate(self, prompt, sampling):
         index = len(self.requests)
         self.requests.append((prompt.problem_id, sampling.seed))
         if index == self.fail_at:
             raise EngineError("gone")
+        if index in self.aborts:
+            return Completion(token_ids=(), behavior_logprobs=(), logprobs=(), finish_reason="abort", policy_version=0)
         return Completion(
             token_ids=(index,) * (index + 1),
             behavior_logprobs=(0.0,) * (index + 1),
@@ -100,7 +103,7 @@ def run(letters, *, problems, samples, engine=None, progress=lambda done, total:
             top_k=0,
             max_completion_tokens=8,
             seed=0,
-            decode=lambda ids: str(ids[0]),
+            decode=lambda ids: str(ids[0]) if ids else "",
             extract=lambda text: text,
             on_progress=progress,
         )
@@ -175,3 +178,18 @@ def test_progress_ends_at_the_total():
 def test_an_engine_failure_ends_the_evaluation():
     with pytest.raises(EngineError):
         run("aaaa", problems=TWO, samples=2, engine=ScriptedEngine(fail_at=2))
+
+
+def test_what_the_engine_gave_up_is_neither_right_nor_wrong():
+    result = run("a.w.", problems=TWO, samples=2, engine=ScriptedEngine(aborts=(1, 3)))
+    assert (result.num_engine_failures, result.num_judge_failures, result.num_samples) == (2, 0, 4)
+    assert result.pass_at_1 == 0.5 and [p.num_judged for p in result.problems] == [1, 1]
+    assert result.completion_tokens_mean == 2.0 and sum(result.outcomes.values()) == 2
+    assert "2 given up by the engine" in result.table()[0]
+
+
+def test_no_sample_has_a_seed_of_training():
+    engine = ScriptedEngine()
+    run("a" * 8, problems=TWO, samples=4, engine=engine)
+    training = {sample_seed(0, group_id=group, sample_index=sample) for group in range(1000) for sample in range(4)}
+    assert len(engine.requests) == 8 and not training & {seed for _, seed in engine.requests}

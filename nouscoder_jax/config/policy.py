@@ -164,6 +164,8 @@ class OptimizerConfig:
     """Decoupled decay of matrices; norms and embeddings are left alone."""
     max_grad_norm: float
     """Gradients are scaled down to this global norm."""
+    max_skipped: int
+    """Updates in a row, not taken because loss, gradient or new weights were not finite, at which the run ends."""
 
     def __post_init__(self) -> None:
         check(self.learning_rate >= 0, f"optimizer.learning_rate is {self.learning_rate}; use 0 or more")
@@ -176,3 +178,4 @@ class OptimizerConfig:
         check(self.epsilon > 0, f"optimizer.epsilon is {self.epsilon}; use more than 0")
         check(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; use 0 or more")
         check(self.max_grad_norm > 0, f"optimizer.max_grad_norm is {self.max_grad_norm}; use more than 0")
+        check(self.max_skipped >= 1, f"optimizer.max_skipped is {self.max_skipped}; use 1 or more")

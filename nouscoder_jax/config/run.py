@@ -119,6 +119,11 @@ class TrainConfig:
             f"mesh.data x mesh.fsdp = {self.mesh.num_row_shards}",
         )
         check(
+            (self.model.compute_dtype, self.checkpoint.export_dtype) != ("float32", "bfloat16"),
+            "model.compute_dtype is float32 and checkpoint.export_dtype bfloat16: the engine would see only a part of "
+            "every change of the weights; make both the same",
+        )
+        check(
             self.rollout.groups_per_step % self.experience.updates_per_batch == 0,
             f"rollout.groups_per_step is {self.rollout.groups_per_step}; it must be a multiple of "
             f"experience.updates_per_batch ({self.experience.updates_per_batch})",

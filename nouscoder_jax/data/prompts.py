@@ -13,13 +13,17 @@ A paragraph is text between blank lines of the template. The second rule is the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nouscoder_jax.config import DataConfig, UserError
+from nouscoder_jax.hub import find_model
 from nouscoder_jax.types import Problem, Prompt
+
+NO_TOKEN = "\N{REPLACEMENT CHARACTER}"
 
 _PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code)\}")
 
@@ -46,12 +50,13 @@ class PromptMaker:
     """Id of padding; the first end token where the tokenizer has none."""
 
     def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
-        """Raises UserError where there is no tokenizer, no chat template or no end token. A folder needs no network."""
+        """`tokenizer_dir`: a folder, which needs no network, or a hub id. Raises UserError where there is no tokenizer,
+        no chat template or no end token."""
         from transformers import AutoTokenizer  # here, not above: importing it takes seconds
 
-        local = Path(tokenizer_dir).is_dir()
+        folder = find_model(tokenizer_dir, weights=False)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=local)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -63,7 +68,7 @@ class PromptMaker:
                 "or chat_template to tokenizer_config.json"
             )
         self._data = data
-        self.eos_token_ids = _eos_token_ids(Path(tokenizer_dir), self._tokenizer.eos_token_id)
+        self.eos_token_ids = _eos_token_ids(folder, self._tokenizer.eos_token_id)
         if not self.eos_token_ids:
             raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
         pad = self._tokenizer.pad_token_id
@@ -113,8 +118,17 @@ class PromptMaker:
         return tuple(int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of sampled ids, special tokens left out, blanks as they were sampled."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of sampled ids, special tokens left out, blanks as they were sampled. An id that is no token's (a
+        vocabulary is padded, that of Qwen3 from 151,669 to 151,936) is U+FFFD: it was sampled, and a program with it in
+        it is not the program without it."""
+        num_tokens = len(self._tokenizer)
+        runs = itertools.groupby(token_ids, key=lambda token_id: token_id < num_tokens)
+        return "".join(
+            self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            if known
+            else NO_TOKEN * len(list(ids))
+            for known, ids in runs
+        )
 
 
 def _eos_token_ids(folder: Path, fallback: int | None) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 In: rewards of one group or of a batch of groups, and which of them count. Out: advantages of the same shape. Arrays may
 be NumPy's or jax's (then also under jit): whatever has `__array_namespace__`. Needs nothing but NumPy.
 
-    rewards    "group", or "... group" for several groups of one size; not counted rewards may be anything, NaN included
+    rewards    "group", or "... group" for several groups of one size; floats, integers or booleans, which are computed
+               with in float32 or wider; not counted rewards may be anything, NaN included
     where      True where a reward counts; None: all. A reward that does not count is as if it had never been drawn: it
                is no part of any mean or deviation, and its advantage is 0
     ddof       degrees of freedom taken off in a standard deviation: 0 population, 1 sample (verl, TRL and tunix: 1)
@@ -21,52 +22,52 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Shaped
 
 STD_EPSILON = 1e-6
 """Added to a standard deviation, as verl and tunix do."""
 
 
 def group_mean_std(
-    rewards: Float[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
+    rewards: Shaped[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
 ) -> Float[Any, "*batch group"]:
     """(r - group's mean) / (group's std + 1e-6) (GRPO, arXiv:2402.03300)."""
-    where = _all(rewards) if where is None else where
+    rewards, where = _numbers(rewards, where)
     return _centered(rewards, where, axis=-1) / (_std(rewards, where, axis=-1, ddof=ddof) + STD_EPSILON)
 
 
 def group_mean(
-    rewards: Float[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
+    rewards: Shaped[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
 ) -> Float[Any, "*batch group"]:
     """r - group's mean (Dr. GRPO, arXiv:2503.20783); `ddof` has no part in it."""
     del ddof
-    return _centered(rewards, _all(rewards) if where is None else where, axis=-1)
+    return _centered(*_numbers(rewards, where), axis=-1)
 
 
 def leave_one_out(
-    rewards: Float[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
+    rewards: Shaped[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
 ) -> Float[Any, "*batch group"]:
     """r - mean of the group's others (RLOO, arXiv:2402.14740); `ddof` has no part in it."""
     del ddof
-    where = _all(rewards) if where is None else where
+    rewards, where = _numbers(rewards, where)
     num = _count(rewards, where, axis=-1)
     return _centered(rewards, where, axis=-1) * num / _at_least_one(num - 1)
 
 
 def group_mean_batch_std(
-    rewards: Float[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
+    rewards: Shaped[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
 ) -> Float[Any, "*batch group"]:
     """(r - group's mean) / (std of the batch's rewards + 1e-6) (Lite PPO, arXiv:2508.08221): groups keep the scale of
     their own disagreement, so that a nearly solved problem does not push as hard as an undecided one."""
-    where = _all(rewards) if where is None else where
+    rewards, where = _numbers(rewards, where)
     return _centered(rewards, where, axis=-1) / (_std(rewards, where, axis=None, ddof=ddof) + STD_EPSILON)
 
 
 def batch_mean_std(
-    rewards: Float[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
+    rewards: Shaped[Any, "*batch group"], *, where: Bool[Any, "*batch group"] | None = None, ddof: int
 ) -> Float[Any, "*batch group"]:
     """(r - batch's mean) / (batch's std + 1e-6) (REINFORCE++, arXiv:2501.03262): the batch is one large group."""
-    where = _all(rewards) if where is None else where
+    rewards, where = _numbers(rewards, where)
     return _centered(rewards, where, axis=None) / (_std(rewards, where, axis=None, ddof=ddof) + STD_EPSILON)
 
 
@@ -99,8 +100,12 @@ def participation(
     return judged & ~cut if overlong == "leave_group" else judged, judged if overlong == "keep" else judged & ~cut
 
 
-def _all(rewards: Any) -> Any:
-    return rewards.__array_namespace__().ones(rewards.shape, dtype=bool)
+def _numbers(rewards: Any, where: Any) -> tuple[Any, Any]:
+    """Rewards in float32 or wider, and which of them count. In their own arithmetic booleans have no difference and
+    half a precision counts to 256."""
+    xp = rewards.__array_namespace__()
+    rewards = xp.astype(rewards, xp.result_type(rewards.dtype, xp.float32))
+    return rewards, xp.ones(rewards.shape, dtype=bool) if where is None else where
 
 
 def _count(rewards: Any, where: Any, *, axis: int | None) -> Any:

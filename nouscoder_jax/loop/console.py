@@ -59,10 +59,11 @@ def finish(
     training = _curve(lines, "solved_share")
     plot_pass_at_1(folder.plot, held_out, training=training, title=f"{config.name}, seed {config.seed}")
     finished = step >= config.num_steps
-    after = held_out[-1][1] if finished else None
+    shares = dict(held_out)
+    before, after = shares.get(0), shares.get(step) if finished else None
     summary: dict[str, Any] = {
         "finished": finished,
-        "pass_at_1_before": held_out[0][1],
+        "pass_at_1_before": before,
         "pass_at_1_after": after,
         "steps": step,
         "seconds": round(seconds, 1),
@@ -79,8 +80,7 @@ def finish(
         say(line)
     if finished:
         say(
-            f"held-out pass@1: {summary['pass_at_1_before']:.1%} before, {after:.1%} after {step} steps "
-            f"({summary['seconds']:.0f} s)"
+            f"held-out pass@1: {_share(before)} before, {_share(after)} after {step} steps ({summary['seconds']:.0f} s)"
         )
     else:
         say(f"stopped after step {step}; everything up to it is kept")
@@ -92,6 +92,10 @@ def resume_command(folder: RunFolder, finished: TrainConfig | None) -> str:
     """The command that goes on with the run; with twice the steps where it is finished."""
     more = f" --num-steps {2 * finished.num_steps}" if finished else ""
     return f"python scripts/train.py --resume {folder.path}{more}"
+
+
+def _share(measured: float | None) -> str:
+    return "not measured" if measured is None else f"{measured:.1%}"
 
 
 def _curve(lines: Sequence[Mapping[str, int | float | None]], name: str) -> list[tuple[int, float]]:

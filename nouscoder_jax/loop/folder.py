@@ -1,6 +1,7 @@
 """The run folder: what a run writes and what a resumed run finds.
 
-In: a path, JSON values, experiences. Out: config.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+In: a path, JSON values, experiences. Out: config.json, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of
+the rest.
 With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.loop.changes import changes, hash_files
 from nouscoder_jax.types import Experience
 
 
@@ -36,6 +38,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved config, JSON."""
         return self.path / "config.json"
+
+    @property
+    def inputs(self) -> Path:
+        """SHA-256 of the problem files, JSON: what the run began with."""
+        return self.path / "inputs.json"
 
     @property
     def metrics(self) -> Path:
@@ -84,8 +91,9 @@ class RunFolder:
         return self.path / "summary.json"
 
     def write_config(self, config: TrainConfig) -> None:
-        """Writes config.json."""
+        """Writes config.json and inputs.json."""
         _write_atomically(self.config, config.to_json() + "\n")
+        _write_atomically(self.inputs, json.dumps(hash_files(config), indent=1) + "\n")
 
     def write_rollouts(self, step: int, lines: Iterable[dict[str, Any]]) -> None:
         """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
@@ -123,16 +131,54 @@ def create(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def reopen(config: TrainConfig) -> RunFolder:
-    """The folder of a run to resume, `config.run_dir`; keeps the config as it is now. Raises UserError where it cannot
-    be written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How a run goes on.
+
+    Example:
+        Resume(step=None, with_changes=False)
+    """
+
+    step: int | None
+    """The checkpoint to go on from; None: the newest that is whole."""
+    with_changes: bool
+    """Whether a config that changes what the run means is taken."""
+
+
+def reopen(config: TrainConfig, resume: Resume, *, say: Callable[[str], None]) -> RunFolder:
+    """The folder of a run to resume, `config.run_dir`; keeps the config as it is now.
+
+    Raises:
+        UserError: it cannot be written, or `config` or a problem file differs from the run's own in what changes its
+            meaning and `resume` does not allow it. With it, `say` gets the differences.
+    """
     folder = _folder(config, Path(config.run_dir))
+    if found := _changes(folder, config):
+        told = "; ".join(found)
+        if not resume.with_changes:
+            raise UserError(
+                f"{folder.path} would go on with changes: {told}. They change what its figures mean: drop them, start "
+                "a new run, or add --resume-with-changes"
+            )
+        say(f"resumed with changes: {told}")
     try:
         folder.rollouts.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder.path}: {error.strerror}; mend its permissions") from error
     return folder
+
+
+def _changes(folder: RunFolder, config: TrainConfig) -> list[str]:
+    found = changes(TrainConfig.from_json(folder.config.read_text(encoding="utf-8")), config)
+    if folder.inputs.exists():  # not in the folders of older versions
+        before = json.loads(folder.inputs.read_text(encoding="utf-8"))
+        found += [
+            f"the file of {name} holds something else than when the run began"
+            for name, digest in hash_files(config).items()
+            if before.get(name) != digest
+        ]
+    return found
 
 
 def _folder(config: TrainConfig, path: Path) -> RunFolder:

@@ -14,7 +14,6 @@ and their groups, superfluous. A record that is damaged, or of another config, c
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -27,19 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.groups import Collected, Draw, Judged, Position
 from nouscoder_jax.types import Completion, Outcome, Prompt, Rollout, Verdict, VersionSpan
-
-_IMMATERIAL = (
-    "name", "run_dir", "num_steps", "min_gpus", "fallback_config", "mesh", "server", "evaluation", "checkpoint",
-    "logging", "rollout.engine", "rollout.urls", "rollout.num_slots", "rollout.decode_chunk_tokens",
-    "rollout.batch_invariant", "rollout.on_new_weights", "rollout.request_timeout_s", "rollout.server_timeout_s",
-    "rollout.outage_limit_s", "data.held_out", "verifier.backend", "verifier.docker_hosts", "verifier.image",
-    "verifier.runtime", "verifier.num_workers", "verifier.rollouts_per_sandbox", "verifier.max_retries",
-    "verifier.outage_limit_s",
-)  # fmt: skip
-"""Sections and fields of a config that may change without a group or a batch becoming another one."""
 
 _GROUP = re.compile(r"group-(\d{6,})-after-(\d{6,})\.npz")
 _BATCH = re.compile(r"batch-(\d{6,})\.json")
@@ -59,16 +47,6 @@ class Record:
     position: Position
     num_in_flight: int
     waiting: tuple[int, int]
-
-
-def config_hash(config: TrainConfig) -> str:
-    """Stands for all that decides what a group or a batch is."""
-    fields = {
-        name: value
-        for name, value in config.flatten().items()
-        if name not in _IMMATERIAL and name.partition(".")[0] not in _IMMATERIAL
-    }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class Journal:

@@ -47,6 +47,10 @@ class Progress:
     """Rollouts so far, by class."""
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
     """Their completion tokens, by class."""
+    skipped: int = 0
+    """Updates so far that were not taken because they were not finite."""
+    skipped_in_a_row: int = 0
+    """The same since the last update that was taken."""
     waiting: list[int] = field(default_factory=lambda: [0, 0])
     """Of the rollouts in flight, those that are judged and wait for a batch, and their tokens."""
 

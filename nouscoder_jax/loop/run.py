@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
@@ -18,11 +20,12 @@ from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.evaluation import EvaluationResult, evaluate
 from nouscoder_jax.loop import folder as folders
 from nouscoder_jax.loop import train_step
+from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.collect import Collector, make_collector
 from nouscoder_jax.loop.console import finish, introduce
-from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.folder import Resume, RunFolder
 from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
-from nouscoder_jax.loop.journal import Journal, config_hash
+from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.publish import publish
 from nouscoder_jax.loop.replay import ReplayingCollector
@@ -47,7 +50,7 @@ from nouscoder_jax.types import ProcessLostError
 from nouscoder_jax.verifier.extract import extract_program
 
 
-def train(config: TrainConfig, *, resume: bool) -> int:
+def train(config: TrainConfig, *, resume: Resume | None) -> int:
     """Runs the experiment and returns the exit code. With `resume`, `config.run_dir` holds the run to continue.
 
     Of several processes the first runs it, and the others, which need nothing of `config` but how to find each other,
@@ -61,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool) -> int:
         check_hardware(config)
         components = build(config)
         trainer = RemoteTrainer(config, crew, say=print) if crew else LocalTrainer(config, say=print)
-        folder = (folders.reopen if resume else folders.create)(config)
+        folder = folders.reopen(config, resume, say=print) if resume else folders.create(config)
         with serving(config, folder.path / "servers", say=print) as urls, _told_of_files(folder):
             asyncio.run(_run(components, trainer, folder, resume=resume, urls=urls, crew=crew))
     if crew:
@@ -79,7 +82,7 @@ async def _run(
     trainer: Trainer,
     folder: RunFolder,
     *,
-    resume: bool,
+    resume: Resume | None,
     urls: Sequence[str],
     crew: Crew | None,
 ) -> None:
@@ -114,11 +117,16 @@ class Run:
     """A run that is going on: all parts put together."""
 
     def __init__(
-        self, components: Components, trainer: Trainer, folder: RunFolder, *, resume: bool, urls: Sequence[str]
+        self,
+        components: Components,
+        trainer: Trainer,
+        folder: RunFolder,
+        *,
+        resume: Resume | None,
+        urls: Sequence[str],
     ) -> None:
-        """Restores the newest whole checkpoint with `resume`, else starts from the base model. `urls`: servers, if
-        any."""
-        self.urls, self.resumed = urls, resume
+        """With `resume` restores a checkpoint, else starts from the base model. `urls`: servers, if any."""
+        self.urls, self.resumed = urls, resume is not None
         self.components, self.config, self.folder = components, components.config, folder
         self.trainer = trainer
         self.display = Display(num_steps=self.config.num_steps, stream=None)
@@ -129,10 +137,12 @@ class Run:
         """Idle shares of a step whose evaluation has begun."""
         trainer.open(folder.checkpoints)
         self.progress = Progress()
-        self.has_begun = resume and trainer.has_checkpoint()
+        self.has_begun = resume is not None and (resume.step is not None or trainer.has_checkpoint())
         """Whether the weights are those of a step that has been finished."""
-        if self.has_begun:
-            self.progress = Progress(**trainer.restore())
+        if resume is not None and self.has_begun:
+            self.progress = Progress(**trainer.restore(resume.step))
+            if resume.step is not None:  # the journal is of what came after a later checkpoint
+                shutil.rmtree(folder.journal, ignore_errors=True)
             self.display.at(self.progress.step)
         else:
             trainer.start()
@@ -214,6 +224,11 @@ class Run:
         finally:
             if self.config.server.memory_saver:
                 await self.engine.resume_memory()
+        if metrics["update/skipped"]:
+            self.display.line(
+                f"step {collected.step}: {metrics['update/skipped']:.0f} updates were not finite and were not taken "
+                f"({self.progress.skipped} so far)"
+            )
         await self._publish(resumed=False)
         return metrics
 
@@ -222,8 +237,9 @@ class Run:
         self._idle = self._idle_shares()
         with self.timer.stage("evaluate"):
             result = await self._evaluate()
+        measured = "was not measured" if math.isnan(result.pass_at_1) else f"{result.pass_at_1:.1%}"
         self.display.line(
-            f"held-out pass@1 {result.pass_at_1:.1%} ({len(self.components.held_out.problems)} problems x "
+            f"held-out pass@1 {measured} ({len(self.components.held_out.problems)} problems x "
             f"{self.config.evaluation.samples_per_problem} samples, policy v{self.progress.policy_version})"
         )
         return {
@@ -231,6 +247,7 @@ class Run:
             "held_out/truncated_share": result.truncated_share,
             "held_out/completion_tokens_mean": result.completion_tokens_mean,
             "held_out/judge_failures": float(result.num_judge_failures),
+            "held_out/engine_failures": float(result.num_engine_failures),
         }
 
     async def save(self, pass_at_1: float | None) -> None:

@@ -16,6 +16,7 @@ import jax
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
+from nouscoder_jax.hub import find_model
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
@@ -23,7 +24,6 @@ from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.server_command import num_trainer_gpus
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
-from nouscoder_jax.training.trainer import find_model
 from nouscoder_jax.types import Problem, Prompt
 from nouscoder_jax.verifier.pool import Judge, make_sandbox
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
@@ -16,7 +18,8 @@ from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.training.trainer import Trainer
-from nouscoder_jax.types import Batch, Experience
+from nouscoder_jax.training.update import UpdateMetrics
+from nouscoder_jax.types import Batch, DivergedError, Experience
 
 
 def with_advantages(collected: Collected, *, config: TrainConfig) -> Collected:
@@ -42,32 +45,51 @@ def check_full(collected: Collected, *, config: TrainConfig, last_step: int) -> 
 def train_on(
     collected: Collected, trainer: Trainer, progress: Progress, *, config: TrainConfig, timer: StageTimer
 ) -> dict[str, float]:
-    """Takes `updates_per_batch` optimizer steps, each on its share of the batch's groups, and counts versions in
-    `progress`. Raises DriftError, ProcessLostError."""
+    """Takes `updates_per_batch` optimizer steps, each on its share of the batch's groups, and counts versions and
+    skipped updates in `progress`. Raises DriftError, DivergedError, ProcessLostError."""
     groups = collected.used
     size = max(1, -(-len(groups) // config.experience.updates_per_batch))
     shares = [
         [experience for group in groups[first : first + size] for experience in group.experiences]
         for first in range(0, len(groups), size)
     ]
-    recomputes = config.loss.old_logprobs == "recomputed"
-    with timer.stage("pack"):
-        packed = [
-            # Recomputed logprobs are all of the weights before the first update.
-            _pack(share, config=config, policy_version=progress.policy_version + (0 if recomputes else number))
-            for number, share in enumerate(shares)
-        ]
-    measured: list[dict[str, float]] = []
-    with timer.stage("update"):
-        old_logprobs = [trainer.logprobs(batch) if recomputes else None for batch, _ in packed]
-        for share, (batch, num_micro_batches), old in zip(shares, packed, old_logprobs, strict=True):
+    olds: list[np.ndarray | None] = [None] * len(shares)
+    recomputes, before = config.loss.old_logprobs == "recomputed", progress.policy_version
+    if recomputes:  # all of the weights before the first update
+        with timer.stage("pack"):
+            packed = [_pack(share, config=config, policy_version=before) for share in shares]
+        with timer.stage("update"):
+            olds = [trainer.logprobs(batch, num_micro_batches) for batch, num_micro_batches in packed]
+    measured: list[UpdateMetrics] = []
+    for share, old in zip(shares, olds, strict=True):
+        with timer.stage("pack"):
+            version = before if recomputes else progress.policy_version
+            batch, num_micro_batches = _pack(share, config=config, policy_version=version)
+        with timer.stage("update"):
             metrics = trainer.update(batch, num_micro_batches, old)
-            check_gate(metrics, batch, share, config=config, step=collected.step)
-            progress.policy_version += 1
-            used = num_micro_batches * config.experience.rows_per_micro_batch
-            metrics["padding_share"] = 1 - float((batch.segment_ids[:used] > 0).mean())
-            measured.append(metrics)
-    return {f"update/{name}": value for name, value in average(measured).items()}
+        check_gate(metrics, batch, share, config=config, step=collected.step)
+        _count(metrics, progress, config=config, step=collected.step)
+        used = batch.segment_ids[: num_micro_batches * config.experience.rows_per_micro_batch]
+        metrics["padding_share"] = 1 - float((used > 0).mean())
+        metrics.counts["padding_share"] = float(used.size)
+        measured.append(metrics)
+    return {f"update/{name}": value for name, value in join(measured).items()}
+
+
+def _count(metrics: UpdateMetrics, progress: Progress, *, config: TrainConfig, step: int) -> None:
+    if not metrics["skipped"]:
+        progress.policy_version += 1
+        progress.skipped_in_a_row = 0
+        return
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    if progress.skipped_in_a_row >= config.optimizer.max_skipped:
+        raise DivergedError(
+            f"step {step}: {progress.skipped_in_a_row} updates in a row were not finite (loss {metrics['loss']:g}, "
+            f"gradient norm {metrics['grad_norm']:g}) and were not taken; optimizer.max_skipped is "
+            f"{config.optimizer.max_skipped}. The weights are those before: lower optimizer.learning_rate, or see what "
+            "these rollouts hold"
+        )
 
 
 def _pack(experiences: Sequence[Experience], *, config: TrainConfig, policy_version: int) -> tuple[Batch, int]:
@@ -82,18 +104,22 @@ def _pack(experiences: Sequence[Experience], *, config: TrainConfig, policy_vers
     )
 
 
-def average(measured: list[dict[str, float]]) -> dict[str, float]:
-    """Means over updates; maxima for `_max`, sums for `num_tokens`, the last for the learning rate. What is only
-    measured on tokens of the same weights counts where there are any."""
-    combined = {}
-    with_same_weights = [metrics for metrics in measured if metrics["same_weights_share"] > 0]
-    for name in measured[0]:
-        of_same_weights = name.startswith("same_weights_drift") and with_same_weights
-        values = [metrics[name] for metrics in (of_same_weights or measured)]
-        if name == "learning_rate":
-            combined[name] = values[-1]
+def join(measured: Sequence[UpdateMetrics]) -> dict[str, float]:
+    """What the updates of a step measured together: means over all that was counted in any of them, maxima, sums of
+    tokens and skipped updates, the last learning rate, the mean gradient norm. What no update measured is absent;
+    updates that were not taken count as skipped and in nothing else."""
+    taken = [metrics for metrics in measured if not metrics["skipped"]]
+    joined = {"skipped": sum(metrics["skipped"] for metrics in measured)}
+    for name in {name: None for metrics in taken for name in metrics}:
+        having = [metrics for metrics in taken if name in metrics]
+        values = [metrics[name] for metrics in having]
+        counts = [metrics.counts.get(name, 0.0) for metrics in having]
+        if sum(counts) > 0:
+            joined[name] = sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
+        elif name == "learning_rate":
+            joined[name] = values[-1]
         elif name == "num_tokens":
-            combined["trained_tokens"] = sum(values)
-        else:
-            combined[name] = max(values) if name.endswith("_max") else sum(values) / len(values)
-    return combined
+            joined["trained_tokens"] = sum(values)
+        elif name != "skipped":
+            joined[name] = max(values) if name.endswith("_max") else sum(values) / len(values)
+    return joined

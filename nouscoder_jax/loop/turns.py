@@ -29,7 +29,7 @@ from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.pipeline import run_steps
 from nouscoder_jax.loop.progress import Progress
-from nouscoder_jax.types import DriftError, EngineError
+from nouscoder_jax.types import DivergedError, DriftError, EngineError
 from nouscoder_jax.verifier.breaker import OutageError
 
 Metrics = dict[str, float]
@@ -45,7 +45,7 @@ class Learner(Protocol):
 
     async def update(self, collected: Collected) -> Metrics:
         """Trains on the batch, counts versions in the run's Progress, and returns once the engine has the new weights.
-        Nothing where the batch is empty. Raises EngineError, DriftError, UserError."""
+        Nothing where the batch is empty. Raises EngineError, DriftError, DivergedError, UserError."""
         ...
 
     async def evaluate(self) -> Metrics:
@@ -114,7 +114,7 @@ class Turns:
         """Turns until the last step or until `stopping`. What ends it early leaves the finished steps in a checkpoint,
         or in the journal.
 
-        Raises OutageError, EngineError, DriftError, UserError, ConservationError, OSError.
+        Raises OutageError, EngineError, DriftError, DivergedError, UserError, ConservationError, OSError.
         """
         try:
             await run_steps(
@@ -124,7 +124,7 @@ class Turns:
                 num_steps=self._config.num_steps,
                 stopping=stopping,
             )
-        except (OutageError, EngineError, DriftError, UserError):
+        except (OutageError, EngineError, DriftError, DivergedError, UserError):
             with contextlib.suppress(UserError):  # the first failure is the one to tell
                 await self._save_new_steps()
             raise

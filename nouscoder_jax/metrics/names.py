@@ -65,11 +65,13 @@ REJECTED_SHARE = "update/rejected_share"
 TRAINED_TOKENS = "update/trained_tokens"
 PADDING_SHARE = "update/padding_share"
 NUM_UPDATES = "update/num_updates"
+SKIPPED = "update/skipped"
 
 HELD_OUT_PASS_AT_1 = "held_out/pass_at_1"
 HELD_OUT_TRUNCATED_SHARE = "held_out/truncated_share"
 HELD_OUT_COMPLETION_TOKENS_MEAN = "held_out/completion_tokens_mean"
 HELD_OUT_JUDGE_FAILURES = "held_out/judge_failures"
+HELD_OUT_ENGINE_FAILURES = "held_out/engine_failures"
 
 SECONDS_PREFIX = "seconds/"
 SECONDS_TOTAL = "seconds/total"
@@ -109,7 +111,7 @@ METRICS: dict[str, str] = {
     TRAINER_IDLE_SHARE: "share of the same time in which no update was computed",
     JUDGE_OUTAGES: "times so far, since the process started, that nothing could run programs and judging waited",
     JUDGE_OUTAGE_S: "seconds of these waits",
-    LOSS: "value of the objective, mean over the step's updates",
+    LOSS: "value of the objective: its sum over its count, over all updates of the step",
     GRAD_NORM: "global gradient norm before clipping, mean over updates",
     LEARNING_RATE: "learning rate of the last update",
     ENTROPY: "mean entropy of the policy over trained tokens, nats",
@@ -129,10 +131,12 @@ METRICS: dict[str, str] = {
     TRAINED_TOKENS: "completion tokens that entered the loss",
     PADDING_SHARE: "share of the packed rows that is padding",
     NUM_UPDATES: "optimizer updates so far in the run",
+    SKIPPED: "updates of the step that were not taken, because loss, gradient or new weights were not finite",
     HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
     HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",
     HELD_OUT_COMPLETION_TOKENS_MEAN: "mean length of a held-out completion, tokens",
     HELD_OUT_JUDGE_FAILURES: "held-out samples left out because the judge failed",
+    HELD_OUT_ENGINE_FAILURES: "held-out samples left out because the engine gave them up",
     SECONDS_TOTAL: "wall seconds of the step",
     **{f"{SECONDS_PREFIX}{stage}": f"wall seconds of the step in which {stage} was going on" for stage in STAGES},
 }

@@ -177,13 +177,19 @@ class Checkpointer:
                 damaged[candidate] = folders.first_line(error)
                 continue
             self._pass_over(damaged, candidate)
+            if step is not None:
+                self._step_back(candidate)
             return restored
+        whole = [one for one in self.complete_steps() if one not in damaged]
+        instead = f"there are whole ones of step {', '.join(map(str, whole))}" if whole else "there is no whole one"
         if not damaged or not (self.directory / str(max(damaged))).exists():
+            if step is not None:
+                raise UserError(f"no checkpoint of step {step} in {self.directory}; {instead}")
             raise UserError(f"no complete checkpoint in {self.directory}; give the folder of a run that has saved one")
         newest = max(damaged)
+        helps = f"{instead}: --resume-step {whole[-1]}" if whole else "use another one or start a new run"
         raise UserError(
-            f"checkpoint {self.directory / str(newest)} is damaged or of another model ({damaged[newest]}); "
-            "use another one or start a new run"
+            f"checkpoint {self.directory / str(newest)} is damaged or of another model ({damaged[newest]}); {helps}"
         )
 
     def __enter__(self) -> Checkpointer:
@@ -252,11 +258,23 @@ class Checkpointer:
             told = f"checkpoint {folder} is damaged ({why}); step {restored} is used instead"
             if self._tidies:
                 with contextlib.suppress(OSError):
-                    told += f"; the damaged one is now {folders.set_aside(folder)}"
+                    told += f"; the damaged one is now {folders.set_aside(folder, 'damaged')}"
             self._say(told)
         if damaged and self._tidies:
             self._scores = folders.complete_scores(self.directory)
             self._manager.reload()
+
+    def _step_back(self, restored: int) -> None:
+        """Makes way for new checkpoints of the steps after `restored`."""
+        later = [step for step in folders.steps(self.directory) if step > restored]
+        if not later or not self._tidies:
+            return
+        for step in later:
+            with contextlib.suppress(OSError):
+                aside = folders.set_aside(self.directory / str(step), "aside")
+                self._say(f"going on from step {restored}: the checkpoint of step {step} is now {aside}")
+        self._scores = folders.complete_scores(self.directory)
+        self._manager.reload()
 
 
 class _NewestAndBest:

@@ -6,6 +6,7 @@ In: RUN_DIR/checkpoints. Out: steps, reasons, file operations. Imports neither j
     STEP/files.json               every file of it with its size, and the step's held-out pass@1
     STEP.orbax-checkpoint-tmp*/   one that is being written, or whose run was killed meanwhile
     STEP.damaged/                 one that could not be restored; kept for its owner to look at
+    STEP.aside/                   one that was whole when the run went on from an earlier step
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 INVENTORY = "files.json"
 _METADATA = "_CHECKPOINT_METADATA"
@@ -104,11 +106,10 @@ def remove_temporary(directory: Path, step: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def set_aside(folder: Path) -> Path:
-    """Renames a checkpoint that cannot be restored, so that nobody picks it and its step can be saved again. Raises
-    OSError."""
+def set_aside(folder: Path, kind: Literal["damaged", "aside"]) -> Path:
+    """Renames a checkpoint that is not to be picked any more, so that its step can be saved again. Raises OSError."""
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.damaged{'' if number == 1 else f'-{number}'}")).exists():
+    while (aside := folder.with_name(f"{folder.name}.{kind}{'' if number == 1 else f'-{number}'}")).exists():
         number += 1
     return folder.rename(aside)
 

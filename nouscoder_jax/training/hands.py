@@ -41,7 +41,8 @@ from jax.experimental import multihost_utils
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.training import export as exports
 from nouscoder_jax.training.checkpoint import Progress
-from nouscoder_jax.training.trainer import LocalTrainer, Metrics
+from nouscoder_jax.training.trainer import LocalTrainer
+from nouscoder_jax.training.update import UpdateMetrics
 from nouscoder_jax.types import Batch, ProcessLostError
 
 T = TypeVar("T")
@@ -264,28 +265,34 @@ class RemoteTrainer:
         """As Trainer says."""
         self.crew.order("start", {}, {}, self.own.start)
 
-    def restore(self) -> Progress:
+    def restore(self, step: int | None) -> Progress:
         """As Trainer says."""
 
-        def restore_step(step: int) -> Progress:
-            return self.crew.order("restore", {"step": step}, {}, lambda: self.own.restore_step(step))
+        def restore_step(one: int) -> Progress:
+            return self.crew.order("restore", {"step": one}, {}, lambda: self.own.restore_step(one))
 
-        return self.own.checkpointer.newest_that(restore_step, step=None)
+        return self.own.checkpointer.newest_that(restore_step, step=step)
 
-    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> Metrics:
+    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> UpdateMetrics:
         """As Trainer says. Rows that are all padding stay here: every process knows what they hold."""
         old = {} if old_logprobs is None else {"old_logprobs": old_logprobs}
-        num_rows, used_rows = len(batch.tokens), num_micro_batches * self.own.config.experience.rows_per_micro_batch
-        return self.crew.order(
+        return self._on_batch(
             "update",
-            {"num_micro_batches": num_micro_batches, "num_rows": num_rows},
-            {name: array[:used_rows] for name, array in (batch._asdict() | old).items()},
+            batch._asdict() | old,
+            num_micro_batches,
             lambda: self.own.update(batch, num_micro_batches, old_logprobs),
         )
 
-    def logprobs(self, batch: Batch) -> np.ndarray:
+    def logprobs(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
         """As Trainer says."""
-        return self.crew.order("logprobs", {}, batch._asdict(), lambda: self.own.logprobs(batch))
+        return self._on_batch(
+            "logprobs", batch._asdict(), num_micro_batches, lambda: self.own.logprobs(batch, num_micro_batches)
+        )
+
+    def _on_batch(self, order: str, arrays: dict[str, np.ndarray], num_micro_batches: int, own: Callable[[], T]) -> T:
+        used_rows = num_micro_batches * self.own.config.experience.rows_per_micro_batch
+        fields = {"num_micro_batches": num_micro_batches, "num_rows": len(arrays["tokens"])}
+        return self.crew.order(order, fields, {name: array[:used_rows] for name, array in arrays.items()}, own)
 
     def export(self, out_dir: Path, *, policy_version: int) -> None:
         """As Trainer says: every process writes its share, this one what comes before and after."""
@@ -511,10 +518,14 @@ def _restore(hand: dict[str, LocalTrainer], order: Message) -> None:
 
 
 def _update(hand: dict[str, LocalTrainer], order: Message) -> None:
-    num_rows = order.fields["num_rows"]
-    arrays = {name: _with_padding(array, num_rows) for name, array in order.arrays.items()}
+    arrays = _whole(order)
     old_logprobs = arrays.pop("old_logprobs", None)
     hand["trainer"].update(Batch(**arrays), order.fields["num_micro_batches"], old_logprobs)
+
+
+def _whole(order: Message) -> dict[str, np.ndarray]:
+    """The arrays of a batch with the rows that stayed at the head."""
+    return {name: _with_padding(array, order.fields["num_rows"]) for name, array in order.arrays.items()}
 
 
 def _with_padding(array: np.ndarray, num_rows: int) -> np.ndarray:
@@ -522,7 +533,7 @@ def _with_padding(array: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def _logprobs(hand: dict[str, LocalTrainer], order: Message) -> None:
-    hand["trainer"].logprobs(Batch(**order.arrays))
+    hand["trainer"].logprobs(Batch(**_whole(order)), order.fields["num_micro_batches"])
 
 
 def _export(hand: dict[str, LocalTrainer], order: Message) -> None:

@@ -106,3 +106,9 @@ def _init_from_key(
 ) -> TrainState:
     model: Any = qwen3.init(architecture, key)  # a pytree of arrays, which optax's types cannot say
     return TrainState(model, optimizer.init(model), jnp.int32(0))
+
+
+@jax.jit
+def all_finite(tree: Any) -> Array:
+    """Whether no number in any array is NaN or infinite: a boolean scalar, the same in every process."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

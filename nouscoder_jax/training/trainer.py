@@ -17,17 +17,16 @@ import numpy as np
 
 from nouscoder_jax import mesh_fit, sharding
 from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.hub import find_model
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import check_attention
 from nouscoder_jax.model.weights import abstract_model, read_config
 from nouscoder_jax.training import export as exports
 from nouscoder_jax.training.checkpoint import Checkpointer, Progress
 from nouscoder_jax.training.optimizer import make_optimizer
-from nouscoder_jax.training.state import TrainState, abstract, from_folder
-from nouscoder_jax.training.update import make_token_logprobs, make_update
+from nouscoder_jax.training.state import TrainState, abstract, all_finite, from_folder
+from nouscoder_jax.training.update import UpdateMetrics, make_token_logprobs, make_update
 from nouscoder_jax.types import Batch
-
-Metrics = dict[str, float]
 
 
 @runtime_checkable
@@ -49,16 +48,17 @@ class Trainer(Protocol):
         """Takes the weights that the config names. Raises UserError."""
         ...
 
-    def restore(self) -> Progress:
-        """Takes the newest checkpoint that is whole, and returns what was saved with it. Raises UserError."""
+    def restore(self, step: int | None) -> Progress:
+        """Takes the checkpoint of `step`, and sets later ones aside; None: the newest that is whole. Returns what was
+        saved with it. Raises UserError."""
         ...
 
-    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> Metrics:
+    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> UpdateMetrics:
         """One optimizer step; see training/update.py."""
         ...
 
-    def logprobs(self, batch: Batch) -> np.ndarray:
-        """The weights' own logprobs of `batch.targets`: "rows time"."""
+    def logprobs(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
+        """The weights' own logprobs of `batch.targets` in the first micro-batches, 0 in the others: "rows time"."""
         ...
 
     def export(self, out_dir: Path, *, policy_version: int) -> None:
@@ -131,28 +131,32 @@ class LocalTrainer:
         """As Trainer says."""
         self._state = from_folder(self.model_folder, self.architecture, self.optimizer, mesh=self.mesh)
 
-    def restore(self) -> Progress:
+    def restore(self, step: int | None) -> Progress:
         """As Trainer says."""
-        return self.checkpointer.newest_that(self.restore_step, step=None)
+        return self.checkpointer.newest_that(self.restore_step, step=step)
 
     def restore_step(self, step: int) -> Progress:
         """Takes the checkpoint of one step. Raises whatever is wrong with it."""
         self._state = None  # two states at once may not fit
         target = abstract(self.architecture, self.optimizer, mesh=self.mesh)
-        self._state, progress = self.checkpointer.restore_step(target, step)
+        state, progress = self.checkpointer.restore_step(target, step)
+        if not all_finite(state):
+            raise UserError("weights or moments in it are not finite")
+        self._state = state
         return progress
 
-    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> Metrics:
+    def update(self, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None) -> UpdateMetrics:
         """As Trainer says."""
         self._state, metrics = self._update(self.state, batch, num_micro_batches, old_logprobs)
         return metrics
 
-    def logprobs(self, batch: Batch) -> np.ndarray:
+    def logprobs(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
         """As Trainer says."""
-        return self._token_logprobs(self.state.model, batch)
+        return self._token_logprobs(self.state.model, batch, num_micro_batches)
 
     def export(self, out_dir: Path, *, policy_version: int) -> None:
         """As Trainer says."""
+        self._refuse_spoilt(out_dir)
         exports.export(
             self.state.model,
             self.architecture,
@@ -164,6 +168,7 @@ class LocalTrainer:
 
     def write_share(self, out_dir: Path, *, policy_version: int, process: int, num_processes: int) -> None:
         """This process's share of an export. Raises UserError where it cannot write."""
+        self._refuse_spoilt(out_dir)
         exports.write(
             self.state.model,
             self.architecture,
@@ -186,7 +191,15 @@ class LocalTrainer:
 
     def checkpoint(self, step: int, progress: Progress, *, pass_at_1: float | None) -> None:
         """As Trainer says."""
+        self._refuse_spoilt(self.checkpointer.directory / str(step))
         self.checkpointer.save(step, self.state, progress, pass_at_1=pass_at_1)
+
+    def _refuse_spoilt(self, target: Path) -> None:
+        """No update makes such weights (training/update.py); should anything else, they go no further."""
+        if not all_finite(self.state):
+            raise UserError(
+                f"{target} is not written: weights or moments are not finite; go on from the newest checkpoint"
+            )
 
     def busy(self) -> bool:
         """As Trainer says."""
@@ -226,18 +239,3 @@ def check_model(config: TrainConfig, architecture: Architecture) -> None:
         num_kv_heads=architecture.num_kv_heads,
         packed=config.experience.packed_rows,
     )
-
-
-def find_model(path: str) -> Path:
-    """The folder of a model: itself, or the local copy of a hub id, which is fetched. Raises UserError."""
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"model.path {path!r} is neither a folder nor a hub id that can be fetched; check it"
-        ) from error

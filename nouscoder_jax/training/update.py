@@ -8,7 +8,7 @@ Each device walks its own rows through its shards of the weights (parallel.py); 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,10 +36,26 @@ from nouscoder_jax.training.objective import (
     within_bounds,
 )
 from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
-from nouscoder_jax.training.state import TrainState, shardings
+from nouscoder_jax.training.state import TrainState, all_finite, shardings
 from nouscoder_jax.types import Batch
 
-Update = Callable[..., tuple[TrainState, dict[str, float]]]
+
+class UpdateMetrics(dict[str, float]):
+    """What an update has measured, by name. What was measured on nothing is absent.
+
+    Example:
+        UpdateMetrics({"loss": -0.02, "entropy": 0.41, "ratio_max": 1.3}, counts={"loss": 4096.0, "entropy": 4096.0})
+    """
+
+    counts: dict[str, float]
+    """For each mean, of how many tokens (or whatever the objective counts) it is: means join by it."""
+
+    def __init__(self, values: Mapping[str, float], *, counts: Mapping[str, float]) -> None:
+        super().__init__(values)
+        self.counts = dict(counts)
+
+
+Update = Callable[..., tuple[TrainState, UpdateMetrics]]
 """update(state, batch, num_micro_batches, old_logprobs=None)"""
 
 
@@ -51,30 +67,46 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where `loss.old_logprobs` is
     recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate, num_tokens, and the objective's
     own. Where the gate on drift is shut (training/objective.py) the returned state is the given one and metrics have
-    `gate_shut_at`: the index, row * time + position, of the token that drifts most. The same input gives the same bits
-    on the same machine.
+    `gate_shut_at`: the index, row * time + position, of the token that drifts most. Else, where loss, gradient or new
+    weights are not finite, it is the given one too and `skipped` is 1. The same input gives the same bits on the same
+    machine.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
     def update(
         state: TrainState, batch: Batch, num_micro_batches: int, old_logprobs: np.ndarray | None = None
-    ) -> tuple[TrainState, dict[str, float]]:
+    ) -> tuple[TrainState, UpdateMetrics]:
         old_logprobs = pick_old_logprobs(config.loss, loss_name, batch, old_logprobs)
         arrays, old = _put((batch, old_logprobs), config, mesh=mesh)
-        state, metrics = update_on_mesh(state, arrays, old, jnp.int32(num_micro_batches))
-        measured = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not measured.pop("gate_open"):
-            return state, measured
-        return state, {name: value for name, value in measured.items() if name != "gate_shut_at"}
+        state, metrics, counts = update_on_mesh(state, arrays, old, jnp.int32(num_micro_batches))
+        metrics, counts = jax.device_get((metrics, counts))
+        return state, _told(
+            {name: float(value) for name, value in metrics.items()},
+            {name: float(count) for name, count in counts.items()},
+        )
 
     return update
+
+
+def _told(values: dict[str, float], counts: dict[str, float]) -> UpdateMetrics:
+    """Without what was measured on nothing. An engine whose logprobs are NaN is the gate's matter: that says where."""
+    is_finite, gate_open = values.pop("is_finite"), values.pop("gate_open")
+    values["skipped"] = float(gate_open and not is_finite)
+    if gate_open:
+        del values["gate_shut_at"]
+    empty = {name for name, count in counts.items() if count == 0 and name != "loss"}
+    empty |= {name.removesuffix("_mean") + "_max" for name in empty if name.endswith("_mean")}
+    return UpdateMetrics(
+        {name: value for name, value in values.items() if name not in empty},
+        counts={name: count for name, count in counts.items() if name not in empty},
+    )
 
 
 def make_update_on_mesh(
     config: TrainConfig, architecture: Architecture, mesh: Mesh, *, loss_name: str
 ) -> jax.stages.Wrapped:
-    """The jitted function inside `update`: (state, batch, old_logprobs, num_micro_batches) -> (state, metrics), arrays
-    of the batch "micro_batches rows time" and all of it on the mesh. For ahead-of-time compilation and tests."""
+    """The jitted function inside `update`: (state, batch, old_logprobs, num_micro_batches) -> (state, metrics, counts),
+    arrays of the batch "micro_batches rows time" and all of it on the mesh. For ahead-of-time compilation and tests."""
     optimizer = make_optimizer(config.optimizer)
     layout = shardings(architecture, optimizer, mesh=mesh)
     objective = make_objective(config, loss_name=loss_name)
@@ -88,10 +120,12 @@ def make_update_on_mesh(
         check_vma=False,  # parallel.py states every sum over devices itself
     )
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    replicated = sharding.replicated(mesh)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(layout, replicated, replicated))
     def update_on_mesh(
         state: TrainState, batch: Batch, old_logprobs: Array, num_micro_batches: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    ) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
         grads, measured = accumulate(state.model, batch, old_logprobs, num_micro_batches)
         grads = jax.tree.map(lambda grad: grad / jnp.maximum(measured.loss.count, 1.0), grads)
         model: Any = state.model  # a pytree of arrays, which optax's types cannot say
@@ -106,39 +140,48 @@ def make_update_on_mesh(
             "gate_open": jnp.bool_(True),
             "gate_shut_at": measured.worst.index,
         }
-        after = TrainState(model, opt_state, state.update_count + 1)
         if loss_name != "supervised" and (config.loss.max_drift_mean or config.loss.max_drift):
             drift_mean = metrics["same_weights_drift_mean"]
-            metrics["gate_open"] = gate_open = within_bounds(config.loss, drift_mean, measured.worst.drift)
-            after = jax.tree.map(lambda new, old: jnp.where(gate_open, new, old), after, state)
-        return after, metrics
+            metrics["gate_open"] = within_bounds(config.loss, drift_mean, measured.worst.drift)
+        metrics["is_finite"] = all_finite((metrics["loss"], metrics["grad_norm"], model))
+        taken = metrics["is_finite"] & metrics["gate_open"]
+        after = TrainState(model, opt_state, state.update_count + 1)
+        after = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
+        means = measured.metrics | {"loss": measured.loss}
+        counts = {name: metric.count for name, metric in means.items() if isinstance(metric, Mean)}
+        return after, metrics, counts
 
     return update_on_mesh
 
 
-def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Batch], np.ndarray]:
-    """`token_logprobs_of(model, batch) -> "rows time"` float32: the trainer's own logprobs of `batch.targets`.
+def make_token_logprobs(config: TrainConfig, mesh: Mesh) -> Callable[[Qwen3, Batch, int], np.ndarray]:
+    """`token_logprobs_of(model, batch, num_micro_batches) -> "rows time"` float32: the trainer's own logprobs of
+    `batch.targets` in the first micro-batches, 0 in the others, which are not computed.
 
     Taken before a batch's first update they are `old_logprobs`. With several processes all of them call it with the
     same batch, and get all of them.
     """
 
-    def of_one_device(model: Qwen3, batch: Batch) -> Array:
-        def of_micro_batch(micro_batch: Batch) -> Array:
-            return _model_logprobs(config, over_mesh(mesh), model, None, micro_batch)[0]
+    def of_one_device(model: Qwen3, batch: Batch, num_micro_batches: Array) -> Array:
+        def add(index: Array, so_far: Array) -> Array:
+            micro_batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batch)
+            logprobs = _model_logprobs(config, over_mesh(mesh), model, None, micro_batch)[0]
+            return jax.lax.dynamic_update_index_in_dim(so_far, logprobs, index, axis=0)
 
-        return jax.lax.map(of_micro_batch, batch)
+        return jax.lax.fori_loop(0, num_micro_batches, add, jnp.zeros(batch.tokens.shape, jnp.float32))
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def on_mesh(model: Qwen3, batch: Batch) -> Array:
+    def on_mesh(model: Qwen3, batch: Batch, num_micro_batches: Array) -> Array:
         specs = sharding.specs_of(model, mesh=mesh)
         rows = sharding.MICRO_BATCHES_SPEC
-        on_devices = jax.shard_map(of_one_device, mesh=mesh, in_specs=(specs, rows), out_specs=rows, check_vma=False)
-        return on_devices(model, batch)
+        on_devices = jax.shard_map(
+            of_one_device, mesh=mesh, in_specs=(specs, rows, P()), out_specs=rows, check_vma=False
+        )
+        return on_devices(model, batch, num_micro_batches)
 
-    def token_logprobs_of(model: Qwen3, batch: Batch) -> np.ndarray:
+    def token_logprobs_of(model: Qwen3, batch: Batch, num_micro_batches: int) -> np.ndarray:
         (arrays,) = _put((batch,), config, mesh=mesh)
-        return sharding.whole(on_mesh(model, arrays)).reshape(batch.tokens.shape)
+        return sharding.whole(on_mesh(model, arrays, jnp.int32(num_micro_batches))).reshape(batch.tokens.shape)
 
     return token_logprobs_of
 

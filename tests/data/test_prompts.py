@@ -169,3 +169,35 @@ def test_qwen3_gives_its_own_special_tokens(tmp_path, data):
     assert "<think>" not in maker.text(problem())
     silent = PromptMaker(str(tmp_path), dataclasses.replace(data, enable_thinking=False))
     assert silent.text(problem()).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.fixture
+def hub_id(folder, tmp_path, monkeypatch) -> str:
+    """The same tokenizer in a local cache of the hub."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1]}')
+    repository = tmp_path / "cache" / "models--acme--tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    shutil.copytree(folder, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return "acme/tiny"
+
+
+def test_a_hub_id_is_what_its_folder_is(folder, hub_id, data):
+    by_id, by_folder = PromptMaker(hub_id, short(data)), PromptMaker(str(folder), short(data))
+    assert by_id.eos_token_ids == by_folder.eos_token_ids == (7, 1)
+    assert by_id.make(problem("Add.")) == by_folder.make(problem("Add."))
+
+
+def test_a_hub_id_that_is_nowhere_is_named(hub_id, data):
+    with pytest.raises(UserError, match="'acme/other' is neither a folder nor a hub id"):
+        PromptMaker("acme/other", short(data))
+
+
+def test_an_id_that_is_no_tokens_is_seen_in_the_text(folder, data):
+    """Nothing in its place would have the program judged that was not written."""
+    maker = PromptMaker(str(folder), short(data))
+    ids = maker.encode("print(1)")
+    assert maker.decode((*ids[:3], 9999, *ids[3:], 258, 258)) == "pri\N{REPLACEMENT CHARACTER}nt(1)" + 2 * "\ufffd"

@@ -86,3 +86,18 @@ def test_a_group_does_not_depend_on_the_other_groups(name):
 def test_a_cut_completion_counts_and_trains_as_chosen_and_a_judge_failure_never(overlong, counted, trained):
     got = participation([True, True, False, True], CUT, overlong=overlong)
     assert [mask.tolist() for mask in got] == [counted, trained]
+
+
+@every_advantage
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float16", "bfloat16"])
+def test_rewards_of_any_dtype_are_numbers(function, array, dtype):
+    rewards = [[1, 0, 0, 0], [1, 1, 0, 1]]
+    expected = function(np.array(rewards, np.float64), ddof=0)
+    got = function(array(np.array(rewards, jnp.dtype(dtype))), ddof=0)
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-5)
+
+
+def test_a_group_of_more_than_256_in_half_precision_is_counted_right():
+    rewards = jnp.asarray(np.arange(1000) % 4 == 0, jnp.bfloat16)
+    np.testing.assert_allclose(advantages.group_mean(rewards, ddof=0)[:2], [0.75, -0.25], rtol=1e-6)

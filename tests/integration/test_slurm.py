@@ -121,7 +121,7 @@ def test_four_tasks_end_in_order_before_their_time_is_up_are_queued_again_and_go
     stopped = job.summary()
     assert not stopped["finished"] and stopped["steps"] >= 1
 
-    # A requeued job waits for two minutes. Started in the second in which it was requeued, it fails: "credential revoked".
+    # A requeued job waits two minutes; in the second it was requeued in, it would fail ("job credential revoked").
     job.call("scontrol", "update", f"JobId={job.number}", "StartTime=now+5")
     job.wait_for(lambda: job.state == "COMPLETED")
     assert f"resumed after step {stopped['steps']} " in job.told()

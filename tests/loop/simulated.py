@@ -23,10 +23,11 @@ from nouscoder_jax.bench.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.experience.filters import assign_advantages
+from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.collect import make_collector
 from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.groups import Drawer, GroupMaker
-from nouscoder_jax.loop.journal import Journal, config_hash
+from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.replay import ReplayingCollector
 from nouscoder_jax.loop.turns import Turns, record, rewind

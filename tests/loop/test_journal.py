@@ -7,8 +7,9 @@ import pytest
 
 from nouscoder_jax import cli
 from nouscoder_jax.experience.filters import GroupFate, judge_group
+from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.groups import Collected, Draw, Group, Judged, Position
-from nouscoder_jax.loop.journal import Journal, config_hash
+from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.types import (
     Completion,

@@ -78,7 +78,8 @@ def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
     config = load_config_file(ROOT / "configs" / "tiny.py")
     mesh = dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
     checkpoint = dataclasses.replace(config.checkpoint, export_dtype="bfloat16")
-    config = dataclasses.replace(config, mesh=mesh, checkpoint=checkpoint)
+    model = dataclasses.replace(config.model, compute_dtype="bfloat16")
+    config = dataclasses.replace(config, model=model, mesh=mesh, checkpoint=checkpoint)
     os.umask(0o007 if process == "1" else 0o022)
     os.environ["NOUSCODER_PROCESS_ID"] = process
     start_processes(config)

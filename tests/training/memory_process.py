@@ -20,7 +20,7 @@ def main(model: str, folder: str, process: str, port: str) -> None:
     config = load_config_file(ROOT / "configs" / "tiny.py")
     config = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, path=model),
+        model=dataclasses.replace(config.model, path=model, compute_dtype="bfloat16"),
         mesh=dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}"),
         checkpoint=dataclasses.replace(config.checkpoint, export_dtype="bfloat16"),
     )
@@ -42,7 +42,7 @@ def main(model: str, folder: str, process: str, port: str) -> None:
                     while trainer.busy():
                         trainer.check()
                 case "restore":
-                    trainer.restore()
+                    trainer.restore(None)
         trainer.close()
     hands.leave(0)
 

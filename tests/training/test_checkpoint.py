@@ -321,3 +321,27 @@ def test_arrays_are_written_after_save_has_returned(tmp_path):
                 checkpointer.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_going_back_to_a_step_sets_later_ones_aside_and_their_steps_are_saved_again(tmp_path):
+    save_all(tmp_path, {1: None, 2: None, 3: None}, keep=9)
+    told = []
+    with Checkpointer(tmp_path, keep=9, say=told.append) as checkpointer:
+        state, progress = checkpointer.restore(abstract_of(small_state(0)), step=1)
+        assert (int(state.update_count), progress, checkpointer.latest_step()) == (1, {"step": 1}, 1)
+        checkpointer.save(2, small_state(22), {"step": 2})
+    assert names(tmp_path) == ["1", "2", "2.aside", "3.aside"]
+    assert len(told) == 2 and all("going on from step 1" in line for line in told)
+    with Checkpointer(tmp_path, keep=9) as checkpointer:
+        assert int(checkpointer.restore(abstract_of(small_state(0)), step=None)[0].update_count) == 22
+
+
+def test_a_step_that_cannot_be_had_is_told_with_those_that_can(tmp_path):
+    save_all(tmp_path, {1: None, 2: None, 4: None}, keep=9)
+    truncate(tmp_path / "4")
+    with Checkpointer(tmp_path, keep=9) as checkpointer:
+        with pytest.raises(UserError, match="no checkpoint of step 3 in .*; there are whole ones of step 1, 2"):
+            checkpointer.restore(abstract_of(small_state(0)), step=3)
+        with pytest.raises(UserError, match=r"4 is damaged .* there are whole ones of step 1, 2: --resume-step 2"):
+            checkpointer.restore(abstract_of(small_state(0)), step=4)
+    assert names(tmp_path) == ["1", "2", "4"]

@@ -85,7 +85,7 @@ def test_drift_compares_what_the_trainer_had_before_the_batch_with_the_engine(ma
 def agreeing(make_config, batch, start):
     """The batch as an engine without any drift would have sampled it."""
     mesh, state = start(make_config())
-    logprobs = make_token_logprobs(make_config(), mesh)(state.model, batch)
+    logprobs = make_token_logprobs(make_config(), mesh)(state.model, batch, 2)
     return batch._replace(behavior_logprobs=logprobs, same_weights=batch.loss_mask)
 
 

@@ -19,6 +19,7 @@ CONFIG = OptimizerConfig(
     epsilon=1e-8,
     weight_decay=0.0,
     max_grad_norm=1.0,
+    max_skipped=3,
 )
 
 

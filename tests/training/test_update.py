@@ -127,7 +127,7 @@ def test_one_program_serves_any_number_of_micro_batches(make_config, architectur
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name="dapo")
     arrays = jax.tree.map(lambda a: a.reshape(4, 4, 32), batch)
     for count in (1, 4, 2):
-        state, _ = on_mesh(state, arrays, arrays.behavior_logprobs, np.int32(count))
+        state, _, _ = on_mesh(state, arrays, arrays.behavior_logprobs, np.int32(count))
     assert on_mesh._cache_size() == 1
 
 
@@ -145,7 +145,7 @@ def test_every_objective_traces_with_its_knobs(make_config, architecture, batch,
     mesh, state = start(config)
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
     arrays = jax.tree.map(lambda a: a.reshape(2, 8, 32), batch)
-    after, metrics = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
+    after, metrics, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert ("clip_low_share" in metrics) == (loss_name != "supervised")
 
@@ -159,7 +159,7 @@ def test_a_sequence_level_objective_updates_packed_rows(run, make_config):
 def test_recomputed_old_logprobs_are_the_models_own_and_make_the_ratio_one(run, make_config, batch, start):
     config = make_config(loss={"old_logprobs": "recomputed"}, rollout={"temperature": 0.7})
     mesh, state = start(config)
-    old = make_token_logprobs(config, mesh)(state.model, batch)
+    old = make_token_logprobs(config, mesh)(state.model, batch, 2)
     hidden = jax.jit(qwen3.forward, static_argnames=("compute_dtype", "attention", "remat"))(
         state.model, batch.tokens, batch.positions, batch.segment_ids,
         compute_dtype="float32", attention="reference", remat="none",
@@ -192,5 +192,45 @@ def test_bfloat16_compute_keeps_weights_and_moments_in_float32(make_config, arch
     mesh, state = start(config)
     on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name="dapo")
     arrays = jax.tree.map(lambda a: a.reshape(2, 8, 32), batch)
-    after, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
+    after, _, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(after)} == {"float32", "int32"}
+
+
+@pytest.mark.parametrize("spoilt", ["gradient", "weights"])
+def test_an_update_that_is_not_finite_is_not_taken(run, make_config, batch, start, spoilt):
+    config = make_config()
+    if spoilt == "weights":
+        config = make_config(optimizer={"learning_rate": 1e38, "max_grad_norm": 1e30, "epsilon": 1e-30})
+    else:
+        logprobs = batch.behavior_logprobs.copy()
+        row, time = np.argwhere(batch.loss_mask)[3]
+        logprobs[row, time] = np.nan
+        batch = batch._replace(behavior_logprobs=logprobs)
+    _, state = start(config)
+    before = named_leaves(jax.device_get(state))
+    leaves, metrics = run(config, batch=batch, num_updates=2)
+    assert metrics["skipped"] == 1 and "gate_shut_at" not in metrics
+    for name, leaf in leaves.items():
+        if spoilt == "gradient" or not np.isfinite(leaf).all():
+            np.testing.assert_array_equal(leaf, before[name], err_msg=name)
+        assert np.isfinite(leaf).all(), name
+
+
+def test_every_mean_says_over_how_much_it_is_and_nothing_measured_is_absent(run, make_config, batch):
+    _, metrics = run(make_config())
+    num_tokens = batch.loss_mask.sum()
+    assert metrics.counts["entropy"] == metrics.counts["drift_mean"] == num_tokens
+    assert metrics["skipped"] == 0 and "ratio_max" in metrics and "ratio_max" not in metrics.counts
+    assert not any(name.startswith("same_weights_drift") for name in metrics)  # no token is of these weights
+    _, metrics = run(make_config(), batch=batch._replace(same_weights=batch.loss_mask))
+    assert {"same_weights_drift_mean", "same_weights_drift_max"} <= metrics.keys()
+
+
+def test_logprobs_of_micro_batches_that_hold_nothing_are_not_computed(make_config, batch, start):
+    config = make_config()
+    mesh, state = start(config)
+    logprobs = make_token_logprobs(config, mesh)
+    one, both = logprobs(state.model, batch, 1), logprobs(state.model, batch, 2)
+    rows = config.experience.rows_per_micro_batch
+    np.testing.assert_array_equal(one[:rows], both[:rows])
+    assert not one[rows:].any() and both[rows:].any()

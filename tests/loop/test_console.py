@@ -1,0 +1,44 @@
+"""The summary of a run says what was measured and nothing else."""
+
+import dataclasses
+import json
+from unittest import mock
+
+import pytest
+
+from nouscoder_jax.data.prompts import PromptMaker
+from nouscoder_jax.loop import console
+from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.loop.setup import Components, ProblemSet
+from nouscoder_jax.verifier.pool import Judge
+
+
+@pytest.mark.parametrize(
+    ("measured", "before", "after", "told"),
+    [
+        ([0.2, None, 0.6], 0.2, 0.6, "20.0% before, 60.0% after 2 steps"),
+        ([0.2, 0.5, None], 0.2, None, "20.0% before, not measured after 2 steps"),
+        ([None, 0.5, 0.6], None, 0.6, "not measured before, 60.0% after 2 steps"),
+        ([None, None, None], None, None, "not measured before, not measured after 2 steps"),
+    ],
+)
+def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, measured, before, after, told):
+    folder = RunFolder(path=tmp_path, weights_dir="")
+    lines = [{"step": step, "held_out/pass_at_1": share} for step, share in enumerate(measured)]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    problems = ProblemSet(problems=(), prompts={}, num_left_out=0)
+    judge = mock.create_autospec(Judge, instance=True)
+    judge.name = "none"
+    components = Components(
+        config=dataclasses.replace(tiny_config, num_steps=2),
+        prompt_maker=mock.create_autospec(PromptMaker, instance=True),
+        train=problems,
+        held_out=problems,
+        judge=judge,
+    )
+    progress, said = Progress(step=2), []
+    console.finish(components, folder, progress, seconds=1.0, say=said.append)
+    summary = json.loads(folder.summary.read_text())
+    assert (summary["pass_at_1_before"], summary["pass_at_1_after"]) == (before, after)
+    assert any(told in line for line in said)
