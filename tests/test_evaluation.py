@@ -6,6 +6,7 @@ import math
 import pytest
 
 from nouscoder_jax import evaluation
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.types import (
     Comparison,
@@ -64,6 +65,9 @@ class ScriptedEngine:
         raise NotImplementedError
 
     num_slots = 16
+
+    async def prove(self, probe: Probe) -> Drift:
+        return Drift(mean=0.0, largest=0.0)
 
     async def release_memory(self) -> None:
         return None

@@ -29,7 +29,7 @@ from nouscoder_jax.bench.pipeline_traffic import DrawnTraffic, RecordedTraffic, 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE, Fleet, find_gpu
 
-_STALENESS, _SLOTS = "0,2,4,8", "0,12,22,32"
+_STALENESS, _SLOTS = "0,1,2,4", "0,12,22,32"
 _STEPS, _STEPS_OF_FLEET = 24, 8
 _WARM_UP = 4
 
@@ -170,7 +170,7 @@ def changes(config: TrainConfig, setting: Setting, *, room: int) -> list[tuple[s
         more = min(2 * setting.slots_per_server, room)
         found.append((f"{more} slots a server", "slots", config, changed(slots_per_server=more)))
     if not setting.colocated:
-        further = config.rollout.max_staleness + config.experience.updates_per_batch
+        further = config.rollout.max_staleness + 1
         bound = "the bound on staleness"
         found.append((f"max_staleness {further}", bound, _with(config, max_staleness=further), setting))
     return found

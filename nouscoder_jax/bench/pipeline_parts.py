@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nouscoder_jax.bench.pipeline_traffic import Traffic
 from nouscoder_jax.bench.virtual_clock import now_s
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, Outcome, Problem, Prompt, Sampling, Verdict
 
 
@@ -180,6 +181,10 @@ class VirtualEngine:
         """All servers at once; each takes sequences again when it has the weights."""
         await asyncio.gather(*(self._load(server, policy_version) for server in self.servers))
         self.policy_version = policy_version
+
+    async def prove(self, probe: Probe) -> Drift:
+        """Nothing is computed."""
+        return Drift(mean=0.0, largest=0.0)
 
     async def release_memory(self) -> None:
         """Every server stands still."""

@@ -34,7 +34,7 @@ class Row:
     """One simulated run.
 
     Example:
-        Row(label="1 step ahead", placement="2 train + 6 generate", max_staleness=2, slots=22, num_slots=132,
+        Row(label="1 step ahead", placement="2 train + 6 generate", max_staleness=1, slots=22, num_slots=132,
             plan_step_s=446.0, binds="", changed_from_s=None, measured=Measured(...))
     """
 

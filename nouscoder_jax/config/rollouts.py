@@ -64,8 +64,9 @@ class RolloutConfig:
     top_k: int
     """Tokens kept by probability. Only 0, all tokens, can be trained on."""
     max_staleness: int
-    """Versions a completion may be older than the policy that trains on it. 0: on-policy, generation waits for the
-    update. Above 0 generation goes on, and an update waits only for groups that would become older than this."""
+    """Batches that may be trained between the start of a group and its own batch (NousCoder's max_batches_offpolicy).
+    0: on-policy, generation waits for the update. Above 0 generation goes on, and an update waits only for groups that
+    would become older than this."""
     on_new_weights: Literal["finish", "abort", "retract", "in_place"]
     """Completions under way when new weights come. finish: they end first. abort: they stop and go on from the tokens
     they have. retract: the server computes their keys and values anew. in_place: they keep those of the old weights

@@ -25,6 +25,7 @@ class GroupFate(enum.Enum):
     EQUAL = "equal"  # every counted reward is the same: no advantage, no gradient
     JUDGE_FAILURE = "judge_failure"  # fewer than two judged completions are left
     OVERLONG = "overlong"  # every completion that would train was cut
+    STALE = "stale"  # too many batches were trained since its first token was asked for
     ABORTED = "aborted"  # fewer than two completions are left after those that the engine gave up
 
 

@@ -69,6 +69,21 @@ def pack(
     return batch, -(-len(rows) // rows_per_micro_batch)
 
 
+def one_a_row(sequences: Sequence[Sequence[int]], *, row_tokens: int, rows_per_micro_batch: int) -> tuple[Batch, int]:
+    """A batch in which each sequence has a row of its own, none of its tokens trains, and the target of each position
+    is the token after it; and the number of its micro-batches. Raises ValueError for one longer than a row."""
+    num_micro_batches = -(-len(sequences) // rows_per_micro_batch)
+    batch = _empty(num_micro_batches * rows_per_micro_batch, row_tokens)
+    for row, sequence in enumerate(sequences):
+        if len(sequence) > row_tokens:
+            raise ValueError(f"a sequence has {len(sequence)} tokens, a row {row_tokens}")
+        batch.tokens[row, : len(sequence)] = sequence
+        batch.targets[row, : len(sequence) - 1] = sequence[1:]
+        batch.positions[row, : len(sequence)] = range(len(sequence))
+        batch.segment_ids[row, : len(sequence)] = 1
+    return batch, num_micro_batches
+
+
 def _first_fit(sequences: list[dict[str, np.ndarray]], *, row_tokens: int) -> list[dict[str, Any]]:
     """Rows that hold all sequences, each in the first row with room."""
     if not sequences:

@@ -13,7 +13,7 @@
 
 - A finished completion goes to the judge at once; its slot writes the next one meanwhile. Generation waits for no
   verdict, judging for no update, and the update runs in a thread beside both.
-- On-policy (`rollout.max_staleness` of less than a step): a batch is drawn in waves, each as many groups as it still
+- On-policy (`rollout.max_staleness` 0): a batch is drawn in waves, each as many groups as it still
   lacks, once the engine has the weights that will train on it. A seeded run repeats bit for bit.
 - Ahead: a group starts whenever a slot is free, unless it could come too late for the batches that may still train on
   it. That bound is also the bound of all queues. The trainer takes the groups that were started first, and waits for

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
@@ -43,11 +43,6 @@ class Collector(Protocol):
         ...
 
 
-def steps_ahead(config: TrainConfig) -> int:
-    """Batches that may be drawn before the weights that train on them: rollout.max_staleness in whole steps."""
-    return config.rollout.max_staleness // config.experience.updates_per_batch
-
-
 def make_collector(
     config: TrainConfig,
     drawer: Drawer,
@@ -62,7 +57,7 @@ def make_collector(
         max_groups=config.rollout.groups_per_step * config.experience.max_draws_per_batch,
         group_size=config.rollout.group_size,
     )
-    ahead = steps_ahead(config)
+    ahead = config.rollout.max_staleness
     if ahead == 0:
         return WaveCollector(drawer, maker, size=size)
     return StreamCollector(
@@ -170,6 +165,7 @@ class StreamCollector:
             if self._failure is not None:
                 raise self._failure
         self._on_progress("collect", self._size.num_groups, self._size.num_groups)
+        self._drop_stale(step)
         chosen = self._in_turn(self._ready)[: self._size.num_groups]
         groups = [*self._dropped, *(self._ready.pop(draw) for draw in chosen)]
         for draw in chosen:
@@ -187,6 +183,14 @@ class StreamCollector:
                 sum(group.num_tokens for group in self._ready.values()),
             ),
         )
+
+    def _drop_stale(self, step: int) -> None:
+        """What is drawn and when a batch is made leaves no group behind; should one be, it is not trained on."""
+        for draw in [draw for draw in self._ready if self._deadlines[draw] < step]:
+            del self._deadlines[draw]
+            group = self._ready.pop(draw)
+            idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
+            self._dropped.append(replace(group, fate=GroupFate.STALE, experiences=idle))
 
     def trained(self, step: int) -> None:
         """Later batches may be drawn now."""
@@ -279,7 +283,8 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
     experiences = list(collected.experiences)
     judged = [e for e in experiences if e.reward is not None]
     lengths = [len(e.rollout.completion.token_ids) for e in experiences]
-    ages = [policy_version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
+    batches = [collected.step - 1 - group.started_after for group in collected.used]
+    versions = [policy_version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
     return {
         "reward/mean": _mean([e.reward for e in judged if e.reward is not None]),
         "solved_share": _mean([_solved(e) for e in judged]),
@@ -290,9 +295,14 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
         "groups/dropped": len(collected.groups) - len(collected.used),
         "groups/all_solved": sum(all(map(_solved, g.experiences)) for g in collected.groups),
         "groups/none_solved": sum(not any(map(_solved, g.experiences)) for g in collected.groups),
-        "staleness/mean": _mean(ages) if ages else 0.0,
-        "staleness/max": max(ages, default=0),
+        **_ages("staleness/batches", batches),
+        **_ages("staleness/versions", versions),
     }
+
+
+def _ages(name: str, ages: Sequence[int]) -> dict[str, float]:
+    """Nothing where there is no batch."""
+    return {f"{name}_mean": _mean(ages), f"{name}_max": max(ages)} if ages else {}
 
 
 def told(groups: Iterable[Group]) -> str:

@@ -102,10 +102,13 @@ class Group:
     """All rollouts of one draw of one problem.
 
     Example:
-        Group(draw=Draw(17, 203), experiences=(Experience(...), ...), fate=GroupFate.EQUAL, judge_failures=())
+        Group(draw=Draw(17, 203), started_after=2, experiences=(Experience(...), ...), fate=GroupFate.EQUAL,
+              judge_failures=())
     """
 
     draw: Draw
+    started_after: int
+    """Trained steps when its first token was asked for."""
     experiences: tuple[Experience, ...]
     fate: GroupFate
     """USED, or why it is not trained on."""
@@ -271,15 +274,22 @@ class GroupMaker:
     async def read(self, draw: Draw) -> Group | None:
         """The draw's group from the journal; None where there is none that can be used."""
         prompt, newest = self._prompts[self._problem(draw).problem_id], self.engine.policy_version
+        after = self._journal.started_after(draw)
         judged = await asyncio.to_thread(self._journal.read_group, draw, prompt, newest=newest)
-        return None if judged is None else self._with_fate(draw, judged)
+        return None if judged is None or after is None else self._with_fate(draw, judged, after)
 
     async def _read_or_make(self, draw: Draw, started_after: int) -> Group:
         return await self.read(draw) or await self._make(draw, started_after, self._sample(draw))
 
-    def _with_fate(self, draw: Draw, judged: Judged) -> Group:
+    def _with_fate(self, draw: Draw, judged: Judged, started_after: int) -> Group:
         experiences, fate = judge_group(judged.rollouts, judged.verdicts, config=self._config.experience)
-        return Group(draw=draw, experiences=experiences, fate=fate, judge_failures=judged.judge_failures)
+        return Group(
+            draw=draw,
+            started_after=started_after,
+            experiences=experiences,
+            fate=fate,
+            judge_failures=judged.judge_failures,
+        )
 
     def _problem(self, draw: Draw) -> Problem:
         return self._problems[draw.problem_index]
@@ -322,7 +332,7 @@ class GroupMaker:
         rollouts, verdicts = zip(*judged, strict=True)
         whole = Judged(rollouts=rollouts, verdicts=verdicts, judge_failures=tuple(failures))
         await asyncio.to_thread(self._journal.write_group, draw, whole, started_after=started_after)
-        return self._with_fate(draw, whole)
+        return self._with_fate(draw, whole, started_after)
 
     async def _follow(
         self, problem: Problem, task: asyncio.Task[Rollout], failures: list[str]

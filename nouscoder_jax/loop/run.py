@@ -27,7 +27,7 @@ from nouscoder_jax.loop.folder import Resume, RunFolder
 from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
-from nouscoder_jax.loop.publish import publish
+from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.loop.replay import ReplayingCollector
 from nouscoder_jax.loop.setup import (
     Components,
@@ -43,6 +43,7 @@ from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.probe import pick_sequences
 from nouscoder_jax.training import hands
 from nouscoder_jax.training.hands import Crew, RemoteTrainer
 from nouscoder_jax.training.trainer import LocalTrainer, Trainer
@@ -135,6 +136,8 @@ class Run:
         self.stopping = asyncio.Event()
         self._idle: dict[str, float] | None = None
         """Idle shares of a step whose evaluation has begun."""
+        self._probed: dict[str, float] = {}
+        """How far engine and trainer were apart in the versions that no line of metrics has yet."""
         trainer.open(folder.checkpoints)
         self.progress = Progress()
         self.has_begun = resume is not None and (resume.step is not None or trainer.has_checkpoint())
@@ -182,8 +185,17 @@ class Run:
             engine = self.engine = make_engine(
                 self.components, self.trainer.architecture, self.urls, say=self.display.line
             )
+            prompts = self.components.train.prompts
+            self.publisher = Publisher(
+                self.config,
+                self.trainer,
+                engine,
+                self.folder,
+                sequences=pick_sequences(prompts[problem.problem_id] for problem in self.components.train.problems),
+                timer=self.timer,
+            )
             try:
-                await self._publish(resumed=self.resumed)
+                await self._publish()
                 if not self.has_begun:
                     await self.turns.begin()
                 self.meter.num_slots = engine.num_slots
@@ -229,7 +241,7 @@ class Run:
                 f"step {collected.step}: {metrics['update/skipped']:.0f} updates were not finite and were not taken "
                 f"({self.progress.skipped} so far)"
             )
-        await self._publish(resumed=False)
+        await self._publish()
         return metrics
 
     async def evaluate(self) -> dict[str, float]:
@@ -256,9 +268,8 @@ class Run:
             step, stored = self.progress.step, json.loads(json.dumps(record(self.progress)))
             await in_thread(self.trainer.checkpoint, step, stored, pass_at_1=pass_at_1)
 
-    async def _publish(self, *, resumed: bool) -> None:
-        version = self.progress.policy_version
-        await publish(self.trainer, self.engine, self.folder, policy_version=version, resumed=resumed, timer=self.timer)
+    async def _publish(self) -> None:
+        self._probed |= await self.publisher.publish(self.progress.policy_version)
 
     async def _evaluate(self) -> EvaluationResult:
         evaluation, held_out = self.config.evaluation, self.components.held_out
@@ -323,7 +334,8 @@ class Run:
         """Adds what the run's clocks and counters say, and writes one line of metrics everywhere."""
         if metrics["step"] > 0:
             metrics |= self._idle or self._idle_shares()
-        self._idle = None
+        metrics |= self._probed
+        self._idle, self._probed = None, {}
         seconds = self.timer.take()
         metrics["policy_version"] = float(self.progress.policy_version)
         breaker = self.components.judge.breaker

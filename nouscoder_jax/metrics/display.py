@@ -36,7 +36,7 @@ def step_line(metrics: Mapping[str, int | float], *, num_steps: int) -> str:
             f"truncated {show(names.TRUNCATED_SHARE, '{:.0%}')}",
             f"{show(names.TOKENS_PER_S, '{:,.0f}')} tokens/s",
             f"{show(names.VERIFICATIONS_PER_S, '{:,.0f}')} verifications/s",
-            f"staleness {show(names.STALENESS_MEAN, '{:.1f}')}",
+            f"staleness {show(names.STALENESS_BATCHES_MEAN, '{:.1f}')}",
             f"{show(names.SECONDS_TOTAL, '{:.1f}')} s ({', '.join(stages)})",
         ]
     )

@@ -28,13 +28,16 @@ FILTER_REASONS = {
     "equal": "all counted rewards of the group were equal",
     "judge_failure": "the judge failed on most of the group",
     "overlong": "it was cut, or all of its group that would train",
+    "stale": "its turn came more than rollout.max_staleness batches late",
     "aborted": "the engine gave up most of the group",
 }
 ROLLOUTS_QUARANTINED = "rollouts/quarantined"
 ROLLOUTS_IN_FLIGHT = "rollouts/in_flight"
 
-STALENESS_MEAN = "staleness/mean"
-STALENESS_MAX = "staleness/max"
+STALENESS_BATCHES_MEAN = "staleness/batches_mean"
+STALENESS_BATCHES_MAX = "staleness/batches_max"
+STALENESS_VERSIONS_MEAN = "staleness/versions_mean"
+STALENESS_VERSIONS_MAX = "staleness/versions_max"
 
 TOKENS_PER_S = "throughput/tokens_per_s"
 VERIFICATIONS_PER_S = "throughput/verifications_per_s"
@@ -67,6 +70,9 @@ PADDING_SHARE = "update/padding_share"
 NUM_UPDATES = "update/num_updates"
 SKIPPED = "update/skipped"
 
+PROBE_DRIFT_MEAN = "probe/drift_mean"
+PROBE_DRIFT_MAX = "probe/drift_max"
+
 HELD_OUT_PASS_AT_1 = "held_out/pass_at_1"
 HELD_OUT_TRUNCATED_SHARE = "held_out/truncated_share"
 HELD_OUT_COMPLETION_TOKENS_MEAN = "held_out/completion_tokens_mean"
@@ -75,7 +81,7 @@ HELD_OUT_ENGINE_FAILURES = "held_out/engine_failures"
 
 SECONDS_PREFIX = "seconds/"
 SECONDS_TOTAL = "seconds/total"
-STAGES = ("generate", "verify", "pack", "update", "export", "reload", "evaluate", "checkpoint")
+STAGES = ("generate", "verify", "pack", "update", "export", "reload", "probe", "evaluate", "checkpoint")
 """Stages that a StageTimer measures; generate and verify overlap, so the sum may exceed seconds/total."""
 
 METRICS: dict[str, str] = {
@@ -103,8 +109,11 @@ METRICS: dict[str, str] = {
         f"completion_tokens/filtered/{reason}": f"mean length of the rollouts dropped so far, tokens: {why}"
         for reason, why in FILTER_REASONS.items()
     },
-    STALENESS_MEAN: "mean of policy version now minus policy version of the completion, over the batch",
-    STALENESS_MAX: "largest of the same",
+    STALENESS_BATCHES_MEAN: "batches trained between the start of a group and its own batch, mean over the batch",
+    STALENESS_BATCHES_MAX: "largest of the same; rollout.max_staleness is its bound",
+    STALENESS_VERSIONS_MEAN: "policy version before the batch minus that of a completion's oldest token, mean over the "
+    "batch; a later update of the batch is one version further each",
+    STALENESS_VERSIONS_MAX: "largest of the same",
     TOKENS_PER_S: "completion tokens sampled per second of the step",
     VERIFICATIONS_PER_S: "verdicts per second of the step",
     ENGINE_IDLE_SHARE: "share of the engine's slots, over the step without its evaluation, that generated nothing",
@@ -132,6 +141,9 @@ METRICS: dict[str, str] = {
     PADDING_SHARE: "share of the packed rows that is padding",
     NUM_UPDATES: "optimizer updates so far in the run",
     SKIPPED: "updates of the step that were not taken, because loss, gradient or new weights were not finite",
+    PROBE_DRIFT_MEAN: "mean |trainer logprob - engine logprob| over fixed sequences, both with the step's weights, "
+    "nats; of several servers the worst",
+    PROBE_DRIFT_MAX: "largest of the same",
     HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
     HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",
     HELD_OUT_COMPLETION_TOKENS_MEAN: "mean length of a held-out completion, tokens",

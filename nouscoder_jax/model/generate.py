@@ -243,6 +243,23 @@ def prefill(
     return Cache(tuple(keys), tuple(values))
 
 
+def score(
+    weights: Weights, tokens: Int32[Array, "prompts time"], *, architecture: Architecture
+) -> Float32[Array, "prompts time_1"]:
+    """Returns the logprob of each token but the first, at temperature 1, computed as `prefill` computes. Prompts may be
+    padded on the right."""
+    a = architecture
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    cos, sin = cos_sin(positions, head_dim=a.head_dim, theta=a.rope_theta, scaling=a.rope_scaling)
+    x = weights.embed_tokens[tokens]
+    for layer in weights.layers:
+        q, k, v = _qkv(layer, x, cos, sin, architecture=a)
+        x = _rest_of_layer(layer, x, attention.reference(q, k, v, jnp.ones_like(tokens)), architecture=a)
+    hidden = rms_norm(x[:, :-1], weights.norm, eps=a.rms_norm_eps)
+    logprobs = jax.nn.log_softmax(logits(hidden, weights.output_embedding))
+    return jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
+
+
 def prefill_each(
     weights: Weights,
     cache: Cache,

@@ -25,6 +25,7 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.model import generate
 from nouscoder_jax.model.qwen3 import Architecture, Qwen3
 from nouscoder_jax.model.weights import load_model
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling, VersionSpan
 
 PREFILL_TOKENS = 2048
@@ -42,6 +43,7 @@ LEAST_ROWS = 8
 
 # Compiled once a shape for all engines of this process; a cache that is passed in is used up.
 _prepare = jax.jit(generate.prepare, static_argnames="compute_dtype")
+_score = jax.jit(generate.score, static_argnames="architecture")
 _prefill = jax.jit(generate.prefill, static_argnames="architecture", donate_argnames="cache")
 _prefill_each = jax.jit(generate.prefill_each, static_argnames="architecture", donate_argnames="cache")
 _copy_prefix = jax.jit(generate.copy_prefix, donate_argnames="cache")
@@ -250,6 +252,18 @@ class EmbeddedEngine:
         self._new_weights = (weights, policy_version, done)
         self._start()
         await done
+
+    async def prove(self, probe: Probe) -> Drift:
+        """Compares its logprobs with the trainer's; see `Engine.prove`."""
+        if self._failure is not None:
+            raise self._failure
+        tokens = np.zeros((len(probe.sequences), bucket(max(map(len, probe.sequences)))), np.int32)
+        for row, sequence in enumerate(probe.sequences):
+            tokens[row, : len(sequence)] = sequence
+        score = partial(_score, self._weights, tokens, architecture=self._architecture)
+        scored = np.asarray(await asyncio.get_running_loop().run_in_executor(self._worker, score))
+        logprobs = [row[: len(sequence) - 1].tolist() for row, sequence in zip(scored, probe.sequences, strict=True)]
+        return probe.compare(logprobs, who=f"the engine, {self.name},")
 
     @property
     def num_slots(self) -> int:

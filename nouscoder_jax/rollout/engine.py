@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, Prompt, Sampling
 
 
@@ -45,6 +46,14 @@ class Engine(Protocol):
         """Takes the weights of a Hugging Face directory; returns once the next token comes from them.
 
         Raises EngineError, and keeps the old weights, where the directory is incomplete or of another shape.
+        """
+        ...
+
+    async def prove(self, probe: Probe) -> Drift:
+        """Has everything that generates score the probe's sequences with the weights of the last `reload`, and returns
+        the worst that was found; what comes back later is proven before it generates.
+
+        Raises DriftError that names what is over a bound, EngineError when the engine cannot answer.
         """
         ...
 

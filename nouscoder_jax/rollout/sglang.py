@@ -28,6 +28,7 @@ from typing import Any
 from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.draft import Draft
 from nouscoder_jax.rollout.fleet import Fleet, Server, check_context, find_servers
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.rollout.server_weights import OnNewWeights, ServerWeights, Weights
 from nouscoder_jax.rollout.sglang_calls import (
     ANSWER_TIMEOUT_S,
@@ -39,11 +40,13 @@ from nouscoder_jax.rollout.sglang_calls import (
     ask_at_start,
     generate_body,
     read_piece,
+    read_scores,
+    score_body,
     truncates,
     worker_urls,
 )
 from nouscoder_jax.rollout.weights_check import check_layout, read_export
-from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
+from nouscoder_jax.types import Completion, DriftError, EngineError, Prompt, Sampling
 
 MAX_REFUSALS = 3
 """Answers of one completion that may be refused before the call fails."""
@@ -105,6 +108,8 @@ class SGLangEngine:
         """What every server should have, from the start of `reload` on."""
         self._policy_version = -1
         self._versions: dict[str, int] = {}
+        self._proof: Probe | None = None
+        """What the servers were last proven with."""
         self._num_reloads = 0
         self._changing = asyncio.Lock()
         self._unsure = False
@@ -170,6 +175,41 @@ class SGLangEngine:
                 self._take_back(new, old, reason=str(error))
                 raise
             self._layout, self._policy_version = export.layout, policy_version
+
+    async def prove(self, probe: Probe) -> Drift:
+        """Has every server that lives score the probe; see `Engine.prove`. One that is lost meanwhile, or now, is
+        proven when it comes back, and stays out where it is over a bound."""
+        await self._check_usable()
+        async with self._changing:
+            self._proof = probe
+            scored = await asyncio.gather(*map(self._prove_unless_lost, self._fleet.alive))
+        found = [drift for drift in scored if drift is not None]
+        if not found:
+            await self._fleet.wait_ready()
+            return await self.prove(probe)
+        return Drift(mean=max(drift.mean for drift in found), largest=max(drift.largest for drift in found))
+
+    async def _prove_unless_lost(self, server: Server) -> Drift | None:
+        try:
+            return await self._fleet.while_up(server, self._score(server))
+        except ServerLostError as error:
+            self._fleet.lose(server, str(error))
+        except RefusedError as error:
+            raise EngineError(str(error)) from error
+        return None
+
+    async def _score(self, server: Server) -> Drift | None:
+        """Raises DriftError, ServerLostError, RefusedError, EngineError. None where there is nothing to compare with:
+        newer weights have come."""
+        probe, weights = self._proof, self._weights
+        if probe is None or weights is None or probe.policy_version != weights.policy_version:
+            return None
+        found = []
+        for sequence in probe.sequences:
+            body = score_body(sequence, cache_key=weights.cache_key)
+            answer = await self._caller.post(server.url, "/generate", body, timeout_s=self._request_timeout_s)
+            found.append(read_scores(server.url, answer, sequence, weight_version=weights.name))
+        return probe.compare(found, who=f"SGLang server {server.url}")
 
     async def release_memory(self) -> None:
         """Has the servers give back what they can (SGLang's memory saver). Raises EngineError while requests run."""
@@ -396,6 +436,10 @@ class SGLangEngine:
             else:
                 await self._server_weights.send(server, done)
                 how = f"version {done.policy_version} was sent to it again"
+            try:
+                await self._score(server)
+            except DriftError as error:
+                raise EngineError(str(error)) from error
         return how
 
 

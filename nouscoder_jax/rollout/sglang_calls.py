@@ -132,6 +132,36 @@ def generate_body(
     }
 
 
+def score_body(token_ids: Sequence[int], *, cache_key: str) -> dict[str, Any]:
+    """The request for the logprobs of these tokens; nothing is generated."""
+    return {
+        "input_ids": list(token_ids),
+        "sampling_params": {"max_new_tokens": 0, "temperature": 1.0},
+        "return_logprob": True,
+        "logprob_start_len": 0,
+        "extra_key": cache_key,
+    }
+
+
+def read_scores(url: str, answer: Any, token_ids: Sequence[int], *, weight_version: str) -> tuple[float, ...]:
+    """The logprobs of all tokens but the first, at temperature 1. Raises RefusedError that says why not."""
+    try:
+        meta = answer["meta_info"]
+        scored = meta["input_token_logprobs"]
+        tokens, logprobs = [int(entry[1]) for entry in scored], tuple(float(entry[0]) for entry in scored[1:])
+        version = str(meta["weight_version"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RefusedError(f"{url} scored without {error}: {str(answer)[:200]}") from error
+    if tokens != list(token_ids) or not all(map(math.isfinite, logprobs)):
+        raise RefusedError(
+            f"{url} scored {len(tokens)} tokens, {str(scored)[:100]}; a finite logprob for each of {len(token_ids)} "
+            "given ones was expected"
+        )
+    if version != weight_version:
+        raise WrongVersionError(f"{url} scored with weight version {version!r} instead of {weight_version!r}")
+    return logprobs
+
+
 def truncates(sampling: Sampling) -> bool:
     """Whether some tokens cannot be drawn at all."""
     return sampling.top_p < 1 or sampling.top_k > 0

@@ -289,6 +289,12 @@ class RemoteTrainer:
             "logprobs", batch._asdict(), num_micro_batches, lambda: self.own.logprobs(batch, num_micro_batches)
         )
 
+    def score(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
+        """As Trainer says."""
+        return self._on_batch(
+            "score", batch._asdict(), num_micro_batches, lambda: self.own.score(batch, num_micro_batches)
+        )
+
     def _on_batch(self, order: str, arrays: dict[str, np.ndarray], num_micro_batches: int, own: Callable[[], T]) -> T:
         used_rows = num_micro_batches * self.own.config.experience.rows_per_micro_batch
         fields = {"num_micro_batches": num_micro_batches, "num_rows": len(arrays["tokens"])}
@@ -536,6 +542,10 @@ def _logprobs(hand: dict[str, LocalTrainer], order: Message) -> None:
     hand["trainer"].logprobs(Batch(**_whole(order)), order.fields["num_micro_batches"])
 
 
+def _score(hand: dict[str, LocalTrainer], order: Message) -> None:
+    hand["trainer"].score(Batch(**_whole(order)), order.fields["num_micro_batches"])
+
+
 def _export(hand: dict[str, LocalTrainer], order: Message) -> None:
     fields = order.fields
     hand["trainer"].write_share(
@@ -562,6 +572,7 @@ ORDERS: dict[str, Callable[[dict[str, LocalTrainer], Message], None]] = {
     "restore": _restore,
     "update": _update,
     "logprobs": _logprobs,
+    "score": _score,
     "export": _export,
     "checkpoint": _checkpoint,
     "close": _close,

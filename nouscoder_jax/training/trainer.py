@@ -8,6 +8,7 @@ over several processes each has a LocalTrainer, all get the same orders in the s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -61,6 +62,10 @@ class Trainer(Protocol):
         """The weights' own logprobs of `batch.targets` in the first micro-batches, 0 in the others: "rows time"."""
         ...
 
+    def score(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
+        """As `logprobs`, at temperature 1."""
+        ...
+
     def export(self, out_dir: Path, *, policy_version: int) -> None:
         """Writes a Hugging Face directory, complete or not at all. Raises UserError."""
         ...
@@ -101,6 +106,9 @@ class LocalTrainer:
         self.optimizer = make_optimizer(config.optimizer)
         self._update = make_update(config, self.architecture, self.mesh, loss_name=config.loss.name)
         self._token_logprobs = make_token_logprobs(config, self.mesh)
+        plain = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, temperature=1.0))
+        is_plain = config.rollout.temperature == 1  # one program for both
+        self._scores = self._token_logprobs if is_plain else make_token_logprobs(plain, self.mesh)
         self._state: TrainState | None = None
         self._checkpointer: Checkpointer | None = None
 
@@ -153,6 +161,10 @@ class LocalTrainer:
     def logprobs(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
         """As Trainer says."""
         return self._token_logprobs(self.state.model, batch, num_micro_batches)
+
+    def score(self, batch: Batch, num_micro_batches: int) -> np.ndarray:
+        """As Trainer says."""
+        return self._scores(self.state.model, batch, num_micro_batches)
 
     def export(self, out_dir: Path, *, policy_version: int) -> None:
         """As Trainer says."""

@@ -10,6 +10,7 @@ from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.loop.collect import make_collector
 from nouscoder_jax.loop.groups import Drawer, GroupMaker, NoJournal, Position
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, EngineError, JudgeError, Outcome, Problem, Prompt, Sampling, Verdict
 
 
@@ -49,6 +50,9 @@ class ScriptedEngine:
 
     async def reload(self, export_dir: Path, *, policy_version: int) -> None:
         self.policy_version = policy_version
+
+    async def prove(self, probe: Probe) -> Drift:
+        return Drift(mean=0.0, largest=0.0)
 
     async def release_memory(self) -> None:
         return None

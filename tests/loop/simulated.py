@@ -73,9 +73,7 @@ PROMPTS = {problem.problem_id: Prompt(problem_id=problem.problem_id, token_ids=(
 
 def config_of(seed: int, base: TrainConfig) -> TrainConfig:
     """On-policy, one or two steps ahead, by turns; small, with little room in every queue."""
-    rollout = dataclasses.replace(
-        base.rollout, groups_per_step=4, group_size=GROUP_SIZE, max_staleness=seed % 3 * UPDATES
-    )
+    rollout = dataclasses.replace(base.rollout, groups_per_step=4, group_size=GROUP_SIZE, max_staleness=seed % 3)
     verifier = dataclasses.replace(base.verifier, num_workers=3, outage_limit_s=50.0)
     experience = dataclasses.replace(base.experience, updates_per_batch=UPDATES, max_draws_per_batch=3)
     checkpoint = dataclasses.replace(base.checkpoint, every_steps=1 + seed // 3 % 3, keep_best=1)

@@ -73,6 +73,13 @@ def test_tokens_of_a_version_that_was_not_exported_are_refused_by_name(config: T
         check_versions(collected, newest=4)
 
 
-def test_staleness_is_the_policy_version_now_minus_that_of_the_completion(config: TrainConfig):
+def test_ages_are_told_in_batches_and_in_versions(config: TrainConfig):
     collected = collect(config, ScriptedJudge(by_parity))
-    assert step_metrics(collected, policy_version=7)["staleness/mean"] == 2
+    groups = tuple(dataclasses.replace(group, started_after=collected.step - 4) for group in collected.groups)
+    metrics = step_metrics(dataclasses.replace(collected, groups=groups), policy_version=7)
+    assert metrics["staleness/versions_mean"] == metrics["staleness/versions_max"] == 2
+    assert metrics["staleness/batches_mean"] == metrics["staleness/batches_max"] == 3
+    assert not any(
+        name.startswith("staleness")
+        for name in step_metrics(dataclasses.replace(collected, groups=()), policy_version=7)
+    )

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from simulated import World
+from simulated import UPDATES, World
 
 from nouscoder_jax import cli
 from nouscoder_jax.metrics.sinks import read_jsonl
@@ -35,7 +35,7 @@ def check(seed: int, root: Path, folder: Path) -> World:
     ]
     places = [(line["group_id"], line["sample_index"]) for line in rollouts]
     assert len(set(places)) == len(places) == sum(parts), f"rollouts lost or twice; {told}"
-    assert max(world.ages, default=0) <= max(config.rollout.max_staleness, 0), f"too old; {told}"
+    assert max(world.ages, default=0) <= config.rollout.max_staleness * UPDATES, f"too old; {told}"
     assert [path.name for path in (world.path / "journal").glob("batch-*")] == [], told
     if config.rollout.max_staleness == 0:
         whole = World(seed, base, folder / "whole", kills=False).run()

@@ -14,7 +14,8 @@ import pytest
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import save_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine, batch_sizes, bucket
-from nouscoder_jax.types import EngineError, Prompt, Sampling, VersionSpan
+from nouscoder_jax.rollout.probe import Probe
+from nouscoder_jax.types import DriftError, EngineError, Prompt, Sampling, VersionSpan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -424,3 +425,25 @@ def test_a_drain_computes_fewer_rows_and_continues_the_same_sequences(model):
     alone, among = asyncio.run(run())
     assert alone.token_ids == among.token_ids
     np.testing.assert_allclose(alone.logprobs, among.logprobs, atol=1e-5)
+
+
+def test_it_is_proven_to_compute_what_a_full_forward_pass_does(model):
+    sequences = (random_prompt(40).token_ids, random_prompt(7).token_ids)
+    logprobs = []
+    for sequence in sequences:
+        scores = jax.nn.log_softmax(all_logits(model, jnp.asarray([sequence]))[0])
+        logprobs.append(tuple(float(scores[place, token]) for place, token in enumerate(sequence[1:])))
+    probe = Probe(sequences=sequences, logprobs=tuple(logprobs), policy_version=0, max_mean=1e-4, max_largest=1e-3)
+
+    async def run(probe):
+        engine = make_engine(model)
+        try:
+            return await engine.prove(probe)
+        finally:
+            await engine.close()
+
+    drift = asyncio.run(run(probe))
+    assert 0 <= drift.mean <= drift.largest < 1e-4
+    other = replace(probe, logprobs=tuple(tuple(one - 0.7 for one in row) for row in logprobs))
+    with pytest.raises(DriftError, match=r"^the engine, embedded \(JAX"):
+        asyncio.run(run(other))

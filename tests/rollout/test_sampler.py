@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from nouscoder_jax.rollout import sampler
+from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, EngineError, Prompt
 
 PROMPT = Prompt(problem_id="p", token_ids=(1, 2))
@@ -22,6 +23,9 @@ class SlowEngine:
         raise NotImplementedError
 
     num_slots = 16
+
+    async def prove(self, probe: Probe) -> Drift:
+        return Drift(mean=0.0, largest=0.0)
 
     async def release_memory(self) -> None:
         return None

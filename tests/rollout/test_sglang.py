@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.types import EngineError, Prompt, VersionSpan
+from nouscoder_jax.rollout.probe import Probe
+from nouscoder_jax.types import DriftError, EngineError, Prompt, VersionSpan
 
 pytestmark = [
     pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
@@ -303,3 +304,29 @@ def test_memory_is_not_given_back_while_requests_run(server, checkpoints):
         return await task
 
     assert with_engine(server.url, both, weights=checkpoints["a"].folder, eos_token_ids=()).token_ids
+
+
+def probe_of(one, *, off=0.0, **bounds):
+    """What transformers says of two sequences, or `off` more."""
+    sequences = ((*PROMPT.token_ids, 9, 11, 200), (4, 5, 6))
+    logprobs = [
+        reference_logprobs(one.model, sequence[1:], prompt=dataclasses.replace(PROMPT, token_ids=sequence[:1]))
+        for sequence in sequences
+    ]
+    moved = tuple(tuple(float(logprob) + off for logprob in row) for row in logprobs)
+    bounds = {"max_mean": 0.0, "max_largest": 0.0} | bounds
+    return Probe(sequences=sequences, logprobs=moved, policy_version=0, **bounds)
+
+
+def test_a_server_is_proven_to_compute_what_the_trainer_does(server, checkpoints):
+    one = checkpoints["a"]
+    drift = with_engine(server.url, lambda engine: engine.prove(probe_of(one, max_largest=1e-3)), weights=one.folder)
+    assert 0 <= drift.mean <= drift.largest < 1e-4
+
+
+def test_a_server_that_computes_something_else_is_named(server, checkpoints):
+    one = checkpoints["a"]
+    with pytest.raises(DriftError, match=f"^SGLang server {server.url} and the trainer both have policy version 0"):
+        with_engine(
+            server.url, lambda engine: engine.prove(probe_of(one, off=0.7, max_largest=0.3)), weights=one.folder
+        )
