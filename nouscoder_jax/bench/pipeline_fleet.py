@@ -154,6 +154,7 @@ def _place(
         fleet.gpu,
         bytes_per_gpu=placement.engine_memory_fraction * fleet.gpu.memory_bytes,
         workload=_workload(config, traffic),
+        num_slots=10**9,
         in_flight_per_gpu=1e9,
         longest_tokens=0,
         max_tensor=engine.tensor,

@@ -17,43 +17,55 @@ BATCH_BYTES_PER_TOKEN = 26
 OLD_LOGPROBS_BYTES = 4
 """A position, where old logprobs are recomputed; the order to compute them carries the batch once more."""
 
-JSON_BYTES_PER_TOKEN = 45
-"""Of SGLang's answer: a logprob, an id and null in a list, and the id once more (tests measure it on a real server)."""
+JSON_BYTES_PER_TOKEN = 39
+"""Of SGLang's answer: a logprob, an id and null in a list, and the id once more: 33 on a server of SGLang 0.5.23 with ids
+of three digits, here of six."""
 
 ORDER_BYTES_PER_S = 0.5e9
-"""What one process puts on the wire to all others together: pickles nothing, copies once; an assumption, half of what it
-reaches over loopback."""
+"""What one process puts on the wire to all others together: it pickles nothing and copies once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadCost:
-    """Of one step.
+    """Of one step, where so many GPUs train.
 
     Example:
-        HeadCost(processes=6, order_bytes=3.6e9, order_s=7.2, json_bytes_per_s=1.9e6)
+        HeadCost(train_gpus=48, processes=6, order_bytes=3.6e9, order_s=7.2, json_bytes_per_s=1.9e6)
     """
 
+    train_gpus: int
     processes: int
     order_bytes: float
     """To all hands together."""
     order_s: float
     json_bytes_per_s: float
+    """From all engines together, in the mean over the step."""
 
 
 def head_cost(
     config: TrainConfig, workload: Workload, *, train_gpus: int, rows_per_micro_batch: int, step_s: float
 ) -> HeadCost:
-    """One process a machine of `train_gpus`; rows that are all padding are not sent."""
+    """One process a machine of GPUs that train; rows that are all padding are not sent."""
     processes = max(1, -(-train_gpus // GPUS_PER_MACHINE))
     rows = workload.updates * workload.micro_batches(rows_per_micro_batch) * rows_per_micro_batch
     per_token = BATCH_BYTES_PER_TOKEN
     if config.loss.old_logprobs == "recomputed":
         per_token += BATCH_BYTES_PER_TOKEN + OLD_LOGPROBS_BYTES
-    order_bytes = (processes - 1) * rows * workload.row_tokens * per_token
+    order_bytes = float((processes - 1) * rows * workload.row_tokens * per_token)
     tokens = workload.generated_sequences * workload.completion_tokens
     return HeadCost(
+        train_gpus=train_gpus,
         processes=processes,
-        order_bytes=float(order_bytes),
+        order_bytes=order_bytes,
         order_s=order_bytes / ORDER_BYTES_PER_S,
         json_bytes_per_s=tokens * JSON_BYTES_PER_TOKEN / step_s,
     )
+
+
+def assumptions() -> list[str]:
+    """Every assumption behind the head's costs, for people."""
+    return [
+        f"the head (process 0; a process a machine of GPUs that train) sends each other process the whole batch, "
+        f"{BATCH_BYTES_PER_TOKEN} bytes a position, at {ORDER_BYTES_PER_S / 1e9:g} GB/s to all together, and reads "
+        f"{JSON_BYTES_PER_TOKEN} bytes of JSON a generated token",
+    ]

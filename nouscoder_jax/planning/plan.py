@@ -21,6 +21,7 @@ from rich.console import Console
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
+from nouscoder_jax.planning.head import head_cost
 
 TIME_LIMIT_S = 85.0
 """Sizes beyond the config's own are compiled until this much time is gone."""
@@ -132,8 +133,17 @@ def make_plan(
     placed = rollouts.placements(
         architecture, config, fleet, workload, cost, peak_bytes_on=peak_bytes_on, rows_per_gpu=rows
     )
+    heads = [
+        head_cost(
+            config, workload,
+            train_gpus=one.train_gpus,
+            rows_per_micro_batch=rows * one.train_gpus // config.mesh.tensor,
+            step_s=one.step_s,
+        )
+        for one in sorted(placed, key=lambda one: one.train_gpus)
+    ]  # fmt: skip
     return report.to_dict(
-        config, architecture, fleet, mesh, workload, program, cost, placed,
+        config, architecture, fleet, mesh, workload, program, cost, placed, heads,
         longest=longest,
         most_rows=most_rows,
         compiler=compilations.compiler_text,

@@ -13,11 +13,12 @@ from rich.table import Table
 
 from nouscoder_jax.config import MeshConfig, TrainConfig
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.planning import costs, rollouts
+from nouscoder_jax.planning import costs, head, rollouts
 from nouscoder_jax.planning.compile import Program
 from nouscoder_jax.planning.costs import UpdateCost, Workload
 from nouscoder_jax.planning.fit import Fit
 from nouscoder_jax.planning.fleet import Fleet
+from nouscoder_jax.planning.head import HeadCost
 from nouscoder_jax.planning.hlo import by_kind, largest_all_reduce
 from nouscoder_jax.planning.rollouts import Placement
 from nouscoder_jax.planning.sizes import parameter_count
@@ -34,6 +35,7 @@ def to_dict(
     program: Program,
     cost: UpdateCost,
     placed: list[Placement],
+    heads: list[HeadCost],
     *,
     longest: Fit,
     most_rows: Fit,
@@ -83,13 +85,15 @@ def to_dict(
         },
         "workload": dataclasses.asdict(workload),
         "placements": [dataclasses.asdict(one) for one in placed],
+        "head": [dataclasses.asdict(one) for one in heads],
         "run": {
             "steps": steps,
             "step_s": placed[0].step_s if placed else None,
             "hours": steps * placed[0].step_s / 3600 if placed else None,
         },
         "assumptions": costs.assumptions(workload, kept_groups=kept_groups)
-        + rollouts.assumptions(workload, config, fleet),
+        + rollouts.assumptions(workload, config)
+        + head.assumptions(),
         "seconds": seconds,
     }
 
@@ -118,7 +122,7 @@ def show(plan: dict[str, Any], console: Console) -> None:
     console.print(f"compiler: {plan['compiler']}", style="bold yellow" if plan["estimates"] else None, highlight=False)
     for note in plan["notes"]:
         console.print(f"note: {note}", style="yellow", highlight=False)
-    for table in (_memory(plan), _collectives(plan), _update(plan), _placements(plan)):
+    for table in (_memory(plan), _collectives(plan), _update(plan), _placements(plan), _head(plan)):
         console.print()
         console.print(table)
     _show_run(plan, console)
@@ -205,6 +209,20 @@ def _placements(plan: dict[str, Any]) -> Table:
     return table
 
 
+def _head(plan: dict[str, Any]) -> Table:
+    columns = ("GPUs that train", "processes", "batches to the others, GB", "s", "JSON from the engines, MB a second")
+    table = _table("what the head, process 0, does beside it a step (predicted)", columns)
+    for one in plan["head"]:
+        table.add_row(
+            str(one["train_gpus"]),
+            str(one["processes"]),
+            _gb(one["order_bytes"]),
+            f"{one['order_s']:.1f}",
+            f"{one['json_bytes_per_s'] / 1e6:.1f}",
+        )
+    return table
+
+
 def _show_run(plan: dict[str, Any], console: Console) -> None:
     run = plan["run"]
     if run["hours"] is not None:
@@ -222,8 +240,8 @@ def _show_run(plan: dict[str, Any], console: Console) -> None:
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left")
-    for number, head in enumerate(columns):
-        table.add_column(head, justify="right" if number else "left", overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
     return table
 
 

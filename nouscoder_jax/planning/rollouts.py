@@ -69,11 +69,12 @@ class Placement:
     step_s: float
 
 
-def find_engine(a: Architecture, gpu: Gpu, *, bytes_per_gpu: float, workload: Workload, in_flight_per_gpu: float,
-                longest_tokens: int, max_tensor: int) -> Engine | None:  # fmt: skip
+def find_engine(a: Architecture, gpu: Gpu, *, bytes_per_gpu: float, workload: Workload, num_slots: int,
+                in_flight_per_gpu: float, longest_tokens: int, max_tensor: int) -> Engine | None:  # fmt: skip
     """The engine with the fewest GPUs whose memory holds the weights and one sequence of the longest length.
 
-    A sequence has, in the mean over its life, its prompt and half its completion in the cache. None: no engine fits.
+    It decodes `num_slots` sequences at once, or as many as its cache has room for or are in flight for its GPUs. A
+    sequence has, in the mean over its life, its prompt and half its completion in the cache. None: no engine fits.
     """
     weights = 2 * parameter_count(a)
     for tensor in (1, 2, 4, 8):
@@ -82,7 +83,7 @@ def find_engine(a: Architecture, gpu: Gpu, *, bytes_per_gpu: float, workload: Wo
             continue
         resident = workload.prompt_tokens + workload.completion_tokens / 2
         room_for = int(room / (resident * kv_bytes_per_token(a)))
-        sequences = max(1, min(room_for, math.ceil(in_flight_per_gpu * tensor)))
+        sequences = max(1, min(room_for, num_slots, math.ceil(in_flight_per_gpu * tensor)))
         step = decode_step_s(a, gpu, tensor=tensor, sequences=sequences, resident=resident)
         return Engine(tensor=tensor, sequences=sequences, decode_step_s=step, tokens_per_s=sequences / step)
     return None
@@ -127,7 +128,8 @@ def placements(
             fleet.gpu,
             bytes_per_gpu=engine_share * fleet.gpu.memory_bytes,
             workload=workload,
-            in_flight_per_gpu=in_flight(config, fleet) / generate_gpus,
+            num_slots=config.rollout.num_slots,
+            in_flight_per_gpu=most_in_flight(config, workload) / generate_gpus,
             longest_tokens=config.data.max_prompt_tokens + config.rollout.max_completion_tokens,
             max_tensor=min(generate_gpus, GPUS_PER_MACHINE),
         )
@@ -179,20 +181,19 @@ def generation_s(
     return max(rate, config.rollout.max_completion_tokens * alone)
 
 
-def in_flight(config: TrainConfig, fleet: Fleet) -> int:
-    """Completions that are generated at once: rollout.num_slots a process, with as many GPUs a process as the config
-    has."""
-    processes = max(1, round(config.mesh.num_processes * fleet.num_gpus / config.mesh.num_devices))
-    return config.rollout.num_slots * processes
+def most_in_flight(config: TrainConfig, workload: Workload) -> int:
+    """Completions that may be generated at once: those of the batch to come and of rollout.max_staleness more."""
+    return workload.generated_sequences * (config.rollout.max_staleness + 1)
 
 
-def assumptions(workload: Workload, config: TrainConfig, fleet: Fleet) -> list[str]:
+def assumptions(workload: Workload, config: TrainConfig) -> list[str]:
     """Every assumption behind the predicted step times, for people."""
     return [
         f"engines hold bf16 weights and cache, reach {DECODE_MEMORY_EFFICIENCY:.0%} of the memory bandwidth, take "
         f"{DECODE_OVERHEAD_S * 1000:g} ms a decoding step beside it, {ENGINE_WORKSPACE_BYTES / 1e9:g} GB of workspace",
-        f"{in_flight(config, fleet)} completions are in flight (rollout.num_slots a process), spread evenly; each "
-        "has its prompt and half its completion in the cache in the mean; prefill is not counted",
+        f"{config.rollout.num_slots} completions (rollout.num_slots) are in flight at each engine, or fewer where its "
+        f"cache has no room or all {most_in_flight(config, workload):,} that may be drawn are; each has its prompt and "
+        "half its completion in the cache in the mean; prefill is not counted",
         f"{workload.generated_sequences:,} completions are generated a step and judged behind generation",
         f"new weights go to the engines through a shared disk at {RELOAD_BYTES_PER_S / 1e9:g} GB/s, write and read",
         "a trainer on fewer GPUs takes the same time a micro-batch; its memory is the compiled one plus larger shards",

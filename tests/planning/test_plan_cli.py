@@ -72,6 +72,7 @@ def test_the_json_has_every_part_of_the_plan(host_plan):
     assert host_plan["update"]["flops"]["model"] > 0 and 0 < host_plan["update"]["mfu"] < 1
     assert {one["kind"] for one in host_plan["placements"]} == {"split", "colocated"}
     assert host_plan["longest_row"]["size"] >= 256 and host_plan["most_rows_per_gpu"]["size"] >= 1
+    assert [one["train_gpus"] for one in host_plan["head"]] == [1, 2]
     assert host_plan["run"]["steps"] == 24 and host_plan["run"]["hours"] > 0 and host_plan["assumptions"]
 
 
@@ -92,7 +93,7 @@ def test_people_get_tables(host_plan):
     report.show(host_plan, console)
     shown = " ".join(console.export_text().split())
     for expected in (f"{PARAMETERS:,} parameters", "2 x NVIDIA H100", "ESTIMATES", "peak", "longest row", "all-gather",
-                     "colocated", "MFU", "24 steps", "assumed:"):  # fmt: skip
+                     "colocated", "MFU", "what the head, process 0, does", "24 steps", "assumed:"):  # fmt: skip
         assert expected in shown
 
 

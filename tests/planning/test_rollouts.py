@@ -14,10 +14,10 @@ def workload(dapo):
     return costs.make_workload(dapo, completion_tokens=15360, kept_groups=0.5)
 
 
-def engine(a, gpu_name, workload, *, gb, in_flight=16.0, max_tensor=8):
+def engine(a, gpu_name, workload, *, gb, num_slots=16, in_flight=1000.0, max_tensor=8):
     return rollouts.find_engine(
-        a, find_gpu(gpu_name), bytes_per_gpu=gb * 1e9, workload=workload, in_flight_per_gpu=in_flight,
-        longest_tokens=32768, max_tensor=max_tensor,
+        a, find_gpu(gpu_name), bytes_per_gpu=gb * 1e9, workload=workload, num_slots=num_slots,
+        in_flight_per_gpu=in_flight, longest_tokens=32768, max_tensor=max_tensor,
     )  # fmt: skip
 
 
@@ -29,9 +29,15 @@ def test_a_decoding_step_reads_the_weights_and_every_cache_once(qwen3_14b, workl
     assert found.tokens_per_s == pytest.approx(16 / found.decode_step_s)
 
 
-def test_the_cache_bounds_the_sequences(qwen3_14b, workload):
-    found = engine(qwen3_14b, "b200", workload, gb=60, in_flight=1000.0)
-    assert found.sequences == int((60e9 - 3e9 - 2 * 14_768_307_200) / ((600 + 7680) * 163_840))
+def test_slots_what_is_drawn_and_the_cache_bound_the_sequences(qwen3_14b, workload):
+    room = int((60e9 - 3e9 - 2 * 14_768_307_200) / ((600 + 7680) * 163_840))
+    for num_slots, in_flight, sequences in ((1000, 1000.0, room), (9, 1000.0, 9), (1000, 4.5, 5)):
+        found = engine(qwen3_14b, "b200", workload, gb=60, num_slots=num_slots, in_flight=in_flight)
+        assert found.sequences == sequences
+
+
+def test_what_may_be_drawn_is_the_batch_and_those_ahead_of_it(dapo, workload):
+    assert rollouts.most_in_flight(dapo, workload) == 1536 * (2 + 1)
 
 
 def test_an_engine_takes_more_gpus_where_one_has_no_room(qwen3_14b, workload):

@@ -22,8 +22,10 @@ from real_servers import (
 from safetensors.numpy import load_file, save_file
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.planning.head import JSON_BYTES_PER_TOKEN
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.probe import Probe
+from nouscoder_jax.rollout.sglang_calls import generate_body
 from nouscoder_jax.types import DriftError, EngineError, Prompt, VersionSpan
 
 pytestmark = [
@@ -85,6 +87,21 @@ def test_logprobs_are_those_of_the_model(server, checkpoints):
     np.testing.assert_allclose(completion.logprobs, reference_logprobs(one.model, completion.token_ids), atol=1e-4)
     assert (completion.policy_version, completion.spans) == (0, ())
     assert len(completion.token_ids) == 12 or completion.finish_reason == "stop"
+
+
+def test_an_answer_has_as_many_bytes_a_token_as_the_plan_counts(server):
+    def size(num_tokens: int) -> int:
+        body = generate_body(
+            PROMPT.token_ids, sampling(), num_tokens=num_tokens, rid="", stop_token_ids=(), cache_key="size"
+        )
+        body["sampling_params"]["ignore_eos"] = True
+        answer = httpx.post(f"{server.url}/generate", json=body, timeout=300).raise_for_status()
+        assert len(answer.json()["output_ids"]) == num_tokens
+        return len(answer.content)
+
+    found = (size(300) - size(100)) / 200
+    # The plan counts for ids of up to six digits, twice a token; these have up to three.
+    assert JSON_BYTES_PER_TOKEN - 8 <= found <= JSON_BYTES_PER_TOKEN, found
 
 
 def test_behavior_logprobs_are_those_after_temperature_and_truncation(server, checkpoints):
