@@ -18,8 +18,8 @@ OLD_LOGPROBS_BYTES = 4
 """A position, where old logprobs are recomputed; the order to compute them carries the batch once more."""
 
 JSON_BYTES_PER_TOKEN = 39
-"""Of SGLang's answer: a logprob, an id and null in a list, and the id once more. A server of SGLang 0.5.23 sends 33 with
-ids of three digits; here they have six."""
+"""Of SGLang's answer: a logprob, an id and null in a list, and the id once more. SGLang 0.5.23 sends 33 with ids of
+three digits; here they have six."""
 
 ORDER_BYTES_PER_S = 0.5e9
 """What one process puts on the wire to all others together: it pickles nothing and copies once."""
