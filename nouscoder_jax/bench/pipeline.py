@@ -101,8 +101,7 @@ class _Bench:
                 rows.append(self._row("synchronous, shared GPUs", shared, _with(self.config, max_staleness=0)))
             for bound in staleness:
                 config = _with(self.config, max_staleness=bound)
-                ahead = bound // config.experience.updates_per_batch
-                label = f"{ahead} step{'s' if ahead > 1 else ''} ahead" if ahead else "synchronous"
+                label = f"{bound} step{'s' if bound > 1 else ''} ahead" if bound else "synchronous"
                 rows.append(self._row(label, split, config))
         return rows
 

@@ -86,6 +86,7 @@ class Measured:
     judge_wait_s: float
     """From a completion's end until a worker takes it, mean."""
     staleness_mean: float
+    """Age of a trained group, batches."""
     staleness_max: int
     kept_share: float
     """Groups with unequal rewards, of those handed over."""
@@ -144,9 +145,7 @@ class _Head:
 
     def take_in(self, collected: Collected) -> None:
         """Counts a batch that is about to be trained on."""
-        version = self.engine.policy_version
-        used = [experience for group in collected.used for experience in group.experiences]
-        self.ages += [version - experience.rollout.completion.policy_version for experience in used]
+        self.ages += [collected.step - 1 - group.started_after for group in collected.used for _ in group.experiences]
         self.batches.append(collected)
 
     def _collector(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> Collector:

@@ -159,13 +159,14 @@ class StreamCollector:
         if self._feeder is None:
             self._feeder = asyncio.create_task(self._feed(), name="feeder")
             self._feeder.add_done_callback(self._note_failure)
+        self._drop_stale(step)
         while not self._complete(step):
             self._on_progress("collect", min(len(self._ready), self._size.num_groups), self._size.num_groups)
             await self._signal.wait()
             if self._failure is not None:
                 raise self._failure
+            self._drop_stale(step)
         self._on_progress("collect", self._size.num_groups, self._size.num_groups)
-        self._drop_stale(step)
         chosen = self._in_turn(self._ready)[: self._size.num_groups]
         groups = [*self._dropped, *(self._ready.pop(draw) for draw in chosen)]
         for draw in chosen:
@@ -185,12 +186,16 @@ class StreamCollector:
         )
 
     def _drop_stale(self, step: int) -> None:
-        """What is drawn and when a batch is made leaves no group behind; should one be, it is not trained on."""
-        for draw in [draw for draw in self._ready if self._deadlines[draw] < step]:
+        """Groups that come too late for every batch, as a resumed run with another bound has them, are not trained
+        on."""
+        stale = [draw for draw in self._ready if self._deadlines[draw] < step]
+        for draw in stale:
             del self._deadlines[draw]
             group = self._ready.pop(draw)
             idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
             self._dropped.append(replace(group, fate=GroupFate.STALE, experiences=idle))
+        if stale:
+            self._signal.fire()  # others are drawn in their place
 
     def trained(self, step: int) -> None:
         """Later batches may be drawn now."""

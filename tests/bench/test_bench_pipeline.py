@@ -200,7 +200,7 @@ def test_a_colocated_engine_stands_still_during_the_update(root):
 def test_ahead_of_training_the_same_seed_gives_the_same_run(root):
     config = small(root, max_staleness=2, groups=8)
     one = measure(config, setting(servers=4))
-    assert one.step_s >= 2.2 and one.staleness_max <= 4
+    assert one.step_s >= 2.2 and one.staleness_max <= 2
     assert one == measure(config, setting(servers=4))
 
 
@@ -392,11 +392,11 @@ def options(*arguments):
 def test_one_machine_is_simulated_and_kept(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert (
-        pipeline.run(options("--staleness", "0,4", "--slots", "4", "--steps", "2", "--groups", "2", "--out", str(out)))
+        pipeline.run(options("--staleness", "0,2", "--slots", "4", "--steps", "2", "--groups", "2", "--out", str(out)))
         == 0
     )
     kept = json.loads(out.read_text())
-    assert [one["max_staleness"] for one in kept["runs"]] == [0, 0, 4]
+    assert [one["max_staleness"] for one in kept["runs"]] == [0, 0, 2]
     assert [one["label"] for one in kept["runs"]] == ["synchronous, shared GPUs", "synchronous", "2 steps ahead"]
     assert "Not a recording" in capsys.readouterr().out
 
@@ -404,7 +404,7 @@ def test_one_machine_is_simulated_and_kept(tmp_path, capsys):
 def test_a_fleet_is_simulated_and_what_binds_is_said(capsys):
     assert pipeline.run(options("--gpus", "8", "--steps", "1", "--groups", "2")) == 0
     said = capsys.readouterr().out
-    assert " binds" in said and "max_staleness 4" in said
+    assert " binds" in said and "max_staleness 3" in said
 
 
 @pytest.mark.parametrize(

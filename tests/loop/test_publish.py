@@ -9,13 +9,17 @@ import pytest
 from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.metrics.timer import StageTimer
+from nouscoder_jax.rollout import engine
+from nouscoder_jax.training import trainer
 from nouscoder_jax.types import DriftError
 
 SEQUENCES = ((5, 6, 7), (8, 9))
 
 
-class Trainer:
+class Trainer(trainer.Trainer):
     """Says -1, -2, ... of the tokens of a row."""
+
+    architecture = None
 
     def __init__(self):
         self.calls, self.batch = [], None
@@ -32,8 +36,10 @@ class Trainer:
         return -1.0 - np.tile(np.arange(batch.tokens.shape[1], dtype=np.float32), (len(batch.tokens), 1))
 
 
-class Engine:
+class Engine(engine.Engine):
     """Says the same, or `off` more."""
+
+    name, policy_version, tokens_generated, num_slots = "scripted", 0, 0, 1
 
     def __init__(self, calls, off=0.0):
         self.calls, self.off = calls, off
@@ -51,19 +57,19 @@ class Engine:
 def make(tiny_config, tmp_path):
     def make(off=0.0):
         config = dataclasses.replace(tiny_config, loss=dataclasses.replace(tiny_config.loss, max_drift=0.3))
-        trainer = Trainer()
-        folder, engine = RunFolder(path=tmp_path, weights_dir=""), Engine(trainer.calls, off)
-        return Publisher(config, trainer, engine, folder, sequences=SEQUENCES, timer=StageTimer()), trainer
+        ours, folder = Trainer(), RunFolder(path=tmp_path, weights_dir="")
+        theirs = Engine(ours.calls, off)
+        return Publisher(config, ours, theirs, folder, sequences=SEQUENCES, timer=StageTimer()), ours
 
     return make
 
 
 def test_a_version_is_published_once_and_measured(make):
-    publisher, trainer = make()
+    publisher, ours = make()
     assert asyncio.run(publisher.publish(3)) == {"probe/drift_mean": 0.0, "probe/drift_max": 0.0}
     assert asyncio.run(publisher.publish(3)) == {}
-    assert trainer.calls == ["export", "reload 3", "score", "prove 3"]
-    batch = trainer.batch
+    assert ours.calls == ["export", "reload 3", "score", "prove 3"]
+    batch = ours.batch
     assert batch.tokens[0, :3].tolist() == [5, 6, 7] and batch.targets[0, :2].tolist() == [6, 7]
     assert batch.segment_ids.sum() == 5 and not batch.loss_mask.any()
 

@@ -67,7 +67,9 @@ class Run:
         versions = [version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
         assert all(age % UPDATES == 0 for age in versions)
         self.ages += [age // UPDATES for age in versions]
-        self.oldest.append(step_metrics(collected, policy_version=version)["staleness/batches_max"])
+        measured = step_metrics(collected, policy_version=version)
+        if collected.used:
+            self.oldest.append(measured["staleness/batches_max"])
         self.at_step(collected.step)
         await asyncio.sleep(self.update_s)
         await self.engine.reload(Path("."), policy_version=version + UPDATES)
