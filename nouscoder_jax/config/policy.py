@@ -104,8 +104,8 @@ class LossConfig:
     max_ratio: float
     """Upper bound of the correction. 0 where it has none (none, decoupled)."""
     max_drift_mean: float
-    """Gate: a larger mean of |trainer's - engine's logprob|, in nats, over tokens drawn with the very weights that are
-    trained, stops the run before that update. 0: off."""
+    """Gate: a larger mean of |trainer's - engine's logprob|, in nats, stops the run before an update: over the probe of
+    every version, and over tokens drawn with the very weights that are trained. 0: off."""
     max_drift: float
     """The same for the largest of these differences. 0: off."""
 
