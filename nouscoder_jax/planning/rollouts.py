@@ -6,6 +6,7 @@ make one token for each of its sequences, an engine reads all weights once and e
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,8 +112,8 @@ def placements(
     """The colocated placement and every split that fits, fastest first.
 
     Split: with rollout.max_staleness above 0 both sides work at once and a step takes the slower one's time; on-policy
-    they take turns. Colocated: turns, always; trainer and engine keep their memory all the time. `peak_bytes_on` tells
-    the trainer's peak on fewer GPUs (None: no mesh of that many fits).
+    they take turns. Colocated: turns and on-policy, always; trainer and engine keep their memory all the time.
+    `peak_bytes_on` tells the trainer's peak on fewer GPUs (None: no mesh of that many fits).
     """
     found = []
     for train_gpus in range(1, fleet.num_gpus + 1):
@@ -123,13 +124,14 @@ def placements(
         trainer_share = peak / fleet.gpu.memory_bytes if together else USABLE_MEMORY
         engine_share = USABLE_MEMORY - trainer_share if together else USABLE_MEMORY
         generate_gpus = fleet.num_gpus if together else fleet.num_gpus - train_gpus
+        own = _on_policy(config) if together else config
         engine = find_engine(
             a,
             fleet.gpu,
             bytes_per_gpu=engine_share * fleet.gpu.memory_bytes,
             workload=workload,
             num_slots=config.rollout.num_slots,
-            in_flight_per_gpu=most_in_flight(config, workload) / generate_gpus,
+            in_flight_per_gpu=most_in_flight(own, workload) / generate_gpus,
             longest_tokens=config.data.max_prompt_tokens + config.rollout.max_completion_tokens,
             max_tensor=min(generate_gpus, GPUS_PER_MACHINE),
         )
@@ -140,9 +142,9 @@ def placements(
             updates=workload.updates,
             recomputed=config.loss.old_logprobs == "recomputed",
         )
-        generate = generation_s(a, config, fleet.gpu, workload, engine, num_gpus=generate_gpus)
+        generate = generation_s(a, own, fleet.gpu, workload, engine, num_gpus=generate_gpus)
         reload = 2 * 2 * parameter_count(a) / RELOAD_BYTES_PER_S
-        at_once = not together and config.rollout.max_staleness > 0
+        at_once = own.rollout.max_staleness > 0
         found.append(
             Placement(
                 kind="colocated" if together else "split",
@@ -158,6 +160,10 @@ def placements(
             )
         )
     return sorted(found, key=lambda one: one.step_s)
+
+
+def _on_policy(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_staleness=0))
 
 
 def _possible(train_gpus: int, num_gpus: int) -> bool:

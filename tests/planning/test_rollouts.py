@@ -77,6 +77,8 @@ def test_colocated_shares_of_memory_are_named_and_fit(dapo, qwen3_14b, b200_flee
     assert shared.trainer_memory_fraction == pytest.approx(40e9 / b200_fleet.gpu.memory_bytes)
     assert shared.trainer_memory_fraction + shared.engine_memory_fraction == pytest.approx(0.94)
     assert shared.step_s == pytest.approx(shared.train_s + shared.generate_s + shared.reload_s)
+    on_policy = dataclasses.replace(dapo, rollout=dataclasses.replace(dapo.rollout, max_staleness=0))
+    assert shared in placed(on_policy, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
 
 
 def test_a_trainer_that_leaves_no_room_is_not_colocated(dapo, qwen3_14b, workload):
