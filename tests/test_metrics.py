@@ -23,7 +23,7 @@ STEP = {
     names.TRUNCATED_SHARE: 0.02,
     names.TOKENS_PER_S: 12345.6,
     names.VERIFICATIONS_PER_S: 210.2,
-    names.STALENESS_MEAN: 0.0,
+    names.STALENESS_BATCHES_MEAN: 0.0,
     names.SECONDS_TOTAL: 2.14,
     names.SECONDS_PREFIX + "generate": 1.2,
     names.SECONDS_PREFIX + "update": 0.51,

@@ -1,6 +1,6 @@
 """What the head of a run costs: process 0, which sends every batch to all others and alone talks to the engines.
 
-In: a config, its step, a placement. Out: bytes and seconds of a step's orders, JSON a second from the engines. No jax.
+In: a config, its step, a placement. Out: bytes and seconds of a step's orders, JSON a second from the engines.
 """
 
 from __future__ import annotations

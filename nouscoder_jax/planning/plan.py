@@ -21,7 +21,6 @@ from rich.console import Console
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
-from nouscoder_jax.planning.head import head_cost
 
 TIME_LIMIT_S = 85.0
 """Sizes beyond the config's own are compiled until this much time is gone."""
@@ -82,6 +81,7 @@ def make_plan(
     from nouscoder_jax.model.attention import check_attention
     from nouscoder_jax.planning import costs, report, rollouts
     from nouscoder_jax.planning.compile import ask_for_host_devices, gpu_compiler_missing
+    from nouscoder_jax.planning.head import head_cost
     from nouscoder_jax.planning.meshes import choose_mesh, find_meshes, peak_on
     from nouscoder_jax.planning.search import Compilations, check_it_fits, check_state_fits
     from nouscoder_jax.planning.sizes import find_architecture

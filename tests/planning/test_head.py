@@ -26,7 +26,9 @@ def test_a_position_is_as_many_bytes_as_its_arrays_have():
 
 
 def test_every_other_process_gets_every_row_once_and_twice_where_logprobs_are_recomputed(dapo, workload):
-    config = dataclasses.replace(dapo, loss=dataclasses.replace(dapo.loss, old_logprobs="behavior"))
+    config = dataclasses.replace(
+        dapo, loss=dataclasses.replace(dapo.loss, old_logprobs="behavior", correction="none", max_ratio=0.0)
+    )
     rows = workload.updates * workload.micro_batches(48) * 48
     found = of(config, workload)
     assert found.processes == 6 and found.order_bytes == 5 * rows * workload.row_tokens * 26
