@@ -43,13 +43,13 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     return errors[0]
 
 
-def test_the_gate_stops_a_run_names_the_token_and_a_wider_bound_goes_on(root: Path, tmp_path: Path):
+def test_the_probe_stops_a_run_before_its_first_token_and_a_wider_bound_goes_on(root: Path, tmp_path: Path):
     """Engine and trainer agree to 1e-6 here: a bound below that is what a broken engine is to a sensible bound."""
     run_dir = tmp_path / "run"
     done = train(root, f"--run-dir={run_dir}", *SMALL, "--loss.max-drift=1e-8")
     error = error_of(done)
-    assert done.returncode == 1 and "too much drift: step 1" in error and "problem tiny/train/" in error
-    assert not (run_dir / "summary.json").exists()
+    assert done.returncode == 1 and "too much drift: the engine, embedded" in error and "policy version 0" in error
+    assert not (run_dir / "summary.json").exists() and not list((run_dir / "rollouts").iterdir())
     config = json.loads((run_dir / "config.json").read_text())
     config["loss"]["max_drift"] = 0.05
     (run_dir / "config.json").write_text(json.dumps(config))
