@@ -122,7 +122,10 @@ def below(pid, everything):
 
 
 def num_files(folder):
-    return len(os.listdir(folder))
+    try:
+        return len(os.listdir(folder))
+    except FileNotFoundError:  # of a process that has ended meanwhile
+        return 0
 
 
 def read_host(temporary, *, before):
