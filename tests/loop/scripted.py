@@ -91,8 +91,8 @@ START = Position(next_group_id=0, stream_state=None, pending=())
 
 
 def scripted_collector(config: TrainConfig, engine, judge, *, position=START, first_step=0, meter=None):
-    """A collector over the first twelve problems of the config; needs a running event loop."""
-    problems = read_problems(Path(config.data.problems))[:12]
+    """A collector over the first problems of the config; needs a running event loop."""
+    problems = read_problems(Path(config.data.problems))[:48]
     clock = asyncio.get_running_loop().time
     maker = GroupMaker(
         config,
