@@ -53,18 +53,19 @@ def train_on(
         [experience for group in groups[first : first + size] for experience in group.experiences]
         for first in range(0, len(groups), size)
     ]
+    packed: list[tuple[Batch, int]] = []
     olds: list[np.ndarray | None] = [None] * len(shares)
-    recomputes, before = config.loss.old_logprobs == "recomputed", progress.policy_version
-    if recomputes:  # all of the weights before the first update
+    if config.loss.old_logprobs == "recomputed":  # all of the weights before the first update
         with timer.stage("pack"):
-            packed = [_pack(share, config=config, policy_version=before) for share in shares]
+            packed = [_pack(share, config=config, policy_version=progress.policy_version) for share in shares]
         with timer.stage("update"):
             olds = [trainer.logprobs(batch, num_micro_batches) for batch, num_micro_batches in packed]
     measured: list[UpdateMetrics] = []
-    for share, old in zip(shares, olds, strict=True):
-        with timer.stage("pack"):
-            version = before if recomputes else progress.policy_version
-            batch, num_micro_batches = _pack(share, config=config, policy_version=version)
+    for number, (share, old) in enumerate(zip(shares, olds, strict=True)):
+        if old is None:  # packed now: an update that is not taken leaves the version as it is
+            with timer.stage("pack"):
+                packed.append(_pack(share, config=config, policy_version=progress.policy_version))
+        batch, num_micro_batches = packed[number]
         with timer.stage("update"):
             metrics = trainer.update(batch, num_micro_batches, old)
         check_gate(metrics, batch, share, config=config, step=collected.step)

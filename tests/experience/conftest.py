@@ -4,41 +4,6 @@ import pytest
 
 
 @pytest.fixture
-def make_rollout():
-    from nouscoder_jax.types import Completion, Prompt, Rollout
-
-    def make(prompt=(1, 2, 3), completion=(7, 8), finish_reason="stop", index=0):
-        return Rollout(
-            group_id=0,
-            sample_index=index,
-            prompt=Prompt(problem_id="p", token_ids=tuple(prompt)),
-            completion=Completion(
-                token_ids=tuple(completion),
-                behavior_logprobs=tuple(-0.5 - i for i in range(len(completion))),
-                logprobs=tuple(-0.5 - i for i in range(len(completion))),
-                finish_reason=finish_reason,
-                policy_version=0,
-            ),
-            text="",
-            program=None,
-        )
-
-    return make
-
-
-@pytest.fixture
-def make_experience(make_rollout):
-    from nouscoder_jax.types import Experience
-
-    def make(*, advantage=1.0, trainable=True, **rollout):
-        return Experience(
-            rollout=make_rollout(**rollout), verdict=None, reward=None, advantage=advantage, trainable=trainable
-        )
-
-    return make
-
-
-@pytest.fixture
 def make_verdict():
     from nouscoder_jax.types import Outcome, Verdict
 

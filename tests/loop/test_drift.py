@@ -6,39 +6,15 @@ import pytest
 
 from nouscoder_jax.experience.packing import pack
 from nouscoder_jax.loop.drift import check_gate
-from nouscoder_jax.types import Completion, DriftError, Experience, Prompt, Rollout
-
-
-def experience(number: int, *, prompt: tuple[int, ...], completion: tuple[int, ...]) -> Experience:
-    logprobs = tuple(-0.5 - place for place in range(len(completion)))
-    return Experience(
-        rollout=Rollout(
-            group_id=40,
-            sample_index=number,
-            prompt=Prompt(problem_id=f"problem-{number}", token_ids=prompt),
-            completion=Completion(
-                token_ids=completion,
-                behavior_logprobs=logprobs,
-                logprobs=logprobs,
-                finish_reason="stop",
-                policy_version=0,
-            ),
-            text="",
-            program=None,
-        ),
-        verdict=None,
-        reward=1.0,
-        advantage=0.5,
-        trainable=True,
-    )
+from nouscoder_jax.types import DriftError
 
 
 @pytest.fixture
-def check(tiny_config):
+def check(tiny_config, make_experience):
     experiences = (
-        experience(0, prompt=(1, 2, 3), completion=(7, 8, 9)),
-        experience(1, prompt=(1, 2), completion=(7, 8)),
-        dataclasses.replace(experience(2, prompt=(4, 5), completion=(6,)), trainable=False),
+        make_experience(problem_id="problem-0", index=0, prompt=(1, 2, 3), completion=(7, 8, 9)),
+        make_experience(problem_id="problem-1", index=1, prompt=(1, 2), completion=(7, 8)),
+        make_experience(problem_id="problem-2", index=2, prompt=(4, 5), completion=(6,), trainable=False),
     )
     batch, _ = pack(
         experiences, row_tokens=16, rows_per_micro_batch=1, max_experiences=3, packed_rows=True, policy_version=0
@@ -59,7 +35,7 @@ def test_a_shut_gate_names_step_problem_rollout_and_token(check):
     shut = {"same_weights_drift_mean": 0.1, "same_weights_drift_max": 0.75}
     with pytest.raises(DriftError, match=r"^step 3: .* \(loss.max_drift_mean off\) and by 0.75 at most") as error:
         check(**shut, gate_shut_at=7.0)  # 6 tokens of the longer one, then the target of (1, 2)
-    told = "problem problem-1, group 40, sample 1: token 0 of 2, id 7, logprob -0.5 in the engine; this update was not"
+    told = "problem problem-1, group 0, sample 1: token 0 of 2, id 7, logprob -0.5 in the engine; this update was not"
     assert told in str(error.value)
-    with pytest.raises(DriftError, match=r"problem-0, group 40, sample 0: token 2 of 3, id 9, logprob -2.5"):
+    with pytest.raises(DriftError, match=r"problem-0, group 0, sample 0: token 2 of 3, id 9, logprob -2.5"):
         check(**shut, gate_shut_at=4.0)
