@@ -21,10 +21,10 @@ from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import extract_program
 from nouscoder_jax.rollout.sampler import cancel, sample_group
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
-from nouscoder_jax.verifier import pool as verifier
-from nouscoder_jax.verifier.extract import extract_program
+from nouscoder_jax.verifier import judge as verifier
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from nouscoder_jax.cli import run_script
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.data.problems import read_problems, read_solutions
 from nouscoder_jax.loop.rejudge import parse_steps, rejudge
-from nouscoder_jax.verifier.labels import DEFAULTS, changed, judge_file, pair
+from nouscoder_jax.verifier.labelled import DEFAULTS, changed, judge_file, pair
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,7 +25,7 @@ from nouscoder_jax.rollout.server_command import num_trainer_gpus
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
 from nouscoder_jax.types import Problem, Prompt
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

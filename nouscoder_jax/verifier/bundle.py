@@ -11,8 +11,8 @@ import importlib.util
 import marshal
 from pathlib import Path
 
-_PACKAGE = "nouscoder_jax.verifier"
-_INSIDE = ("protocol", "seccomp", "landlock", "namespaces", "candidate", "meter", "watch", "runner")
+_PACKAGE = "nouscoder_jax.verifier.inside"
+_INSIDE = ("protocol", "seccomp", "landlock", "namespaces", "candidate", "usage", "watch", "runner")
 
 BOOTSTRAP = """
 import marshal, os, select, sys
@@ -37,7 +37,7 @@ engine that was killed may have forgotten that it made this."""
 @functools.cache
 def bundle(*, compiled: bool) -> bytes:
     """The modules in the order of their imports. compiled: for an interpreter of this very version, starts faster."""
-    parts: list[tuple[str, object]] = [(name, "") for name in ("nouscoder_jax", _PACKAGE)]
+    parts: list[tuple[str, object]] = [(name, "") for name in ("nouscoder_jax", "nouscoder_jax.verifier", _PACKAGE)]
     for name in _INSIDE:
         spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
         assert spec is not None and spec.origin is not None

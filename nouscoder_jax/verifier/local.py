@@ -30,8 +30,9 @@ from collections.abc import AsyncIterator
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import ExecutionStatus, JudgeError
-from nouscoder_jax.verifier import bundle, interpreter, protocol
-from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier import bundle, interpreter
+from nouscoder_jax.verifier.connection import Line
+from nouscoder_jax.verifier.inside import protocol
 from nouscoder_jax.verifier.sandbox import Limits, RunnerLostError, SandboxOutError
 
 _FIRST_UID, _NUM_UIDS = 200_000, 50_000

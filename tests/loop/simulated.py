@@ -45,7 +45,7 @@ from nouscoder_jax.types import (
     Sampling,
     TestCase,
 )
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import Judge
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, SandboxOutError
 
 UPDATES = 2

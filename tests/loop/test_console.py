@@ -11,7 +11,7 @@ from nouscoder_jax.loop import console
 from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components, ProblemSet
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import Judge
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import dataclasses
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import Comparison, Problem, TestCase
-from nouscoder_jax.verifier.pool import make_sandbox
+from nouscoder_jax.verifier.judge import make_sandbox
 from nouscoder_jax.verifier.verify import verify
 
 

@@ -9,7 +9,7 @@ from judge_bench import make_config, make_problem
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
 from nouscoder_jax.verifier import breaker
 from nouscoder_jax.verifier.breaker import OutageError
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import Judge
 from nouscoder_jax.verifier.sandbox import Execution, SandboxOutError
 
 PROBLEM = make_problem([("", "ok")])

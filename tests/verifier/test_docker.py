@@ -11,7 +11,7 @@ import pytest
 from judge_bench import Bench, make_config, make_problem
 
 from nouscoder_jax.types import JudgeError, Outcome
-from nouscoder_jax.verifier.docker_engine import _OPEN, DockerEngine, is_orphan, start_time
+from nouscoder_jax.verifier.docker.host import _OPEN, DockerEngine, is_orphan, start_time
 from nouscoder_jax.verifier.verify import verify
 
 ENGINE = Path(__file__).parent / "docker_engine.sh"

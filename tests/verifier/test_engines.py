@@ -12,11 +12,11 @@ from own_engine import OwnEngine
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError, Outcome
-from nouscoder_jax.verifier.container import cause_of_end
-from nouscoder_jax.verifier.docker import DockerSandbox
-from nouscoder_jax.verifier.docker_calls import DockerCalls
-from nouscoder_jax.verifier.docker_engine import DockerEngine
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.docker.client import DockerCalls
+from nouscoder_jax.verifier.docker.container import cause_of_end
+from nouscoder_jax.verifier.docker.host import DockerEngine
+from nouscoder_jax.verifier.docker.sandbox import DockerSandbox
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 from nouscoder_jax.verifier.sandbox import RunnerLostError, SandboxOutError
 
 PROBLEM = make_problem([("2 3\n", "5\n"), ("x" * 300_000 + "\n", "300000\n")])

@@ -12,7 +12,7 @@ from own_engine import OwnEngine
 
 from nouscoder_jax.types import Outcome
 from nouscoder_jax.verifier.breaker import OutageError
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 
 TESTS = [(f"{n} {n + 1}\n", f"{2 * n + 1}\n") for n in range(4)]
 RIGHT = "import time\ntime.sleep(0.3)\nprint(sum(map(int, input().split())))"

@@ -17,7 +17,8 @@ from judge_bench import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import Outcome
-from nouscoder_jax.verifier import bundle, interpreter, seccomp
+from nouscoder_jax.verifier import bundle, interpreter
+from nouscoder_jax.verifier.inside import seccomp
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.verify import limits_of, verify
 

@@ -9,10 +9,10 @@ import os
 import pytest
 
 from nouscoder_jax.types import ExecutionStatus
-from nouscoder_jax.verifier import candidate
-from nouscoder_jax.verifier.runner import Runner
+from nouscoder_jax.verifier.inside import candidate
+from nouscoder_jax.verifier.inside.runner import Runner
+from nouscoder_jax.verifier.inside.watch import Watch
 from nouscoder_jax.verifier.sandbox import Limits
-from nouscoder_jax.verifier.watch import Watch
 
 
 def execute(bench, program, *, cpu_s=5.0, memory_mib=128):

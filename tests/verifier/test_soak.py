@@ -16,7 +16,7 @@ from judge_bench import make_config, make_problem
 from own_engine import OwnEngine
 
 from nouscoder_jax.types import Outcome
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 
 SIZES = [
     pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),

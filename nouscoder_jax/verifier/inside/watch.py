@@ -13,11 +13,11 @@ import os
 import select
 import time
 
-from nouscoder_jax.verifier import protocol
+from nouscoder_jax.verifier.inside import protocol
 
 TYPE_CHECKING = False  # typing itself takes 5 ms to import
 if TYPE_CHECKING:
-    from nouscoder_jax.verifier.runner import Runner
+    from nouscoder_jax.verifier.inside.runner import Runner
 
 _MIB = 1 << 20
 _FIRST_POLL_MS, _LAST_POLL_MS = 10, 20

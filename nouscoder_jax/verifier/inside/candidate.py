@@ -21,7 +21,7 @@ import struct
 import sys
 import types
 
-from nouscoder_jax.verifier import landlock, seccomp
+from nouscoder_jax.verifier.inside import landlock, seccomp
 
 EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"

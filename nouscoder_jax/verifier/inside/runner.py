@@ -1,8 +1,8 @@
 """The first process of a sandbox: receives a program once and one input at a time, and forks a process for each test.
 
-In: frames (nouscoder_jax/verifier/protocol.py) on stdin. Out: frames on stdout. It runs as pid 1 of a container or of
-fresh namespaces, from text sent to a bare `python`, so standard library only, and it never learns an expected output.
-pid 1 cannot be killed or stopped from inside, and a process that is not dumpable cannot be looked into.
+In: frames (nouscoder_jax/verifier/inside/protocol.py) on stdin. Out: frames on stdout. It runs as pid 1 of a container
+or of fresh namespaces, from text sent to a bare `python`, so standard library only, and it never learns an expected
+output. pid 1 cannot be killed or stopped from inside, and a process that is not dumpable cannot be looked into.
 
 A test's process starts as a copy of this one. So no program, input or output ever passes through this process' own
 memory allocator, where a later program could find it: contents go from file to file, or through memory that a fork
@@ -23,9 +23,9 @@ import select
 import sys
 import time
 
-from nouscoder_jax.verifier import candidate, landlock, namespaces, protocol, seccomp
-from nouscoder_jax.verifier.meter import Meter
-from nouscoder_jax.verifier.watch import GoneError, Watch
+from nouscoder_jax.verifier.inside import candidate, landlock, namespaces, protocol, seccomp
+from nouscoder_jax.verifier.inside.usage import Meter
+from nouscoder_jax.verifier.inside.watch import GoneError, Watch
 
 _MIB = 1 << 20
 _SIGKILL = 9

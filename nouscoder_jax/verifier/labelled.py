@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
 

@@ -22,7 +22,7 @@ from nouscoder_jax.verifier.verify import verify
 
 
 def _docker(config: VerifierConfig) -> Sandbox:
-    from nouscoder_jax.verifier.docker import DockerSandbox  # the SDK takes 0.2 s to import
+    from nouscoder_jax.verifier.docker.sandbox import DockerSandbox  # the SDK takes 0.2 s to import
 
     return DockerSandbox(config)
 

@@ -1,6 +1,6 @@
 """The host's end of the line to a runner: open a program, run it on an input, read the answer.
 
-In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/runner.py). Out: Execution, JudgeError or
+In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/inside/runner.py). Out: Execution, JudgeError or
 RunnerLostError. What comes back is bounded in size and time and is only ever data.
 
 A line that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError
-from nouscoder_jax.verifier import protocol
+from nouscoder_jax.verifier.inside import protocol
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError
 from nouscoder_jax.verifier.source import modules_to_import, needs_finalizers
 

@@ -20,9 +20,10 @@ import docker.errors
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError
-from nouscoder_jax.verifier import bundle, image, interpreter
-from nouscoder_jax.verifier.container import OWNER_LABEL, UID, Container, FramedLine, cause_of_end, creation
-from nouscoder_jax.verifier.docker_calls import CALL_S, DockerCalls, attach, remove
+from nouscoder_jax.verifier import bundle, interpreter
+from nouscoder_jax.verifier.docker import image
+from nouscoder_jax.verifier.docker.client import CALL_S, DockerCalls, attach, remove
+from nouscoder_jax.verifier.docker.container import OWNER_LABEL, UID, Container, FramedLine, cause_of_end, creation
 from nouscoder_jax.verifier.sandbox import Limits
 
 _PING_S, _IMAGE_S, _LEAVE_S, _CLOSE_S, _DYING_S = 10.0, 300.0, 3.0, 20.0, 3.0

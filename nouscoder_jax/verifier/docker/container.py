@@ -16,7 +16,7 @@ import docker.types
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import JudgeError
 from nouscoder_jax.verifier import bundle
-from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier.connection import Line
 from nouscoder_jax.verifier.sandbox import RunnerLostError
 
 _CHUNK = 1 << 16

@@ -1,8 +1,8 @@
 """A sandbox of containers: one for each rollout, on one Docker Engine or on several, made before it is needed.
 
 In: programs and inputs. Out: Executions. A program goes to the healthy engine with the fewest programs; an engine whose
-probe fails gets no more until a later probe passes. What one engine does is in nouscoder_jax/verifier/docker_engine.py,
-what a container may do in nouscoder_jax/verifier/container.py.
+probe fails gets no more until a later probe passes. What one engine does is in nouscoder_jax/verifier/docker/host.py,
+what a container may do in nouscoder_jax/verifier/docker/container.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import JudgeError
-from nouscoder_jax.verifier.container import Container
-from nouscoder_jax.verifier.docker_engine import DockerEngine
-from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier.connection import Line
+from nouscoder_jax.verifier.docker.container import Container
+from nouscoder_jax.verifier.docker.host import DockerEngine
 from nouscoder_jax.verifier.sandbox import Limits, RunnerLostError, SandboxOutError
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"

@@ -26,7 +26,7 @@ import requests.exceptions
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError
-from nouscoder_jax.verifier.pump import as_socket
+from nouscoder_jax.verifier.docker.pump import as_socket
 
 CALL_S = 60.0
 """Seconds an engine may take to answer, or to send more of an answer."""

@@ -8,8 +8,8 @@ from judge_bench import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
+from nouscoder_jax.verifier.judge import Judge, make_sandbox
 from nouscoder_jax.verifier.local import LocalSandbox
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
 from nouscoder_jax.verifier.sandbox import Execution, RunnerLostError
 from nouscoder_jax.verifier.verify import hardest_first, limits_of, verify
 
