@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from nouscoder_jax.types import ExecutionStatus, JudgeError
 from nouscoder_jax.verifier.inside import protocol
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError
-from nouscoder_jax.verifier.source import modules_to_import, needs_finalizers
 
 START_S = 60.0
 """Seconds that a runner may take to answer before a program runs; long, because machines are loaded."""
@@ -22,6 +21,16 @@ SLACK_S = 30.0
 """Seconds beyond the wall limit after which a runner that has not answered is given up."""
 _MIB = 1 << 20
 _SHOWN_CHARS = 300
+# Imported by the runner when the program's text names them: importing is slower than forking.
+_IMPORTED_AHEAD = frozenset(
+    {
+        "array", "asyncio", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
+        "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numpy", "operator", "queue", "random",
+        "re", "signal", "statistics", "string", "threading", "time", "traceback", "types", "typing",
+    }
+)  # fmt: skip
+# What may hold text that a dying interpreter would still write: objects with a finalizer, files in data structures.
+_FINALIZERS = ("__del__", "open(", "io.", "Buffered", "TextIO", "finalize")
 
 
 class Line:
@@ -127,3 +136,23 @@ def _last_line(stderr: bytes) -> str:
 
 def _deadline_s(limits: Limits) -> float:
     return limits.wall_s * (1 + protocol.MAX_WAIT_FACTOR) + SLACK_S
+
+
+# What the host reads off a program's text, so that the runner never needs to look at it. Both only save time: a wrong
+# guess changes no verdict.
+
+
+def modules_to_import(program: str) -> list[str]:
+    """Modules after `import` and `from` at the beginning of a line, if they are among those worth it; sorted."""
+    names: set[str] = set()
+    for line in program.splitlines():
+        words = line.replace(",", " ").split()
+        if words and words[0] in ("import", "from"):
+            named = words[1:] if words[0] == "import" else words[1:2]
+            names |= {word.partition(".")[0] for word in named}
+    return sorted(names & _IMPORTED_AHEAD)
+
+
+def needs_finalizers(program: str) -> bool:
+    """Whether letting go of the program's globals may still write something."""
+    return any(word in program for word in _FINALIZERS)
