@@ -6,7 +6,7 @@ output. pid 1 cannot be killed or stopped from inside, and a process that is not
 
 A test's process starts as a copy of this one. So no program, input or output ever passes through this process' own
 memory allocator, where a later program could find it: contents go from file to file, or through memory that a fork
-wipes.
+wipes (channel.py).
 
 After each test it kills and reaps whatever the program left, and wipes the writable folders; if that fails the answer
 says `clean=0` and the host throws the sandbox away.
@@ -14,188 +14,71 @@ says `clean=0` and the host throws the sandbox away.
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import mmap
 import os
-import resource
-import select
 import sys
 import time
 
-from nouscoder_jax.verifier.inside import candidate, landlock, namespaces, protocol, seccomp
+from nouscoder_jax.verifier.inside import candidate, processes
+from nouscoder_jax.verifier.inside.channel import Channel, GoneError
+from nouscoder_jax.verifier.inside.setup import set_up
 from nouscoder_jax.verifier.inside.usage import Meter
-from nouscoder_jax.verifier.inside.watch import GoneError, Watch
+from nouscoder_jax.verifier.inside.watch import Watch
 
 _MIB = 1 << 20
-_SIGKILL = 9
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
-_OPEN_FILES = 256
-_PIPE_BYTES = 1 << 16
 _SHOWN_OF_STDERR = 1000
-_MADV_WIPEONFORK = 18
 _SWEEP_S = 5.0
 _EXIT_CRASHED = 70
-# An engine that was killed leaves its containers' lines open: nobody will ever speak, or hang up.
-_MOST_IDLE_S = 3600
 
 
 class Runner:
-    """Serves one host over one pair of file descriptors until the line closes."""
+    """Serves one host until it closes the connection."""
 
-    def __init__(self, control_in: int, control_out: int) -> None:
-        self.control_in = control_in
-        self.control_out = control_out
-        self.libc = ctypes.CDLL(None, use_errno=True)
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
         self.task = candidate.Task()
-        self.wall_s = 0.0
-        self.alone = os.getpid() == 1
+        self.task.alone = os.getpid() == 1
+        self.meter = Meter()
         self.folders: list[str] = []
         self.mounts: list[str] = []
         self.empty_inodes: dict[str, int] = {}
         self.fresh_inodes: dict[str, int] = {}
         self.program_file = (0, 0)
-        self.through = _forgetful_memory(_MIB)
         self.limit_processes = False
-        self.max_processes = 0
-        self.meter = Meter()
-
-    # -- the line ------------------------------------------------------------------------------------------------
-
-    def read(self, size: int) -> bytes:
-        chunks = []
-        while size:
-            chunk = os.read(self.control_in, min(size, _MIB))
-            if not chunk:
-                raise GoneError
-            chunks.append(chunk)
-            size -= len(chunk)
-        return b"".join(chunks)
-
-    def receive(self, size: int, descriptor: int) -> None:
-        """The next `size` bytes of the line, into a file."""
-        while size:
-            view = self.through[: min(size, _MIB)]
-            length = os.readv(self.control_in, [view])
-            if not length:
-                raise GoneError
-            size -= length
-            view = view[:length]
-            while view:
-                view = view[os.write(descriptor, view) :]
-
-    def answer(self, fields: dict[str, object], descriptor: int, start: int, size: int) -> None:
-        """Fields, and as body a part of a file."""
-        head = protocol.pack(fields, size)
-        if len(head) + size <= _PIPE_BYTES:  # in one piece: each piece wakes the engine and the host
-            length = os.preadv(descriptor, [self.through[:size]], start) if size else 0
-            pieces = [head, self.through[:length]]
-        else:
-            length, pieces = 0, [head]
-        written = os.writev(self.control_out, pieces)
-        if written != sum(map(len, pieces)):
-            raise RuntimeError("the line took a part of an answer")
-        start, size = start + length, size - length
-        while size:
-            sent = os.sendfile(self.control_out, descriptor, start, size)
-            if not sent:
-                raise RuntimeError("an output became shorter after its program ended")
-            start, size = start + sent, size - sent
 
     def serve(self) -> None:
-        idle = select.poll()
-        idle.register(self.control_in, select.POLLIN)
+        """Answers one request after another. Raises GoneError."""
         while True:
-            if not idle.poll(_MOST_IDLE_S * 1000):
-                raise GoneError
-            fields_size, body_size = protocol.HEAD.unpack(self.read(protocol.HEAD.size))
-            fields = protocol.unpack_fields(self.read(fields_size))
+            fields, body_size = self.channel.request()
             body = os.memfd_create("body", _MFD_CLOEXEC)
             try:
-                self.receive(body_size, body)
+                self.channel.receive(body_size, body)
                 if fields["op"] == "setup":
-                    self.answer(self.setup(fields), body, 0, 0)
+                    self.channel.answer(self.setup(fields), body, 0, 0)
                 elif fields["op"] == "open":
-                    self.answer(self.open(fields, body, body_size), body, 0, 0)
+                    self.channel.answer(self.open(fields, body, body_size), body, 0, 0)
                 else:
                     self.run(body)
             except OSError as error:
-                self.answer({"judge_error": f"{fields['op']}: {error}"}, body, 0, 0)
+                self.channel.answer({"judge_error": f"{fields['op']}: {error}"}, body, 0, 0)
             finally:
                 os.close(body)
 
     # -- once ----------------------------------------------------------------------------------------------------
 
     def setup(self, fields: dict[str, str]) -> dict[str, object]:
-        """Makes the place: namespaces where asked for, then a runner that nobody can look into."""
-        task = self.task
-        task.uid = int(fields["uid"])
-        task.folder = fields["folder"]
-        isolation, apart = "container", fields["enter"] != "nothing"
-        if fields["enter"] == "namespaces":
-            isolation = namespaces.enter(self.libc, task.uid, (self.control_in, self.control_out))
-            self.alone = os.getpid() == 1
-            task.uid = task.uid if isolation == "root" else 0
-        elif not apart:
-            isolation = "nothing"
-        task.libc, task.alone, task.code_fd = self.libc, self.alone, -1
-        task.source_fd = -1
-        task.landlock = 0
-        if not apart:
-            task.landlock = landlock.version(self.libc)
-            isolation = "landlock" if task.landlock else isolation
-            if task.uid:
-                os.chown(task.folder, task.uid, task.uid)
-        may_signal = self.alone or task.uid != 0 or landlock.keeps_signals_in(task.landlock)
-        task.filter = seccomp.build(may_signal=may_signal, has_network_namespace=apart)
-        filtered = int(bool(task.filter))
-        self.limit_processes = isolation == "root" or (task.uid != 0 and not self.alone)
-        self.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        if self.alone and task.filter:  # else the runner must do what the program may not
-            seccomp.install(self.libc, task.filter)
-            task.filter = b""
-        self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if apart]
+        """Isolates this process, and looks at the folders that programs may write while they are empty."""
+        task, channel = self.task, self.channel
+        isolation, filtered = set_up(task, fields, descriptors=(channel.descriptor_in, channel.descriptor_out))
+        self.limit_processes = isolation == "root" or (task.uid != 0 and not task.alone)
+        self.folders = [task.folder] + [folder for folder in ("/dev/shm",) if fields["enter"] != "nothing"]
         self.mounts = [folder for folder in self.folders if os.path.ismount(folder)]
         self.empty_inodes = {folder: self.inodes(folder) for folder in self.folders}
         self.fresh_inodes = dict(self.empty_inodes)
         if isolation == "container":
             self.meter.use_control_group()
-        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for number in range(3):
-            os.dup2(nothing, number)
-        os.close(nothing)
-        self.become_plain()
-        return {"isolation": isolation, "filter": filtered, "python": sys.version.split()[0]}
-
-    def become_plain(self) -> None:
-        """The state that the processes of tests inherit: what a freshly started interpreter would have."""
-        if os.geteuid() == 0 and self.task.uid:
-            os.setgroups([])
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-        resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
-        _set_thread_stack(self.libc, 16 * _MIB)
-        os.umask(0o022)
-        os.chdir(self.task.folder)
-        os.environ.clear()
-        os.environ.update(
-            PATH="/usr/local/bin:/usr/bin:/bin",
-            HOME=self.task.folder,
-            LANG="C.UTF-8",
-            LC_ALL="C.UTF-8",
-            PYTHONINTMAXSTRDIGITS="0",
-            PYTHONDONTWRITEBYTECODE="1",
-            OPENBLAS_NUM_THREADS="1",
-            OMP_NUM_THREADS="1",
-        )
-        sys.set_int_max_str_digits(0)
-        sys.setrecursionlimit(1000 + 8)  # 1000 as in a fresh interpreter, above the frames of the runner
-        _make_site()
-        gc.disable()
+        return {"isolation": isolation, "filter": int(filtered), "python": sys.version.split()[0]}
 
     def open(self, fields: dict[str, str], source: int, size: int) -> dict[str, object]:
         """Takes a program, a file of so many bytes, and its limits."""
@@ -203,13 +86,13 @@ class Runner:
         task.needs_finalizers = fields["finalizers"] == "1"
         task.fn_name = fields["fn_name"]
         task.cpu_s = float(fields["cpu_s"])
+        task.wall_s = float(fields["wall_s"])
         task.memory_mib = int(fields["memory_mib"])
         task.output_mib = int(fields["output_mib"])
-        self.wall_s = float(fields["wall_s"])
-        self.max_processes = int(fields["max_processes"])
+        task.max_processes = int(fields["max_processes"])
         task.limits = candidate.limits(
             cpu_s=task.cpu_s, memory_mib=task.memory_mib, output_mib=task.output_mib,
-            max_processes=self.max_processes if self.limit_processes else 0,
+            max_processes=task.max_processes if self.limit_processes else 0,
         )  # fmt: skip
         for name in fields["modules"].split() + ["json"] * bool(task.fn_name):
             try:
@@ -266,7 +149,7 @@ class Runner:
             pid = os.fork()
             if pid == 0:
                 candidate.become(task)
-            watch = Watch(self, pid, started)
+            watch = Watch(task, self.meter, pid, started, host=self.channel.descriptor_in)
             watch.until_end()
             at_end = self.sizes()
             clean = self.sweep(watch)
@@ -296,10 +179,10 @@ class Runner:
         }  # fmt: skip
         if status == "exited":
             descriptor, size = (task.result_fd, sizes[2]) if task.fn_name else (task.stdout_fd, sizes[0])
-            self.answer(fields, descriptor, 0, size)
+            self.channel.answer(fields, descriptor, 0, size)
         else:
             size = min(sizes[1], _SHOWN_OF_STDERR) if status == "exception" else 0
-            self.answer(fields, task.stderr_fd, sizes[1] - size, size)
+            self.channel.answer(fields, task.stderr_fd, sizes[1] - size, size)
 
     def status_of(self, watch: Watch, sizes: list[int], oom: bool) -> tuple[str, str]:
         """What happened, and the limit that was reached, by the order in nouscoder_jax/verifier/sandbox.py."""
@@ -312,7 +195,7 @@ class Runner:
         if watch.cpu_s > task.cpu_s:
             return "time_limit", f"{watch.cpu_s:.2f} CPU seconds"
         if watch.ended_for == "time_limit":
-            return "time_limit", f"{self.wall_s:g} seconds on the clock"
+            return "time_limit", f"{task.wall_s:g} seconds on the clock"
         if code < 0:
             return "signalled", watch.ended_for or f"signal {-code}"
         return ("exception" if code == candidate.EXIT_EXCEPTION else "exited"), ""
@@ -321,7 +204,7 @@ class Runner:
         """Kills what the program left running, empties the folders. False: not everything is gone."""
         deadline = time.monotonic() + _SWEEP_S
         while watch.reap():
-            self.kill_all()
+            processes.kill_all(alone=self.task.alone)
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.001)
@@ -341,39 +224,6 @@ class Runner:
             numbers = os.statvfs(folder)
             return numbers.f_files - numbers.f_ffree
         return len(os.listdir(folder)) if os.path.isdir(folder) else 0
-
-    def kill_all(self) -> None:
-        """SIGKILL to every process but this one, or to every descendant where other processes are in sight."""
-        for pid in [-1] if self.alone else self.others():
-            try:
-                os.kill(pid, _SIGKILL)
-            except ProcessLookupError:
-                continue
-
-    def others(self) -> list[int]:
-        """Every process of the program."""
-        own = os.getpid()
-        if self.alone:
-            return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
-        found, queue = [], [own]
-        while queue:
-            pid = queue.pop()
-            try:
-                for thread in os.listdir(f"/proc/{pid}/task"):
-                    with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                        children = [int(word) for word in file.read().split()]
-                    found += children
-                    queue += children
-            except OSError:
-                continue
-        return found
-
-
-def _forgetful_memory(size: int) -> memoryview:
-    """Memory that a forked process finds empty."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(_MADV_WIPEONFORK)
-    return memoryview(memory)
 
 
 def _read_some(descriptor: int, size: int) -> bytes:
@@ -408,34 +258,12 @@ def _empty(folder: str) -> None:
                 continue
 
 
-def _make_site() -> None:
-    """What `site` would do: installed packages on the path (their .pth files are not run), exit, quit, help."""
-    import _sitebuiltins
-    import builtins
-
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    packages = [f"{prefix}/lib/{name}" for prefix in (sys.prefix, "/usr/local") for name in (
-        f"{version}/site-packages", f"{version}/dist-packages", "python3/dist-packages")]  # fmt: skip
-    sys.path[:] = [entry for entry in sys.path if entry] + [path for path in packages if os.path.isdir(path)]
-    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")  # type: ignore[assignment]
-    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")  # type: ignore[assignment]
-    builtins.help = _sitebuiltins._Helper()  # type: ignore[assignment]
-
-
-def _set_thread_stack(libc: ctypes.CDLL, size: int) -> None:
-    """Stack of threads that ask for none: glibc gives 2 MiB where the main stack is unlimited, 8 MiB elsewhere."""
-    attributes = ctypes.create_string_buffer(256)
-    if hasattr(libc, "pthread_setattr_default_np") and libc.pthread_attr_init(attributes) == 0:
-        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
-        libc.pthread_setattr_default_np(attributes)
-
-
 def main() -> None:
-    """Moves the line away from stdin and stdout, then serves until the host is gone."""
-    control_in, control_out = 250, 251
-    os.dup2(0, control_in, inheritable=False)
-    os.dup2(1, control_out, inheritable=False)
-    runner = Runner(control_in, control_out)
+    """Moves the connection away from stdin and stdout, then serves until the host is gone."""
+    descriptor_in, descriptor_out = 250, 251
+    os.dup2(0, descriptor_in, inheritable=False)
+    os.dup2(1, descriptor_out, inheritable=False)
+    runner = Runner(Channel(descriptor_in, descriptor_out))
     for name in [name for name in sys.modules if name.partition(".")[0] == "nouscoder_jax"]:
         del sys.modules[name]
     code = _EXIT_CRASHED
@@ -444,6 +272,6 @@ def main() -> None:
     except (GoneError, BrokenPipeError):
         code = 0
     finally:
-        if not runner.alone:  # else the kernel ends the rest of the namespace
-            runner.kill_all()
+        if not runner.task.alone:  # else the kernel ends the rest of the namespace
+            processes.kill_all(alone=False)
         os._exit(code)
