@@ -23,24 +23,6 @@ from nouscoder_jax.verifier.judge import Judge, make_sandbox
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
 
 
-DEFAULTS = VerifierConfig(
-    backend="auto",
-    docker_hosts=(),
-    image="nouscoder-judge",
-    runtime="",
-    num_workers=2,
-    rollouts_per_sandbox=1,
-    default_time_limit_s=15.0,
-    wall_factor=3.0,
-    memory_limit_mib=4096,
-    output_limit_mib=8,
-    max_processes=64,
-    max_retries=2,
-    outage_limit_s=1800.0,
-)
-"""How programs are judged where nobody says otherwise."""
-
-
 @dataclass(kw_only=True)
 class Summary:
     """What came of a file of programs."""
