@@ -33,7 +33,7 @@ del data
 sys.modules["nouscoder_jax.verifier.inside.runner"].main()
 """
 """Reads as many bytes as its argument says, makes modules of them, starts the runner. Leaves after an idle hour: an
-engine that was killed may have forgotten that it made this."""
+Docker host that was killed may have forgotten that it made this."""
 
 
 @functools.cache

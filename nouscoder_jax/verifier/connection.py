@@ -1,9 +1,9 @@
-"""The host's end of the line to a runner: open a program, run it on an input, read the answer.
+"""The judge's end of a runner connection: open a program, run it on an input, read the answer.
 
 In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/inside/runner.py). Out: Execution, JudgeError or
 RunnerLostError. What comes back is bounded in size and time and is only ever data.
 
-A line that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
+A connection that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _IMPORTED_AHEAD = frozenset(
 _FINALIZERS = ("__del__", "open(", "io.", "Buffered", "TextIO", "finalize")
 
 
-class Line:
-    """One runner, from the host."""
+class RunnerConnection:
+    """The connection to one runner."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Line:
         self.retired = True
 
     async def setup(self, **fields: object) -> dict[str, str]:
-        """Has the place made. Returns what the runner says about it. Raises JudgeError."""
+        """Has the runner isolate itself. Returns what the runner says about it. Raises JudgeError."""
         return await self._before_program({"op": "setup", **fields}, b"")
 
     async def open(self, program: str, *, fn_name: str | None, limits: Limits) -> None:
@@ -86,7 +86,7 @@ class Line:
         except ValueError as error:
             raise RunnerLostError(f"the sandbox gave a broken answer: {error}") from error
         except (TimeoutError, OSError, EOFError) as error:
-            raise await self.why_lost(f"the line broke during a test: {error!r}") from error
+            raise await self.why_lost(f"the runner connection broke during a test: {error!r}") from error
         if "judge_error" in answer:
             raise JudgeError(answer["judge_error"])
         try:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
-from nouscoder_jax.verifier.judge import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
 
@@ -82,7 +82,9 @@ def judge_file(
     console = Console(soft_wrap=True, highlight=False, markup=False)
 
     async def run() -> Summary:
-        judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print)
+        judge = SandboxJudge(
+            make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print
+        )
         console.print(judge.name)
         try:
             with progress_bar(console) as progress:
