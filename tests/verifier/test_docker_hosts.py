@@ -32,7 +32,7 @@ def test_a_container_killed_from_outside_is_never_the_programs_doing():
     assert type(cause_of_end(state(137), "")) is JudgeError
 
 
-def test_a_container_that_left_because_its_line_was_cut_is_never_the_programs_doing():
+def test_a_container_that_left_because_its_connection_was_closed_is_never_the_programs_doing():
     assert type(cause_of_end(state(0), "")) is JudgeError
 
 

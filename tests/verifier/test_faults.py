@@ -30,7 +30,7 @@ PROGRAMS = [
 def docker_host(monkeypatch):
     """A Docker host that a test may break."""
     made = OwnDockerHost()
-    monkeypatch.setenv("DOCKER_HOST", made.host)
+    monkeypatch.setenv("DOCKER_HOST", made.address)
     yield made
     made.close()
 

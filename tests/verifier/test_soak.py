@@ -29,7 +29,7 @@ TOLERANCES = {
     # Allocators keep pages; a leak of 1 KiB a rollout, the smallest that matters in a run of a million, is above it
     # in the full soak.
     "rss_mib": 6.0,
-    # One spare container more or less at the moment of the reading: its line, the task that reads from it.
+    # One spare container more or less at the moment of the reading: its connection, the task that reads from it.
     "fds": 4,
     "tasks": 4,
     "threads": 0,
