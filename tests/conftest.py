@@ -1,4 +1,4 @@
-"""The test rig: types are checked at run time, 8 fake CPU devices, strict rank promotion, one folder of compiled programs
+"""The test rig: types checked at run time, 8 fake CPU devices, strict rank promotion, one folder of compiled programs
 for the whole run. Imports nothing of the package at the top, because the checking of types has to come first."""
 
 import atexit
