@@ -1,6 +1,6 @@
 """Prints the last row of SGLang's table of cosines and sines, for several context lengths. Run by SGLang's own Python.
 
-In: JSON on stdin, [[context length, rope scaling as in config.json or null], ...]. Out: JSON, for each a row, 64 cosines
+In: JSON on stdin, [[context length, rope scaling as in config.json or null], ...]. Out: JSON, a row each of 64 cosines
 and then 64 sines.
 """
 
