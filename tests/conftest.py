@@ -49,13 +49,15 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 def check_types() -> None:
     """Every function of the package checks what it is given and returns: shapes too (jaxtyping) in modules that state
-    them. Elsewhere beartype alone, which is ten times quicker a call."""
+    them and in those with a NamedTuple, whose annotations beartype alone does not find; elsewhere beartype, which
+    is ten times quicker a call."""
     sources = {
         ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path.read_text(encoding="utf-8")
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*.py")
     }
-    install_import_hook([name for name, text in sources.items() if "jaxtyping" in text], "beartype.beartype")
+    shaped = [name for name, text in sources.items() if "jaxtyping" in text or "NamedTuple" in text]
+    install_import_hook(shaped, "beartype.beartype")
     beartype_packages(PACKAGES, conf=BeartypeConf(claw_is_pep526=False))
 
 
