@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench import attention
-from nouscoder_jax.bench.attention import Contender, Result
+from nouscoder_jax.bench.kernels import attention
+from nouscoder_jax.bench.kernels.attention import Contender, Result
 from nouscoder_jax.config import UserError
 
 

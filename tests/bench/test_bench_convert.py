@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nouscoder_jax.bench import convert
-from nouscoder_jax.bench.convert import FROM_HF, TO_HF, Result
-from nouscoder_jax.bench.convert_folder import hash_of, write_random
+from nouscoder_jax.bench.weights import convert
+from nouscoder_jax.bench.weights.convert import FROM_HF, TO_HF, Result
+from nouscoder_jax.bench.weights.random_folder import hash_of, write_random
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model.hf_files import read_files
 from nouscoder_jax.planning.sizes import find_architecture, parameter_count

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from nouscoder_jax.bench import export
-from nouscoder_jax.bench.export import CHECK, CP, EXPORT, READY, Result
+from nouscoder_jax.bench.weights import export
+from nouscoder_jax.bench.weights.export import CHECK, CP, EXPORT, READY, Result
 from nouscoder_jax.config import UserError
 
 

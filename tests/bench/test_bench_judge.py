@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from nouscoder_jax.bench import judge, judge_inprocess, table
 from nouscoder_jax.bench.cpu import CpuMeter
-from nouscoder_jax.bench.judge_baselines import InProcess, host_process
-from nouscoder_jax.bench.judge_modes import RATIO_TO, make_modes
-from nouscoder_jax.bench.judge_programs import Judged, make_programs
-from nouscoder_jax.bench.table import ModeResult, Round, Target
+from nouscoder_jax.bench.judge import command, inprocess, table
+from nouscoder_jax.bench.judge.baselines import InProcess, host_process
+from nouscoder_jax.bench.judge.modes import RATIO_TO, make_modes
+from nouscoder_jax.bench.judge.programs import Judged, make_programs
+from nouscoder_jax.bench.judge.table import ModeResult, Round, Target
 from nouscoder_jax.config import UserError
 
 
@@ -41,8 +41,8 @@ def make_result(name: str, speeds: list[float]) -> ModeResult:
 
 def bench(*arguments) -> int:
     parser = argparse.ArgumentParser()
-    judge.add_options(parser)
-    return judge.run(parser.parse_args(arguments))
+    command.add_options(parser)
+    return command.run(parser.parse_args(arguments))
 
 
 def test_the_programs_are_the_same_on_every_run_and_all_different():
@@ -52,7 +52,7 @@ def test_the_programs_are_the_same_on_every_run_and_all_different():
     assert {len(problem.tests) for problem, _ in programs} == {20}
 
 
-@pytest.mark.parametrize("way", [*judge_inprocess.WAYS, "host"])
+@pytest.mark.parametrize("way", [*inprocess.WAYS, "host"])
 def test_a_baseline_accepts_the_right_program_and_no_other(way):
     (problem, right), (_, wrong) = make_programs(num_programs=2, num_tests=3)
 
@@ -70,8 +70,8 @@ def test_a_baseline_accepts_the_right_program_and_no_other(way):
 
 def test_the_clock_leaves_out_the_lead_in(monkeypatch):
     meter, now = Meter([]), iter([0.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr(judge.time, "perf_counter", lambda: next(now))
-    clock = judge._Clock(meter, num_uncounted=1)
+    monkeypatch.setattr(command.time, "perf_counter", lambda: next(now))
+    clock = command._Clock(meter, num_uncounted=1)
     for cpu_s, test_s in ((5.0, 9.0), (5.5, 0.1), (7.0, 0.3)):
         meter.now = cpu_s
         clock.tick(Judged(accepted=True, test_s=(test_s, test_s)))
@@ -84,7 +84,7 @@ def test_the_clock_leaves_out_the_lead_in(monkeypatch):
 
 def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed():
     values = [float(value) for value in range(1, 1001)]
-    assert (judge._quantile(values, 0.5), judge._quantile(values, 0.99)) == (500.0, 990.0)
+    assert (command._quantile(values, 0.5), command._quantile(values, 0.99)) == (500.0, 990.0)
 
 
 def test_a_ratio_compares_within_a_round():

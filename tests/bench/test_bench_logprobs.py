@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench import logprobs
-from nouscoder_jax.bench.logprobs import Result
-from nouscoder_jax.bench.logprobs_memory import Memory, Sizes, with_gradients
+from nouscoder_jax.bench.kernels import logprobs
+from nouscoder_jax.bench.kernels.logprobs import Result
+from nouscoder_jax.bench.kernels.logprobs_memory import Memory, Sizes, with_gradients
 from nouscoder_jax.config import UserError
 
 SIZES = Sizes(num_tokens=256, vocab=2048, embed=16, hidden_dtype="float32", weight_dtype="float32")

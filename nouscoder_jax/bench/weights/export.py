@@ -1,0 +1,287 @@
+"""How fast new weights reach the disk, beside `cp` of the same bytes: `python scripts/bench.py export`.
+
+In: options. Out: a table, the target as met or not met, a JSON file where asked for.
+
+A Qwen3 of the 1.7B's shape with fewer layers, random float32 weights on the device, is exported in bfloat16; then its
+folder is copied with `cp` and read again with all hashes compared. They take turns over rounds, and a ratio compares
+within a round. Before each turn its target is deleted and the disk synchronised; each turn ends when its bytes are on
+the disk (`cp` is followed by `sync` of the copied files). Whatever is read lies in the page cache, for all of them.
+
+On the CPU the export also casts and transposes on the cores that hash and write. "layers ready" leaves that out: it is
+what remains for the host where a GPU does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nouscoder_jax.bench import machine
+from nouscoder_jax.bench.judge.table import readable
+from nouscoder_jax.bench.weights import reload
+from nouscoder_jax.config import UserError
+from nouscoder_jax.manifest import check_files, read_manifest
+from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.model.name_table import abstract_model
+from nouscoder_jax.model.qwen3 import Qwen3
+from nouscoder_jax.model.weights_plan import Unit, plan_files
+from nouscoder_jax.model.weights_writer import Piece, gather_from, write_shards
+from nouscoder_jax.training.export import export
+
+GOAL_RATIO = 0.8
+"""Of cp's GB/s."""
+CP, EXPORT, READY, CHECK = "cp + sync", "export", "export, layers ready", "check all hashes"
+_LIMIT_S = 400.0
+"""No further round starts after this."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One contender; seconds, one figure a round."""
+
+    name: str
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    """Of this process and those that it started; writing back dirty pages is the kernel's and not counted."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench.py export`."""
+    parser.add_argument("--layers", default=14, type=int, help="of 50 million parameters each (default: 14, 2.0 GB)")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of the exported weights")
+    parser.add_argument("--folder", default=Path(tempfile.gettempdir()), type=Path, help="on the disk to measure")
+    parser.add_argument("--rounds", default=5, type=int, help="times each contender has its turn (default: 5)")
+    parser.add_argument("--sglang-python", default="", metavar="PYTHON", help="also: a CPU server takes the weights")
+    parser.add_argument("--quick", action="store_true", help="1 round, a tiny model: does it work?")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures and reports. Returns 0: a benchmark reports, it does not judge. Raises UserError."""
+    until = time.monotonic() + _LIMIT_S
+    _check(options)
+    console = machine.console(width_chars=140)
+    facts = machine.describe(("jax", "jaxlib"))
+    on_gpu = jax.default_backend() == "gpu"
+    facts["device"] = jax.devices()[0].device_kind if on_gpu else "CPU"
+    architecture = _architecture(num_layers=options.layers, tiny=options.quick)
+    reloaded = None
+    with _folder(options.folder) as folder, console.status("export") as status:
+        contenders = make_contenders(architecture, folder, dtype=options.dtype)
+        results = measure(contenders, folder, rounds=options.rounds, until=until, say=status.update)
+        manifest = read_manifest(folder / EXPORT)
+        num_bytes = sum(entry.bytes for entry in manifest.files.values())
+        if options.sglang_python:
+            reloaded = reload.measure_reload(
+                options.sglang_python,
+                folder / EXPORT,
+                num_bytes=num_bytes,
+                export=contenders[EXPORT],
+                say=status.update,
+            )
+    settings = {"layers": options.layers, "dtype": options.dtype, "bytes": num_bytes, "files": len(manifest.files)}
+    content = {"bench": "export", **facts, "settings": settings} | to_dict(results, num_bytes=num_bytes)
+    _report(results, content, console)
+    if reloaded:
+        content["reload"] = reload.to_dict(reloaded)
+        console.print(reload.told(reloaded), markup=False)
+    if options.out:
+        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+@contextmanager
+def _folder(parent: Path) -> Any:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="nouscoder-export-", dir=parent))
+    except OSError as error:
+        raise UserError(f"--folder got {parent} ({error.strerror}); give a folder that you may write to") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _architecture(*, num_layers: int, tiny: bool) -> Architecture:
+    """The shape of Qwen3-1.7B, or of something tiny."""
+    return Architecture(
+        vocab_size=512 if tiny else 151936,
+        hidden_size=64 if tiny else 2048,
+        intermediate_size=192 if tiny else 6144,
+        num_layers=num_layers,
+        num_heads=4 if tiny else 16,
+        num_kv_heads=2 if tiny else 8,
+        head_dim=16 if tiny else 128,
+        rope_theta=1e6,
+        rope_scaling=None,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        max_position_embeddings=40960,
+    )
+
+
+def random_model(architecture: Architecture) -> Qwen3:
+    """A model of random weights on the device. Numbers repeat every 4 million: nothing here compresses them."""
+    block = jax.random.normal(jax.random.key(0), (1 << 22,), jnp.float32)
+    fill = jax.jit(lambda shape: jnp.resize(block, shape), static_argnums=0)
+    return jax.tree.map(lambda leaf: fill(leaf.shape), abstract_model(architecture))
+
+
+def make_contenders(architecture: Architecture, folder: Path, *, dtype: Any) -> dict[str, Callable[[], None]]:
+    """What takes turns, by name; each writes folder/NAME. The first export is made here: it compiles."""
+    model = random_model(architecture)
+    exported = folder / EXPORT
+
+    def whole() -> None:
+        export(model, architecture, exported, dtype=dtype, tokenizer_dir=None, policy_version=1)
+
+    shards = plan_files(architecture, dtype=dtype, num_processes=1)
+    gather = gather_from(model, dtype=dtype)
+    units = [unit for shard in shards for unit in shard.units]
+    ready = {
+        next(iter(unit.names)): [
+            [(one.name, np.asarray(one.array)[one.skip :]) for one in some] for some in gather(unit)
+        ]
+        for unit in units
+    }
+
+    def gather_ready(unit: Unit) -> Any:
+        for pieces in ready[next(iter(unit.names))]:
+            yield [Piece(name, array) for name, array in pieces]
+
+    def from_ready() -> None:
+        (folder / READY).mkdir()
+        write_shards(gather_ready, shards, folder / READY, dtype=dtype, policy_version=1, process=0, num_processes=1)
+
+    whole()
+    return {
+        CP: partial(_copy, exported, folder / CP),
+        EXPORT: whole,
+        READY: from_ready,
+        CHECK: partial(_read, exported),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-r", source, target], check=True)
+    subprocess.run(["sync", *sorted(target.iterdir()), target], check=True)
+
+
+def _read(folder: Path) -> None:
+    check_files(read_manifest(folder), folder, contents=True)
+
+
+def measure(
+    contenders: dict[str, Callable[[], None]],
+    folder: Path,
+    *,
+    rounds: int,
+    until: float,
+    say: Callable[[str], None],
+) -> list[Result]:
+    """A result a contender, all in turn; no round starts after `until`. What a contender has written is deleted before
+    it writes again, and the disk has nothing left to do."""
+    results = [Result(name=name) for name in contenders]
+    for number in range(rounds):
+        if number and time.monotonic() > until:
+            break
+        turn = number % len(results)
+        for result in [*results[turn:], *results[:turn]]:
+            say(f"round {number + 1} of {rounds}: {result.name}")
+            if result.name in (CP, READY):
+                shutil.rmtree(folder / result.name, ignore_errors=True)
+            os.sync()
+            wall, cpu = time.perf_counter(), _cpu_s()
+            contenders[result.name]()
+            result.wall_s.append(time.perf_counter() - wall)
+            result.cpu_s.append(_cpu_s() - cpu)
+    return results
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def ratios(result: Result, results: list[Result]) -> list[float]:
+    """GB/s as a multiple of cp's in the same round."""
+    (cp,) = (one for one in results if one.name == CP)
+    return [theirs / mine for mine, theirs in zip(result.wall_s, cp.wall_s, strict=True)]
+
+
+def to_dict(results: list[Result], *, num_bytes: int) -> dict[str, Any]:
+    """Every round, medians, and the target."""
+    found = []
+    for one in results:
+        found.append(
+            asdict(one)
+            | {
+                "gb_per_s": num_bytes / 1e9 / statistics.median(one.wall_s),
+                "cpu_s_per_gb": statistics.median(one.cpu_s) / (num_bytes / 1e9),
+                "cp_ratio": statistics.median(ratios(one, results)),
+            }
+        )
+    targets = []
+    for one in found:
+        if one["name"] in (EXPORT, READY):
+            got = one["cp_ratio"]
+            what = f"{one['name']}: GB/s / cp's"
+            targets.append({"what": what, "goal": GOAL_RATIO, "got": got, "met": got >= GOAL_RATIO})
+    return {"results": found, "targets": targets}
+
+
+def _report(results: list[Result], content: dict[str, Any], console: Console) -> None:
+    gigabytes = content["settings"]["bytes"] / 1e9
+    table = Table(title="weights to the disk", title_justify="left")
+    table.add_column("what", no_wrap=True)
+    for head in ("GB/s", "CPU s / GB", "GB/s / cp's"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in results:
+        columns = [[gigabytes / value for value in one.wall_s], [value / gigabytes for value in one.cpu_s]]
+        table.add_row(one.name, *(_spread(values) for values in (*columns, ratios(one, results))))
+    console.print(table)
+    for target in content["targets"]:
+        told = "met" if target["met"] else "NOT MET"
+        console.print(f"target: {target['what']} >= {target['goal']}: {readable(target['got'])} {told}", markup=False)
+    settings = content["settings"]
+    console.print(
+        f"{gigabytes:.2f} GB {settings['dtype']} in {settings['files']} files; {len(results[0].wall_s)} rounds; median "
+        "(lowest..highest); sources in the page cache, results on the disk",
+        markup=False,
+    )
+    facts = [str(content[name]) for name in ("date", "commit", "device", "hardware", "versions", "load_before")]
+    console.print(", ".join(facts), markup=False)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{readable(statistics.median(values))} ({readable(min(values))}..{readable(max(values))})"
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("layers", "rounds"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; use 1 or more")
+    if options.out and not options.out.parent.is_dir():
+        raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
+    if options.quick:
+        options.rounds, options.layers = 1, 2
