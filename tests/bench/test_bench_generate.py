@@ -8,9 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench.generate import command, table, worker, workload
-from nouscoder_jax.bench.generate.command import Plan
-from nouscoder_jax.bench.generate.table import Result, Turn
+from nouscoder_jax.bench.contenders import Plan, Result, Turn, measure_all, times
+from nouscoder_jax.bench.generate import command, worker, workload
 from nouscoder_jax.bench.generate.worker import Generated
 from nouscoder_jax.config import UserError
 
@@ -30,12 +29,12 @@ open(ENDED, "w").close()
 """
 
 
-def fake(name, *, tasks=("uniform",), missing="", **values) -> Plan:
+def fake(name, *, tasks=("uniform",), missing="", at_the_end="", **values) -> Plan:
     """A contender that answers with given numbers."""
     values = {"LEFT": 99, "WALL": 1.0, "ENDED": os.devnull} | values
     lines = [f"{word} = {value!r}" for word, value in values.items()]
     words = (sys.executable, "-c", "\n".join(lines) + FAKE)
-    return Plan(name=name, command=words, num_threads=1, tasks=tasks, missing=missing)
+    return Plan(name=name, command=words, num_threads=1, tasks=tasks, missing=missing, at_the_end=at_the_end)
 
 
 def result(name, speeds, *, task="uniform", cpu=2.0) -> Result:
@@ -77,45 +76,45 @@ def test_a_contender_that_gives_fewer_tokens_or_logprobs_is_no_contender():
 
 
 def test_every_contender_does_every_task_in_every_round(tmp_path):
-    plans = [fake("ours", tasks=("uniform", "long_tailed")), fake("transformers", WALL=4.0)]
-    results, differences = command.measure_all(plans, tmp_path, rounds=2)
+    plans = [fake("ours", tasks=("uniform", "long_tailed")), fake("transformers", WALL=4.0, at_the_end="check")]
+    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
     found = [(one.name, one.task, len(one.warm_up), len(one.turns)) for one in results]
     assert found == [("ours", "uniform", 1, 2), ("ours", "long_tailed", 1, 2), ("transformers", "uniform", 1, 2)]
-    assert table.times(results[0], results[2]) == [4.0, 4.0]
-    assert differences == {"ours": 2e-6}
+    assert times(results[0], results[2]) == [4.0, 4.0]
+    assert said == {"check": {"ours": 2e-6}}
 
 
 def test_a_contender_that_fails_is_skipped_and_the_others_are_measured(tmp_path):
-    plans = [fake("ours"), fake("transformers", LEFT=2), fake("sglang", missing="no Python")]
-    results, differences = command.measure_all(plans, tmp_path, rounds=2)
+    plans = [fake("ours"), fake("transformers", LEFT=2, at_the_end="check"), fake("sglang", missing="no Python")]
+    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
     assert len(results[0].turns) == 2
     assert "out of luck" in results[1].skipped and results[2].skipped == "no Python"
-    assert differences == {} and table.targets(results)[0]["met"] is None
+    assert said == {} and command.targets(results)[0].met is None
 
 
 def test_a_contender_ends_by_itself_before_it_is_killed(tmp_path):
-    command.measure_all([fake("sglang", ENDED=str(tmp_path / "ended"))], tmp_path, rounds=1)
+    measure_all([fake("sglang", ENDED=str(tmp_path / "ended"))], tmp_path, rounds=1, warm_up=1)
     assert (tmp_path / "ended").exists()
 
 
 def test_the_target_is_judged_against_the_faster_of_transformers():
     results = [result("ours", [1000, 900, 5000]), result("transformers", [400] * 3)]
-    assert table.targets(results)[0]["met"]
-    (target, _) = table.targets([*results, result("transformers-1-thread", [600, 600, 600], cpu=1.0)])
-    assert (target["got"], target["met"]) == (1.667, False)
-    assert target["by_cpu"] == 0.833
+    assert command.targets(results)[0].met
+    (target, _) = command.targets([*results, result("transformers-1-thread", [600, 600, 600], cpu=1.0)])
+    assert (target.got, target.met) == (pytest.approx(5 / 3), False)
+    assert target.by_cpu == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(("speed", "met"), [(801, True), (799, False)])
 def test_long_tailed_lengths_must_keep_four_fifths_of_the_speed(speed, met):
     results = [result("ours", [1000] * 3), result("ours", [speed] * 3, task="long_tailed")]
-    assert table.targets(results)[1]["met"] is met
+    assert command.targets(results)[1].met is met
 
 
 def test_a_bench_whose_logprobs_are_not_the_model_s_fails():
-    assert table.sameness({"ours": 1e-5, "sglang": 1e-5})[1]
-    lines, same = table.sameness({"ours": 1e-5, "sglang": 2e-3})
-    assert not same and lines[1].startswith("NOT THE SAME: sglang")
+    assert command.report([], {"ours": 1e-5, "sglang": 1e-5}, {})[1]
+    found, same = command.report([], {"ours": 1e-5, "sglang": 2e-3}, {})
+    assert not same and found.notes[1].startswith("NOT THE SAME: sglang")
 
 
 @pytest.mark.parametrize("arguments", [("--rounds", "0"), ("--threads", "0"), ("--only", "vllm")])

@@ -1,26 +1,26 @@
 """This project as a contender of `bench.py generate`: the embedded engine, as a training run uses it.
 
-In: the folder of the workload. Out: turns (`worker`).
+In: the folder of the workload. Out: answers to both tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import time
 from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.bench.generate import workload as workload
-from nouscoder_jax.bench.generate.worker import Generate, Generated, serve
+from nouscoder_jax.bench.generate.worker import Generated, answers
 from nouscoder_jax.bench.generate.workload import Request
+from nouscoder_jax.bench.worker import Answers, serve
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.types import Prompt, Sampling
 
 CHUNK_TOKENS = 16
 
 
-def make(folder: Path) -> tuple[dict[str, Any], Generate]:
+def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     """The engine with the workload's weights; one event loop for all turns."""
     runner = asyncio.Runner()
     engine = EmbeddedEngine.from_directory(
@@ -45,8 +45,8 @@ def make(folder: Path) -> tuple[dict[str, Any], Generate]:
         return await asyncio.gather(*map(complete, requests))
 
     facts = {"chunk_tokens": CHUNK_TOKENS, "versions": {"jax": importlib.metadata.version("jax")}}
-    return facts, lambda requests: runner.run(all_of(requests))
+    return facts, answers("ours", folder, lambda requests: runner.run(all_of(requests)))
 
 
 if __name__ == "__main__":
-    serve("ours", make, cpu_s=time.process_time, others={})
+    serve(make)

@@ -1,6 +1,6 @@
 """SGLang's server on the CPU as a contender of `bench.py generate`: started here, asked over HTTP.
 
-In: a Python with SGLang, the folder of the workload. Out: turns (`worker`); their CPU time is the server's.
+In: a Python with SGLang, the folder of the workload. Out: answers to the tasks; their CPU time is the server's.
 
 The server keeps one OpenMP thread a process: with two it is ten times slower, because they wait by spinning.
 """
@@ -21,8 +21,9 @@ from typing import Any
 import httpx
 
 from nouscoder_jax.bench.cpu import descendants
-from nouscoder_jax.bench.generate.worker import Generate, Generated, serve
+from nouscoder_jax.bench.generate.worker import Generated, answers
 from nouscoder_jax.bench.generate.workload import NUM_SLOTS, Request
+from nouscoder_jax.bench.worker import Answers, serve
 
 STUBS = Path(__file__).parents[3] / "tests" / "sglang_stubs"
 """Stand for packages that have no CPU wheel."""
@@ -33,7 +34,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Server:
     """The server's processes and its address."""
 
-    def make(self, folder: Path) -> tuple[dict[str, Any], Generate]:
+    def make(self, folder: Path) -> tuple[dict[str, Any], Answers]:
         """Starts the server with the workload's weights; what asks it. Raises SystemExit where it does not start."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -53,7 +54,8 @@ class Server:
                 raise SystemExit("SGLang's server did not start; its last lines stand above")
             time.sleep(0.5)
         version = self.client.get("/server_info").json().get("version", "unknown")
-        return {"openmp_threads": 1, "versions": {"sglang": version}}, self.generate
+        facts = {"openmp_threads": 1, "versions": {"sglang": version}}
+        return facts, answers("sglang", folder, self.generate, cpu_s=self.cpu_s)
 
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -88,5 +90,4 @@ class Server:
 
 
 if __name__ == "__main__":
-    server = Server()
-    serve("sglang", server.make, cpu_s=server.cpu_s, others={})
+    serve(Server().make)

@@ -1,6 +1,6 @@
 """transformers as a contender of `bench.py generate`: `generate` on torch, and the judge of everyone's logprobs.
 
-In: the folder of the workload. Out: turns (`worker`); with "check" the largest difference between the logprobs
+In: the folder of the workload. Out: answers to "uniform"; to "check", the largest difference between the logprobs
 that each contender gave and those of one forward pass over the same tokens.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from nouscoder_jax.bench.generate.worker import Generate, Generated, serve
+from nouscoder_jax.bench.generate.worker import Generated, answers
 from nouscoder_jax.bench.generate.workload import PROMPT_TOKENS, Request
+from nouscoder_jax.bench.worker import Answers, serve
 
 _ROWS = 8
 """Sequences of one forward pass of the check: logits of all at once would take gigabytes of a larger model."""
@@ -27,8 +27,8 @@ _ROWS = 8
 class Transformers:
     """The model, for generating and for checking."""
 
-    def make(self, folder: Path) -> tuple[dict[str, Any], Generate]:
-        """Reads the folder; what generates."""
+    def make(self, folder: Path) -> tuple[dict[str, Any], Answers]:
+        """Reads the folder; what it can be asked."""
         num_threads = int(os.environ["OMP_NUM_THREADS"])
         torch.set_num_threads(num_threads)
         self.folder = folder
@@ -36,7 +36,8 @@ class Transformers:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
         versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch")}
         attention = self.model.config._attn_implementation
-        return {"threads": num_threads, "attention": attention, "versions": versions}, self.generate
+        facts = {"threads": num_threads, "attention": attention, "versions": versions}
+        return facts, {**answers(sys.argv[1], folder, self.generate), "check": self.check}
 
     @torch.inference_mode()
     def generate(self, requests: list[Request]) -> list[Generated]:
@@ -79,5 +80,4 @@ class Transformers:
 
 
 if __name__ == "__main__":
-    contender = Transformers()
-    serve(sys.argv[1], contender.make, cpu_s=time.process_time, others={"check": contender.check})
+    serve(Transformers().make)

@@ -1,16 +1,15 @@
-"""The protocol of `bench.py generate`: one contender in a process of its own, which takes its turns when told.
+"""What a contender of `bench.py generate` answers: a turn of each task, timed, and checked to be as long as asked for.
 
-In: a line of JSON a turn on stdin, `{"do": "uniform"}`. Out: a line of JSON on stdout, with what the turn measured. The
-sequences of its last turn of uniform lengths lie in the folder under its name, so that one contender can check all.
+In: something that generates, the folder of the workload. Out: answers for `bench.worker.serve`. The sequences of the
+last turn of uniform lengths lie in the folder under the contender's name, so that one contender can check all.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from nouscoder_jax.bench.generate import workload
 from nouscoder_jax.bench.generate.workload import Request
+from nouscoder_jax.bench.worker import Answers, timed
 
 
 class Generated(NamedTuple):
@@ -31,36 +31,26 @@ Generate = Callable[[list[Request]], list[Generated]]
 """Completes the requests, in order. Returns when all are done."""
 
 
-def serve(name: str, make: Callable[[Path], tuple[dict[str, Any], Generate]], *, cpu_s: Callable[[], float],
-          others: dict[str, Callable[[], dict[str, Any]]]) -> None:  # fmt: skip
-    """Makes the contender for the folder that argv ends with, tells its facts, then answers turns until stdin closes.
-
-    `cpu_s`: CPU seconds of all that works for it so far. `others`: what only this contender answers.
-    """
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
-
-    def tell(answer: dict[str, Any]) -> None:
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-
-    folder = Path(sys.argv[-1])
+def answers(name: str, folder: Path, generate: Generate, *, cpu_s: Callable[[], float] = time.process_time) -> Answers:
+    """`cpu_s`: CPU seconds of all that works for it so far."""
     settings = workload.read_settings(folder)
-    facts, generate = make(folder)
-    tell({"ready": facts})
-    for turn, line in enumerate(sys.stdin):
-        todo = json.loads(line)["do"]
-        if todo in others:
-            tell(others[todo]())
-            continue
-        requests = getattr(workload, todo)(settings, turn=turn)
-        wall, cpu = time.perf_counter(), cpu_s()
-        generated = generate(requests)
-        wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
+    turns = itertools.count()
+
+    def take(task: str) -> dict[str, Any]:
+        requests = getattr(workload, task)(settings, turn=next(turns))
+        generated: list[Generated] = []
+
+        def work() -> dict[str, Any]:
+            generated.extend(generate(requests))
+            return {"num_tokens": sum(request.num_tokens for request in requests)}
+
+        found = timed(work, cpu_s=cpu_s)
         _check(name, requests, generated)
-        if todo == "uniform":
+        if task == "uniform":
             _keep(folder / f"{name}.npz", requests, generated)
-        tell({"wall_s": wall, "cpu_s": cpu, "num_tokens": sum(request.num_tokens for request in requests)})
+        return found
+
+    return {task: partial(take, task) for task in workload.TASKS}
 
 
 def _check(name: str, requests: list[Request], generated: list[Generated]) -> None:

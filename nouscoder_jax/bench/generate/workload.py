@@ -18,6 +18,7 @@ import numpy as np
 from nouscoder_jax.bench.update.workload import ARCHITECTURE, QUICK_ARCHITECTURE, random_model
 from nouscoder_jax.model.weights import save_model
 
+TASKS = ("uniform", "long_tailed")
 NUM_SLOTS = 32
 PROMPT_TOKENS = 16
 COMPLETION_TOKENS = 128

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import os
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -26,12 +24,13 @@ from nouscoder_jax.bench.judge import modes, table
 from nouscoder_jax.bench.judge.modes import Mode
 from nouscoder_jax.bench.judge.programs import Contender, Judged, make_programs
 from nouscoder_jax.bench.judge.table import ModeResult, Round
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, listed
+from nouscoder_jax.bench.results import plot_spreads, rotated
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError, Problem
 from nouscoder_jax.verifier import interpreter
 
 Programs = list[tuple[Problem, str]]
-LABELS = ("docker", "docker crun")
 _SETTLE_S = 0.4
 """Between two modes: the engine still removes containers of the one before."""
 _NOISY_SHARE = 0.05
@@ -47,22 +46,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", metavar="WORDS", help="only modes with one of these in their names")
     parser.add_argument("--floor", action="store_true", help="also fork + program in a bare Python: what nothing beats")
     parser.add_argument("--quick", action="store_true", help="1 round, 2 programs, 3 tests: does it work?")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (.png)")
+    add_outputs(parser, plot=True)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures and reports. Returns 0: a benchmark reports, it does not judge. Raises UserError."""
     if options.quick:
         options.rounds, options.programs, options.tests = 1, 2, 3
-    _check(options)
+    check_numbers(options, "rounds", "programs", "tests", "workers")
+    check_outputs(options)
     console = machine.console(width_chars=160)
     facts = machine.describe(("docker",)) | {"engine": modes.engine_facts()}
     facts["programs_python"] = interpreter.choose().version
     offered = modes.make_modes(
         image=options.image, num_workers=options.workers, num_programs=options.programs, floor=options.floor
     )
-    words = [word.strip() for word in options.only.split(",") if word.strip()]
+    words = listed(options.only)
     chosen = [mode for mode in offered if not words or any(word in mode.name for word in words)]
     if not chosen:
         raise UserError(f"--only got {options.only!r}; the modes are {', '.join(mode.name for mode in offered)}")
@@ -84,8 +83,7 @@ async def _measure_all(
             bar = progress.add_task("getting ready", total=len(chosen) * (options.rounds + 1))
             # Round 0 makes the sandboxes and is not counted.
             for number in range(options.rounds + 1):
-                turn = number % len(chosen)
-                for mode in chosen[turn:] + chosen[:turn]:
+                for mode in rotated(chosen, number):
                     progress.update(bar, description=f"round {number} of {options.rounds}: {mode.name}", advance=1)
                     result = results[mode.name]
                     if not result.skipped:
@@ -181,33 +179,24 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 def _report(results: list[ModeResult], facts: dict[str, object], options: argparse.Namespace, console: Console) -> None:
-    console.print(table.results_table(results, ratio_to=modes.RATIO_TO))
-    for result in results:
-        if result.skipped:
-            console.print(f"skipped: {result.name}: {result.skipped}", markup=False)
-    console.print(table.targets_table(results, LABELS))
+    found = table.report(results, facts, ratio_to=modes.RATIO_TO)
     sizes = f"{options.programs} programs x {options.tests} tests, {options.workers} at a time, {options.rounds} rounds"
-    console.print(f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.")
-    console.print(f"{facts['date']}, commit {facts['commit']}, {facts['hardware']}, {facts['versions']}", markup=False)
-    console.print(f"local programs and baselines run on Python {facts['programs_python']}")
-    console.print(f"engine: {facts['engine']}; CPU time counts {facts['cpu_counted']}", markup=False)
+    found.notes += [
+        f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.",
+        f"local programs and baselines run on Python {facts['programs_python']}",
+        f"engine: {facts['engine']}; CPU time counts {facts['cpu_counted']}",
+    ]
     others = max((max(result.values("others_share")) for result in results if result.rounds), default=0.0)
     if others > _NOISY_SHARE:
-        console.print(f"NOISY: other work took up to {others:.0%} of this machine; only CPU ms/test means something")
-    if options.out:
-        settings = {name: getattr(options, name) for name in ("rounds", "programs", "tests", "workers", "image")}
-        content = {"bench": "judge", **facts, "settings": settings}
-        content |= table.to_dict(results, LABELS, ratio_to=modes.RATIO_TO)
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        table.plot(options.plot, results, title=f"{sizes}; {facts['commit']}, {facts['date']}")
-
-
-def _check(options: argparse.Namespace) -> None:
-    for name in ("rounds", "programs", "tests", "workers"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use 1 or more")
-    for name in ("out", "plot"):
-        path = getattr(options, name)
-        if path and not path.parent.is_dir():
-            raise UserError(f"--{name} got {path}; its folder does not exist, make it first")
+        told = f"NOISY: other work took up to {others:.0%} of this machine; only CPU ms/test means something"
+        found.notes.append(told)
+    names = ("rounds", "programs", "tests", "workers", "image")
+    found.content["settings"] = {name: getattr(options, name) for name in names}
+    found.show(console)
+    found.write(options.out)
+    shown = [result for result in results if result.rounds]
+    if options.plot and shown:
+        figures = {"tests/s": "tests_per_s", "CPU ms a test": "cpu_ms_per_test"}
+        panels = {label: {one.name: one.values(name) for one in shown} for label, name in figures.items()}
+        title = f"{sizes}; {facts['commit']}, {facts['date']}"
+        plot_spreads(options.plot, panels, title=title, colors={one.name: table.COLORS[one.kind] for one in shown})

@@ -12,23 +12,19 @@ small size: an interpreted kernel's time means nothing.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from rich.console import Console
-from rich.table import Table
 
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.judge.table import readable
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
+from nouscoder_jax.bench.results import Report, Target, median, quotients, readable, rotated, spread
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import attention as model_attention
 from nouscoder_kernels.flash_attention import flash_attention, flash_attention_reference
@@ -75,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", default=128, type=int, help="size of a head (default: 128)")
     parser.add_argument("--rounds", default=7, type=int, help="times each contender has its turn (default: 7)")
     parser.add_argument("--quick", action="store_true", help="1 round of the shortest row: does it work?")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
+    add_outputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,7 +79,6 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     on_gpu = jax.default_backend() == "gpu"
     tokens = _check(options, on_gpu=on_gpu)
-    console = machine.console(width_chars=140)
     facts = machine.describe(("jax", "jaxlib"))
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "no GPU: plain implementations on the CPU"
     shrink = 1 if on_gpu else 8
@@ -93,11 +88,11 @@ def run(options: argparse.Namespace) -> int:
         contenders, heads=heads, kv_heads=kv_heads, head_dim=options.head_dim, rounds=options.rounds,
         until=began + _LIMIT_S,
     )  # fmt: skip
-    _report(results, facts, options, console)
-    if options.out:
-        settings = {"heads": heads, "kv_heads": kv_heads, "head_dim": options.head_dim, "rounds": options.rounds}
-        content = {"bench": "attention", **facts, "settings": settings, **to_dict(results)}
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    found = report(results, facts)
+    settings = {"heads": heads, "kv_heads": kv_heads, "head_dim": options.head_dim, "rounds": options.rounds}
+    found.content["settings"] = settings
+    found.show(machine.console(width_chars=140))
+    found.write(options.out)
     return 0
 
 
@@ -172,8 +167,7 @@ def measure(
     for number in range(rounds):
         if number and time.monotonic() > until:
             break
-        turn = number % len(results)
-        for at in [*range(turn, len(results)), *range(turn)]:
+        for at in rotated(range(len(results)), number):
             if not results[at].skipped:
                 results[at].tflop_per_s.append(results[at].tflop / _seconds(steps[at]))
     return results
@@ -206,69 +200,37 @@ def _seconds(step: Callable[[], Any]) -> float:
 def ratios(result: Result, results: list[Result]) -> list[float]:
     """TFLOP/s as a multiple of the workload's first contender in the same round; empty where that has none."""
     first = next(one for one in results if one.workload == result.workload)
-    return [mine / theirs for mine, theirs in zip(result.tflop_per_s, first.tflop_per_s, strict=False)]
+    return quotients(result.tflop_per_s, first.tflop_per_s)
 
 
-def to_dict(results: list[Result]) -> dict[str, list[dict[str, Any]]]:
+def report(results: list[Result], facts: dict[str, Any]) -> Report:
     """Every round, the medians, and the target: Pallas beside cuDNN, unpacked."""
-    found: list[dict[str, Any]] = []
-    targets: list[dict[str, Any]] = []
-    for result in results:
-        ratio = ratios(result, results)
-        middle = statistics.median(ratio) if ratio else None
-        median = statistics.median(result.tflop_per_s) if result.tflop_per_s else None
-        found.append(asdict(result) | {"median_tflop_per_s": median, "ratio": middle})
-        if result.name == "pallas" and result.workload.startswith("unpacked"):
-            met = None if middle is None else middle >= _GOAL
-            targets.append({"what": f"{result.workload}: x cudnn", "goal": _GOAL, "got": middle, "met": met})
-    return {"results": found, "targets": targets}
-
-
-def _report(results: list[Result], facts: dict[str, object], options: argparse.Namespace, console: Console) -> None:
-    table = Table(title="attention, forward + backward", title_justify="left")
-    table.add_column("workload", no_wrap=True)
-    table.add_column("implementation", no_wrap=True)
-    for head in ("TFLOP", "ms", "TFLOP/s", "x first"):
-        table.add_column(head, justify="right", no_wrap=True)
+    rows, kept, targets = [], [], []
+    notes = [f"skipped: {one.workload} {one.name}: {one.skipped}" for one in results if one.skipped]
     for one in results:
-        if one.skipped or not one.tflop_per_s:
-            table.add_row(one.workload, one.name, "skipped", style="dim")
-            continue
+        ratio = ratios(one, results)
+        figures = {"median_tflop_per_s": median(one.tflop_per_s), "ratio": median(ratio)}
+        kept.append(asdict(one) | figures)
+        if one.name == "pallas" and one.workload.startswith("unpacked"):
+            targets.append(Target(what=f"{one.workload}: x cudnn", goal=_GOAL, got=figures["ratio"]))
         times = [1e3 * one.tflop / speed for speed in one.tflop_per_s]
-        cells = [readable(one.tflop), *(_spread(values) for values in (times, one.tflop_per_s, ratios(one, results)))]
-        table.add_row(one.workload, one.name, *cells)
-    console.print(table)
-    for one in results:
-        if one.skipped:
-            console.print(f"skipped: {one.workload} {one.name}: {one.skipped}", markup=False)
-    for target in to_dict(results)["targets"]:
-        told = {True: "met", False: "NOT MET", None: "not measured"}[target["met"]]
-        console.print(f"target: {target['what']} >= {target['goal']}: {target['got']} {told}", markup=False)
-    console.print(f"device: {facts['device']}", markup=False)
-    console.print(f"{options.rounds} rounds; median (lowest..highest); FLOPs count what the mask leaves.")
-    console.print(f"{facts['date']}, commit {facts['commit']}, {facts['hardware']}, {facts['versions']}", markup=False)
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    return f"{readable(statistics.median(values))} ({readable(min(values))}..{readable(max(values))})"
+        cells = [readable(one.tflop), *map(spread, (times, one.tflop_per_s, ratio))]
+        rows.append([one.workload, one.name, *(cells if one.tflop_per_s else ["skipped"])])
+    return Report(
+        bench="attention", facts=facts, title="attention, forward + backward", num_labels=2,
+        heads=["workload", "implementation", "TFLOP", "ms", "TFLOP/s", "x first"], rows=rows,
+        notes=[*notes, "Median (lowest..highest) of the rounds; FLOPs count what the mask leaves."],
+        targets=targets, content={"results": kept},
+    )  # fmt: skip
 
 
 def _check(options: argparse.Namespace, *, on_gpu: bool) -> list[int]:
     """The row lengths."""
-    for name in ("heads", "kv_heads", "head_dim", "rounds"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}; use 1 or more")
+    check_numbers(options, "heads", "kv_heads", "head_dim", "rounds")
+    check_outputs(options)
     if options.heads % options.kv_heads:
         raise UserError(f"--heads is {options.heads}; use a multiple of --kv-heads, {options.kv_heads}")
-    if options.out and not options.out.parent.is_dir():
-        raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
-    words = (options.tokens or ("8192,32768" if on_gpu else "512")).split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UserError(
-            f"--tokens got {options.tokens!r}; use lengths of 1 or more with commas between, like 8192,32768"
-        )
+    tokens = numbers("tokens", options.tokens or ("8192,32768" if on_gpu else "512"), at_least=1)
     if options.quick:
-        options.rounds, words = 1, [min(words, key=int)]
-    return [int(word) for word in words]
+        options.rounds, tokens = 1, [min(tokens)]
+    return tokens

@@ -11,26 +11,21 @@ compiler is installed (extra `plan`), the temporaries on GPUs that are not here 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from rich.console import Console
-from rich.table import Table
 
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.judge.table import readable
 from nouscoder_jax.bench.kernels import logprobs_memory
 from nouscoder_jax.bench.kernels.logprobs_memory import Logprobs, Memory, Sizes
-from nouscoder_jax.config import UserError
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
+from nouscoder_jax.bench.results import Report, Target, median, quotients, rotated, spread
 from nouscoder_jax.logprobs import WHOLE, plan_chunks, token_logprobs
 from nouscoder_jax.planning.compile import gpu_compiler_missing
 from nouscoder_kernels.linear_logprobs import linear_logprobs
@@ -67,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", default=5, type=int, help="times each implementation has its turn (default: 5)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the temporaries on other GPUs")
     parser.add_argument("--quick", action="store_true", help="1 round, tiny sizes: does it work?")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
+    add_outputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,18 +70,18 @@ def run(options: argparse.Namespace) -> int:
     until = time.monotonic() + _LIMIT_S
     on_gpu = jax.default_backend() == "gpu"
     sizes, budgets = _check(options, on_gpu=on_gpu)
-    console = machine.console(width_chars=140)
     facts = machine.describe(("jax", "jaxlib"))
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "CPU"
     results = measure(contenders(budgets, pallas=on_gpu), sizes, rounds=options.rounds, until=until)
     missing = "left out by --no-memory" if options.no_memory else gpu_compiler_missing()
     function = partial(chunked, logits_mib=MEMORY_LOGITS_MIB)
     memory = [] if missing else [logprobs_memory.compile_for_gpu(function, MEMORY_SIZES, gpu=gpu) for gpu in GPUS]
-    content = {"bench": "logprobs", **facts, "settings": asdict(sizes) | {"logits_mib": budgets}}
-    content |= to_dict(results, memory, on_gpu=on_gpu) | {"memory_missing": missing or None}
-    _report(results, sizes, content, console)
-    if options.out:
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    found = report(results, memory, facts, on_gpu=on_gpu)
+    found.notes += _notes(results, sizes, budgets)
+    found.notes += [f"temporaries on other GPUs: {missing}"] if missing else []
+    found.content |= {"settings": asdict(sizes) | {"logits_mib": budgets}, "memory_missing": missing or None}
+    found.show(machine.console(width_chars=140))
+    found.write(options.out)
     return 0
 
 
@@ -132,8 +127,7 @@ def measure(functions: dict[str, Logprobs], sizes: Sizes, *, rounds: int, until:
     for number in range(rounds):
         if number and time.monotonic() > until:
             break
-        turn = number % len(results)
-        for at in [*range(turn, len(results)), *range(turn)]:
+        for at in rotated(range(len(results)), number):
             if not results[at].skipped:
                 wall_s, cpu_s = steps[at]()
                 results[at].wall_s.append(wall_s)
@@ -161,83 +155,53 @@ def _seconds(step: Callable[..., Any], arrays: tuple[Array, ...]) -> tuple[float
 
 def ratios(result: Result, results: list[Result], figure: str) -> list[float]:
     """`wall_s` or `cpu_s` as a multiple of the first implementation's in the same round; empty where one has none."""
-    return [mine / theirs for mine, theirs in zip(getattr(result, figure), getattr(results[0], figure), strict=False)]
+    return quotients(getattr(result, figure), getattr(results[0], figure))
 
 
-def to_dict(results: list[Result], memory: list[Memory], *, on_gpu: bool) -> dict[str, Any]:
+def report(results: list[Result], memory: list[Memory], facts: dict[str, Any], *, on_gpu: bool) -> Report:
     """Every round, medians of ratios, temporaries, and the targets."""
-    found: list[dict[str, Any]] = []
-    targets: list[dict[str, Any]] = []
-    for result in results:
-        middles = {
-            f"{figure}_ratio": statistics.median(values) if (values := ratios(result, results, figure)) else None
-            for figure in ("wall_s", "cpu_s")
-        }
-        found.append(asdict(result) | middles)
-        if not on_gpu and result.name.startswith("chunked"):
-            got = middles["cpu_s_ratio"]
-            met = None if got is None else got <= GOAL_RATIO
-            targets.append({"what": f"{result.name}: CPU time / plain's", "goal": GOAL_RATIO, "got": got, "met": met})
-    for one in memory:
-        mib = one.temp_bytes / 2**20
-        met = mib <= GOAL_MIB and not one.all_logits
-        targets.append({"what": f"{one.gpu}: MiB of temporaries", "goal": GOAL_MIB, "got": mib, "met": met})
-    return {"results": found, "memory": [asdict(one) for one in memory], "targets": targets}
-
-
-def _report(results: list[Result], sizes: Sizes, content: dict[str, Any], console: Console) -> None:
-    table = Table(title="logprobs and entropy, value and gradients", title_justify="left")
-    table.add_column("implementation", no_wrap=True)
-    for head in ("ms", "CPU ms", "ms / plain's", "CPU / plain's"):
-        table.add_column(head, justify="right", no_wrap=True)
+    rows, kept, targets = [], [], []
     for one in results:
-        if one.skipped:
-            table.add_row(one.name, "skipped", style="dim")
-            continue
+        ratio = {figure: ratios(one, results, figure) for figure in ("wall_s", "cpu_s")}
+        kept.append(asdict(one) | {f"{figure}_ratio": median(values) for figure, values in ratio.items()})
+        if not on_gpu and one.name.startswith("chunked"):
+            what = f"{one.name}: CPU time / plain's"
+            targets.append(Target(what=what, goal=GOAL_RATIO, got=median(ratio["cpu_s"]), at_least=False))
         columns = [[1e3 * value for value in values] for values in (one.wall_s, one.cpu_s)]
-        columns += [ratios(one, results, figure) for figure in ("wall_s", "cpu_s")]
-        table.add_row(one.name, *(_spread(values) for values in columns))
-    console.print(table)
-    for one in results:
-        if one.skipped:
-            console.print(f"skipped: {one.name}: {one.skipped}", markup=False)
-    for mib in content["settings"]["logits_mib"]:
+        rows.append([one.name, *(["skipped"] if one.skipped else map(spread, [*columns, *ratio.values()]))])
+    for one in memory:
+        for what, goal, got in (
+            ("MiB of temporaries", GOAL_MIB, one.temp_bytes / 2**20),
+            ("arrays of all logits", 0, len(one.all_logits)),
+        ):
+            targets.append(Target(what=f"{one.gpu}: {what}", goal=goal, got=got, at_least=False))
+    return Report(
+        bench="logprobs", facts=facts, title="logprobs and entropy, value and gradients",
+        heads=["implementation", "ms", "CPU ms", "ms / plain's", "CPU / plain's"], rows=rows,
+        targets=targets, content={"results": kept, "memory": [asdict(one) for one in memory]},
+    )  # fmt: skip
+
+
+def _notes(results: list[Result], sizes: Sizes, budgets: list[int]) -> list[str]:
+    lines = [f"skipped: {one.name}: {one.skipped}" for one in results if one.skipped]
+    for mib in budgets:
         chunks = plan_chunks(num_tokens=sizes.num_tokens, vocab_rows=sizes.vocab, embed=sizes.embed, logits_mib=mib)
         parts = chunks.num + bool(chunks.tail)
         kept = parts if chunks.kept == chunks.num else chunks.kept
-        console.print(f"chunked {mib} MiB: {parts} chunks of {chunks.rows} words, logits of {kept} kept")
-    for target in content["targets"]:
-        told = {True: "met", False: "NOT MET", None: "not measured"}[target["met"]]
-        got = "-" if target["got"] is None else readable(target["got"])
-        console.print(f"target: {target['what']} <= {target['goal']}: {got} {told}", markup=False)
-    if content["memory_missing"]:
-        console.print(f"temporaries on other GPUs: {content['memory_missing']}", markup=False)
-    console.print(f"{sizes}; {len(results[0].wall_s)} rounds; median (lowest..highest)", markup=False)
-    facts = [str(content[name]) for name in ("date", "commit", "device", "hardware", "versions")]
-    console.print(", ".join(facts), markup=False)
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    return f"{readable(statistics.median(values))} ({readable(min(values))}..{readable(max(values))})"
+        lines.append(f"chunked {mib} MiB: {parts} chunks of {chunks.rows} words, logits of {kept} kept")
+    return [*lines, f"{sizes}; {len(results[0].wall_s)} rounds; median (lowest..highest)"]
 
 
 def _check(options: argparse.Namespace, *, on_gpu: bool) -> tuple[Sizes, list[int]]:
     """Sizes and budgets."""
     options.vocab = options.vocab or (151936 if on_gpu else 18992)
-    for name in ("tokens", "vocab", "embed", "rounds"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use 1 or more")
-    if options.out and not options.out.parent.is_dir():
-        raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
-    words = (options.logits_mib or ("64,512" if on_gpu else "80,64,16")).split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--logits-mib got {options.logits_mib!r}; use MiB, 1 or more, with commas between, like 64,16")
+    check_numbers(options, "tokens", "vocab", "embed", "rounds")
+    check_outputs(options)
+    budgets = numbers("logits-mib", options.logits_mib or ("64,512" if on_gpu else "80,64,16"), at_least=1)
     if options.quick:
-        options.rounds, options.tokens, options.vocab, options.embed, words = 1, 256, 2048, 64, ["1"]
+        options.rounds, options.tokens, options.vocab, options.embed, budgets = 1, 256, 2048, 64, [1]
     dtype = "bfloat16" if on_gpu else "float32"
     sizes = Sizes(
         num_tokens=options.tokens, vocab=options.vocab, embed=options.embed, hidden_dtype=dtype, weight_dtype=dtype
     )
-    return sizes, list(dict.fromkeys(int(word) for word in words))
+    return sizes, budgets

@@ -11,24 +11,27 @@ GPU jax sees, the bench is `gpu`'s.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.update import peers, table, workload
-from nouscoder_jax.bench.update.peers import Contender, ContenderError
-from nouscoder_jax.bench.update.table import Result
+from nouscoder_jax.bench import contenders, machine
+from nouscoder_jax.bench.contenders import Plan, Result, times
+from nouscoder_jax.bench.cpu import cores
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, chosen
+from nouscoder_jax.bench.results import Report, Target, median, plot_spreads, readable, spread
+from nouscoder_jax.bench.update import peers, workload
 from nouscoder_jax.config import UserError
 
-_NOISY_LOAD = 0.5
+TARGETS = {"trl": 2.5, "tunix": 4.5}
+"""Ours should reach this many times their real tokens/s."""
+LARGEST_DIFFERENCE = 1e-4
+"""Of losses, and of gradient norms relative to ours; above it the contenders do not compute the same thing."""
+NAMES = ("ours", "trl", "tunix")
+
 _WARM_UP = 2
 """Steps of each before the first round: tunix's trainer compiles its step twice."""
 _QUICK_SEQUENCES = 16
@@ -47,8 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--gpu", action="store_true", help="1.7B-shaped model on this GPU: TFLOP/s and MFU")
     place.add_argument("--cpu", action="store_true", help="the comparison on the CPU, although jax sees a GPU")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (.png); CPU only")
+    add_outputs(parser, plot=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,98 +62,92 @@ def run(options: argparse.Namespace) -> int:
 
         return gpu.measure(console, quick=options.quick, out=options.out)
     facts = machine.describe(("jax", "flax"))
-    names = [name for name in peers.MODULES if name in _only(options)]
     with tempfile.TemporaryDirectory(prefix="bench-update-") as folder:
-        num_real_tokens = _write_workload(Path(folder), options)
-        pythons = _pythons(options.peers_env)
+        num_tokens = _write_workload(Path(folder), options)
+        plans = _plans(options)
         with cores(options.threads):
-            results, extras = measure_all(
-                names, pythons, Path(folder), rounds=options.rounds, num_threads=options.threads,
-                num_real_tokens=num_real_tokens,
-            )  # fmt: skip
+            results, said = contenders.measure_all(plans, Path(folder), rounds=options.rounds, warm_up=_WARM_UP)
     facts["load_after"] = round(os.getloadavg()[0], 2)
-    return _report(results, extras, facts, options, console)
-
-
-def measure_all(
-    names: list[str], pythons: dict[str, str], folder: Path, *, rounds: int, num_threads: int, num_real_tokens: int
-) -> tuple[list[Result], dict[str, float]]:
-    """Every contender's turns, and what only ours measures. A contender that fails is skipped with the reason."""
-    results = [Result(name=name, num_real_tokens=num_real_tokens) for name in names]
-    extras: dict[str, float] = {}
-    with ExitStack() as stack:
-        contenders: dict[str, Contender] = {}
-        for result in results:
-            if not pythons[result.name]:
-                result.skipped = "no environment given; use --peers-env DIR"
-                continue
-            command = [pythons[result.name], "-m", peers.MODULES[result.name]]
-            contender = Contender(result.name, command, folder, num_threads=num_threads)
-            contenders[result.name] = stack.enter_context(contender)
-        for number in range(-_WARM_UP, rounds):
-            turn = number % len(results)
-            for result in results[turn:] + results[:turn]:
-                if not result.skipped:
-                    _turn(contenders[result.name], result, number=number)
-        if results[0].name == "ours" and not results[0].skipped:
-            extras = contenders["ours"].extras()
-    return results, extras
-
-
-def _turn(contender: Contender, result: Result, *, number: int) -> None:
-    """One step, in round `number`; before round 0 it warms up."""
-    try:
-        if number == -_WARM_UP:
-            contender.wait_ready()
-            result.facts = contender.facts
-        turn = contender.update()
-        (result.turns if number >= 0 else result.warm_up).append(turn)
-        told = f"round {number + 1}" if number >= 0 else "warming up"
-        print(f"{told}: {result.name} took {turn.wall_s:.2f} s, {turn.cpu_s:.2f} CPU s", file=sys.stderr, flush=True)
-    except ContenderError as error:
-        result.skipped, result.turns, result.warm_up = str(error), [], []
-
-
-def _report(
-    results: list[Result], extras: dict[str, float], facts: dict[str, Any], options: argparse.Namespace,
-    console: Console,
-) -> int:  # fmt: skip
-    console.print(table.results_table(results))
-    for result in results:
-        if result.skipped:
-            console.print(f"skipped: {result.name}: {result.skipped}", markup=False)
-        else:
-            console.print(f"{result.name}: {json.dumps(result.facts)}", markup=False)
-    lines, same = table.sameness(results)
-    for line in [*lines, *_extra_lines(results[0], extras), *_target_lines(results)]:
-        console.print(line, markup=False)
-    sizes = f"{results[0].num_real_tokens:,} real tokens, {options.threads} threads, {options.rounds} rounds"
-    console.print(f"{sizes}; median (lowest..highest). `compile s`: not counted.")
-    console.print(f"{facts['date']}, commit {facts['commit']}, {facts['hardware']}, {facts['versions']}", markup=False)
-    if facts["load_before"] > _NOISY_LOAD:
-        console.print(f"NOISY: the load was {facts['load_before']} before the start; trust ratios and CPU time only")
-    if options.out:
-        settings = {name: getattr(options, name) for name in ("rounds", "threads", "row_tokens", "rows", "quick")}
-        content = {"bench": "update", **facts, "settings": settings, "extras": extras}
-        content |= table.to_dict(results)
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    found, same = report(results, said.get("extras", {}), facts)
+    sizes = f"{num_tokens:,} real tokens, {options.threads} threads, {options.rounds} rounds"
+    found.notes.append(f"{sizes}; median (lowest..highest). `compile s`: not counted.")
+    names = ("rounds", "threads", "row_tokens", "rows", "quick")
+    found.content["settings"] = {name: getattr(options, name) for name in names}
+    found.show(console)
+    found.write(options.out)
     if options.plot:
-        table.plot(options.plot, results, title=f"update: {sizes}; {facts['commit']}, {facts['date']}")
+        speeds = {one.name: one.values("tokens_per_s") for one in results if one.turns}
+        title = f"update: {sizes}; {facts['commit']}, {facts['date']}"
+        plot_spreads(options.plot, {"real tokens/s": speeds}, title=title, colors={"ours": "#0b6e4f"})
     return 0 if same else 1
 
 
-def _extra_lines(ours: Result, extras: dict[str, float]) -> Iterator[str]:
-    if extras and ours.turns:
-        wall_s = min(turn.wall_s for turn in ours.turns)
+def differences(ours: Result, other: Result) -> dict[str, float]:
+    """The largest difference of losses, and of gradient norms relative to ours, over the warm-up and all rounds.
+
+    Every step starts from the weights that the step before left, so that equal losses of later steps also mean equal
+    gradients and equal AdamW."""
+    pairs = list(zip([*ours.warm_up, *ours.turns], [*other.warm_up, *other.turns], strict=True))
+    loss = max(abs((mine.loss or 0.0) - (theirs.loss or 0.0)) for mine, theirs in pairs)
+    norm = max(abs(1 - (theirs.grad_norm or 0.0) / (mine.grad_norm or 1.0)) for mine, theirs in pairs)
+    return {"losses": loss, "gradient norms": norm}
+
+
+def report(results: list[Result], extras: dict[str, float], facts: dict[str, Any]) -> tuple[Report, bool]:
+    """A row a contender, the targets; and whether all have computed the same. `extras`: of ours alone."""
+    ours = contenders.find(results, "ours", "update")
+    rows, kept, lines, near = [], [], [], []
+    for one in results:
+        row, content = [one.name, *contenders.cells(one, ours)], contenders.to_dict(one, ours)
+        if one.turns:
+            compile_s = sum(turn.wall_s for turn in one.warm_up) - len(one.warm_up) * min(one.values("wall_s"))
+            first = one.warm_up[0]
+            row += [spread(one.values("wall_s")), readable(compile_s), f"{first.loss:.7f}", f"{first.grad_norm:.5f}"]
+            content["compile_s"] = round(compile_s, 2)
+        if one.turns and ours and one is not ours:
+            apart = differences(ours, one)
+            told, same = contenders.sameness(f"ours and {one.name}", apart, limit=LARGEST_DIFFERENCE)
+            content["largest_loss_difference"], content["largest_grad_norm_difference"] = apart.values()
+            lines.append(told)
+            near.append(same)
+        rows.append(row)
+        kept.append(content)
+    targets = []
+    for name, goal in TARGETS.items():
+        other = contenders.find(results, name, "update")
+        got = median(times(ours, other)) if ours and other else None
+        targets.append(Target(what=f"ours / {name}, real tokens/s", goal=goal, got=got))
+    found = Report(
+        bench="update", facts=facts, title="update", rows=rows, targets=targets,
+        heads=["contender", *contenders.HEADS, "s/update", "compile s", "loss", "grad norm"],
+        notes=[*contenders.notes(results), *lines, *_extra_lines(ours, extras)],
+        content={"extras": extras, "contenders": kept},
+    )  # fmt: skip
+    return found, all(near)
+
+
+def _extra_lines(ours: Result | None, extras: dict[str, float]) -> Iterator[str]:
+    if extras and ours:
+        share = extras["loss_s"] / min(ours.values("wall_s"))
         yield f"ours: packing takes {1e3 * extras['pack_s']:.1f} ms a batch on the host, beside the update"
-        share = extras["loss_s"] / wall_s
         yield f"ours: the objective with its gradient takes {1e3 * extras['loss_s']:.2f} ms, {share:.2%} of an update"
 
 
-def _target_lines(results: list[Result]) -> Iterator[str]:
-    for target in table.targets(results):
-        told = {True: "met", False: "NOT MET", None: "not measured"}[target["met"]]
-        yield f"target: {target['what']} >= {target['goal']}: {target['got'] or ''} {told}"
+def _plans(options: argparse.Namespace) -> list[Plan]:
+    """Every contender that was asked for, ours first."""
+    python = str(peers.peers_python(options.peers_env).absolute()) if options.peers_env else ""
+    plans = [
+        Plan(
+            name=name,
+            command=(sys.executable if name == "ours" else python, "-m", f"nouscoder_jax.bench.update.{name}"),
+            num_threads=options.threads,
+            tasks=("update",),
+            missing="" if name == "ours" or python else "no environment given; use --peers-env DIR",
+            at_the_end="extras" if name == "ours" else "",
+        )
+        for name in NAMES
+    ]
+    return [plan for plan in plans if plan.name in chosen("only", options.only, NAMES)]
 
 
 def _write_workload(folder: Path, options: argparse.Namespace) -> int:
@@ -164,29 +160,10 @@ def _write_workload(folder: Path, options: argparse.Namespace) -> int:
         "row_tokens": options.row_tokens,
         "rows_per_micro_batch": options.rows,
         "trl_rows": options.trl_rows,
+        "num_real_tokens": batch.num_real_tokens,
     }
     workload.write(folder, architecture, batch, settings=settings, seed=0)
     return batch.num_real_tokens
-
-
-def _pythons(peers_env: Path | None) -> dict[str, str]:
-    """The Python of each contender; empty: none."""
-    python = str(peers.peers_python(peers_env).absolute()) if peers_env else ""
-    return {name: sys.executable if name == "ours" else python for name in peers.MODULES}
-
-
-@contextmanager
-def cores(num_cores: int) -> Iterator[None]:
-    """Processes started inside may use the first `num_cores` cores; XLA makes as many threads."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:num_cores])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _sees_gpu() -> bool:
@@ -195,21 +172,11 @@ def _sees_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def _only(options: argparse.Namespace) -> list[str]:
-    return [name.strip() for name in options.only.split(",") if name.strip()] or list(peers.MODULES)
-
-
 def _check(options: argparse.Namespace) -> None:
     if options.quick:
         options.rounds = 1
-    for name in ("rounds", "threads", "row_tokens", "rows", "trl_rows"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}; use 1 or more")
+    check_numbers(options, "rounds", "threads", "row_tokens", "rows", "trl_rows")
+    check_outputs(options)
+    chosen("only", options.only, NAMES)
     if options.row_tokens < workload.LONGEST_TOKENS:
         raise UserError(f"--row-tokens is {options.row_tokens}; use {workload.LONGEST_TOKENS} or more")
-    if unknown := [name for name in _only(options) if name not in peers.MODULES]:
-        raise UserError(f"--only got {' '.join(unknown)}; the contenders are {', '.join(peers.MODULES)}")
-    for name in ("out", "plot"):
-        path = getattr(options, name)
-        if path and not path.parent.is_dir():
-            raise UserError(f"--{name} got {path}; its folder does not exist, make it first")

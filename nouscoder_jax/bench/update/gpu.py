@@ -8,7 +8,6 @@ FLOPs are those of planning.sizes, as MFU counts them: what is computed again do
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
 import time
@@ -19,11 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from nouscoder_jax import sharding
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.judge.table import readable
+from nouscoder_jax.bench.results import Report, Target, readable
 from nouscoder_jax.bench.update.workload import QUICK_ARCHITECTURE
 from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import MeshConfig, TrainConfig, UserError
@@ -102,7 +100,7 @@ def measure(console: Console, *, quick: bool, out: Path | None) -> int:
     device = jax.devices()[0]
     if device.platform != "gpu" and not quick:
         raise UserError(f"--gpu found only {device.platform}; run it on a machine with a GPU and jax[cuda12]")
-    facts = machine.describe(("jax", "flax")) | {"gpu": device.device_kind}
+    facts = machine.describe(("jax", "flax")) | {"device": device.device_kind}
     architecture = QUICK_ARCHITECTURE if quick else find_architecture(MODEL)
     attention = "pallas" if device.platform == "gpu" else "reference"
     end, measured = time.monotonic() + BUDGET_S, []
@@ -111,20 +109,31 @@ def measure(console: Console, *, quick: bool, out: Path | None) -> int:
         measured.append(
             measure_case(case, architecture, attention=attention, peak_flops=peak_flops(device), budget_s=share_s)
         )
-    console.print(_table(measured, num_parameters=parameter_count(architecture)))
-    console.print(f"{facts['date']}, commit {facts['commit']}, {facts['gpu']}, {facts['versions']}", markup=False)
-    for one in measured:
-        told = "not measured" if not one.peak_flops else "met" if one.mfu >= GOAL_MFU else "NOT MET"
-        console.print(f"target: MFU at {one.case.row_tokens} tokens a row >= {GOAL_MFU}: {told}")
-    if out:
-        cases = [
-            dataclasses.asdict(one) | {"tflops_per_s": round(one.tflops_per_s, 2), "mfu": round(one.mfu, 4)}
-            for one in measured
-        ]
-        facts |= {"load_after": round(os.getloadavg()[0], 2)}
-        content = {"bench": "update_gpu", **facts, "architecture": dataclasses.asdict(architecture), "cases": cases}
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    facts["load_after"] = round(os.getloadavg()[0], 2)
+    found = report(measured, facts, num_parameters=parameter_count(architecture))
+    found.content["architecture"] = dataclasses.asdict(architecture)
+    found.show(console)
+    found.write(out)
     return 0
+
+
+def report(measured: list[Measured], facts: dict[str, Any], *, num_parameters: int) -> Report:
+    """A row a case, and its target."""
+    rows, kept, targets = [], [], []
+    for one in measured:
+        case, middle = one.case, statistics.median(one.wall_s)
+        cells = [str(case.row_tokens), f"{case.num_micro_batches} x {case.rows_per_micro_batch}", one.attention]
+        cells += map(readable, (one.compile_s, middle, case.num_tokens / middle, one.tflops_per_s))
+        rows.append([*cells, f"{one.mfu:.1%}" if one.peak_flops else "-"])
+        figures = {"tflops_per_s": round(one.tflops_per_s, 2), "mfu": round(one.mfu, 4)}
+        kept.append(dataclasses.asdict(one) | figures)
+        got = one.mfu if one.peak_flops else None
+        targets.append(Target(what=f"MFU at {case.row_tokens} tokens a row", goal=GOAL_MFU, got=got))
+    return Report(
+        bench="update_gpu", facts=facts, title=f"update, {num_parameters / 1e9:.3g}B parameters", num_labels=3,
+        heads=["row tokens", "rows", "attention", "compile s", "s/update", "tokens/s", "TFLOP/s", "MFU"],
+        rows=rows, targets=targets, content={"cases": kept},
+    )  # fmt: skip
 
 
 def measure_case(
@@ -195,16 +204,3 @@ def peak_flops(device: Any) -> float:
     """Dense bf16 FLOP/s of a GPU whose name holds that of one we know; 0 for others."""
     kind = device.device_kind.lower()
     return next((find_gpu(name).peak_flops for name in ("b200", "h200", "h100") if name in kind), 0.0)
-
-
-def _table(measured: list[Measured], *, num_parameters: int) -> Table:
-    table = Table(title=f"update, {num_parameters / 1e9:.3g}B parameters", title_justify="left")
-    for head in ("row tokens", "rows", "attention", "compile s", "s/update", "tokens/s", "TFLOP/s", "MFU"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in measured:
-        middle = statistics.median(one.wall_s)
-        rows = f"{one.case.num_micro_batches} x {one.case.rows_per_micro_batch}"
-        cells = [str(one.case.row_tokens), rows, one.attention, readable(one.compile_s), readable(middle)]
-        cells += [readable(one.case.num_tokens / middle), readable(one.tflops_per_s)]
-        table.add_row(*cells, f"{one.mfu:.1%}" if one.peak_flops else "-")
-    return table

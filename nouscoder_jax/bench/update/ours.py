@@ -1,6 +1,6 @@
 """This project as a contender of `bench.py update`: packed rows through `training.update.make_update`.
 
-In: the folder of the workload. Out: turns (`worker`), and with "extras" what packing and the loss itself cost.
+In: the folder of the workload. Out: answers to "update", and to "extras" what packing and the loss itself cost.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from nouscoder_jax import sharding
-from nouscoder_jax.bench.update.worker import Step, serve
 from nouscoder_jax.bench.update.workload import make_config, read_batch, to_experiences
+from nouscoder_jax.bench.worker import Answers, serve, timed
 from nouscoder_jax.experience.packing import pack
 from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.training.objective import make_objective
@@ -32,8 +32,8 @@ _REPEATS = 20
 class Ours:
     """The state of training, and the workload's batch in packed rows."""
 
-    def make(self, folder: Path) -> tuple[dict[str, Any], Step]:
-        """Reads the folder; the step."""
+    def make(self, folder: Path) -> tuple[dict[str, Any], Answers]:
+        """Reads the folder; what it can be asked."""
         settings = json.loads((folder / "settings.json").read_text())
         config = self.config = make_config(settings)
         architecture, model = load_model(folder / "model")
@@ -43,12 +43,13 @@ class Ours:
         self.batch, self.num_micro_batches = self.pack()
         update = make_update(config, architecture, mesh, loss_name=config.loss.name)
 
-        def step() -> tuple[float, float]:
+        def step() -> dict[str, Any]:
             self.state, metrics = update(self.state, self.batch, self.num_micro_batches, None)
             jax.block_until_ready(self.state)
-            return metrics["loss"], metrics["grad_norm"]
+            figures = {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+            return figures | {"num_tokens": settings["num_real_tokens"]}
 
-        return self.facts(), step
+        return self.facts(), {"update": lambda: timed(step), "extras": self.extras}
 
     def pack(self) -> tuple[Batch, int]:
         """The batch, and how many of its micro-batches hold anything."""
@@ -101,5 +102,4 @@ def _median_s(function: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    ours = Ours()
-    serve(ours.make, ours.extras)
+    serve(Ours().make)

@@ -1,6 +1,6 @@
 """TRL as a contender of `bench.py update`: GRPOTrainer's own loss on padded rows, backward, clipping, AdamW.
 
-In: the folder of the workload. Out: turns (`worker`). Runs in the peers' environment.
+In: the folder of the workload. Out: answers to "update". Runs in the peers' environment.
 
 The trainer is made as its users make it and then given a batch that stands for what it would have generated itself.
 What its `training_step` does with such a batch is done here by its own parts: `compute_loss`, `accelerator.backward`,
@@ -24,10 +24,10 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from nouscoder_jax.bench.update.worker import Step, serve
+from nouscoder_jax.bench.worker import Answers, serve, timed
 
 
-def make(folder: Path) -> tuple[dict[str, Any], Step]:
+def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     """The trainer with the workload's weights, and its optimizer step."""
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
@@ -42,7 +42,7 @@ def make(folder: Path) -> tuple[dict[str, Any], Step]:
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = num_micro_batches
 
-    def step() -> tuple[float, float]:
+    def step() -> dict[str, Any]:
         loss = 0.0
         for inputs in micro_batches:
             part = trainer.compute_loss(model, inputs)
@@ -51,10 +51,10 @@ def make(folder: Path) -> tuple[dict[str, Any], Step]:
         norm = trainer.accelerator.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
         trainer.optimizer.step()
         model.zero_grad()
-        return loss, float(norm)
+        return {"loss": loss, "grad_norm": float(norm), "num_tokens": settings["num_real_tokens"]}
 
     facts = {"rows_per_micro_batch": rows, "versions": {n: importlib.metadata.version(n) for n in ("trl", "torch")}}
-    return facts | {"attention": model.config._attn_implementation}, step
+    return facts | {"attention": model.config._attn_implementation}, {"update": lambda: timed(step)}
 
 
 def _make_trainer(folder: Path, settings: dict[str, Any], *, rows: int, num_micro_batches: int) -> GRPOTrainer:
@@ -109,4 +109,4 @@ def _inputs(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tens
 
 
 if __name__ == "__main__":
-    serve(make, None)
+    serve(make)

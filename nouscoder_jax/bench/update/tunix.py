@@ -1,6 +1,6 @@
 """google-tunix as a contender of `bench.py update`: its Qwen3, its GRPO loss, its trainer's jitted train step.
 
-In: the folder of the workload. Out: turns (`worker`). Runs in the peers' environment.
+In: the folder of the workload. Out: answers to "update". Runs in the peers' environment.
 
 tunix takes packed rows too, but only its TPU attention kernel looks at segments, so that on a CPU its rows are padded.
 One micro-batch: its trainer averages the token means of micro-batches, which is another loss than the batch's.
@@ -25,10 +25,10 @@ from tunix.rl.grpo.dapo_learner import DAPOConfig
 from tunix.rl.trainer import Trainer
 from tunix.sft.peft_trainer import TrainingConfig
 
-from nouscoder_jax.bench.update.worker import Step, serve
+from nouscoder_jax.bench.worker import Answers, serve, timed
 
 
-def make(folder: Path) -> tuple[dict[str, Any], Step]:
+def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     """The trainer with the workload's weights, and its train step."""
     settings = json.loads((folder / "settings.json").read_text())
     config = json.loads((folder / "model" / "config.json").read_text())
@@ -59,13 +59,13 @@ def make(folder: Path) -> tuple[dict[str, Any], Step]:
     train_step, _ = trainer.jit_train_and_eval_step()
     example = _example(folder)
 
-    def step() -> tuple[float, float]:
+    def step() -> dict[str, Any]:
         out = train_step(example)
         jax.block_until_ready(jax.tree.leaves(trainer.optimizer))
-        return float(out[0]), float(out[2])
+        return {"loss": float(out[0]), "grad_norm": float(out[2]), "num_tokens": settings["num_real_tokens"]}
 
     versions = {name: importlib.metadata.version(name) for name in ("google-tunix", "jax", "flax")}
-    return {"rows_per_micro_batch": len(example.advantages), "versions": versions}, step
+    return {"rows_per_micro_batch": len(example.advantages), "versions": versions}, {"update": lambda: timed(step)}
 
 
 def _model_config(config: dict[str, Any]) -> ModelConfig:
@@ -99,4 +99,4 @@ def _example(folder: Path) -> common.TrainExample:
 
 
 if __name__ == "__main__":
-    serve(make, None)
+    serve(make)

@@ -12,11 +12,9 @@ ratio compares within a round. The conversions run under `ulimit -v`, which ends
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.judge.table import readable
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs
+from nouscoder_jax.bench.results import Report, Target, median, quotients, spread
 from nouscoder_jax.bench.weights.random_folder import hash_of, write_random
 from nouscoder_jax.config import UserError
 from nouscoder_jax.planning.sizes import find_architecture
@@ -65,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", default=3, type=int, help="times each contender has its turn (default: 3)")
     parser.add_argument("--cold", action="store_true", help="empty the page cache before each turn (root)")
     parser.add_argument("--quick", action="store_true", help="1 round, the tiny policy's shape: does it work?")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
+    add_outputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,11 +88,15 @@ def run(options: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     settings = {"size": "tiny" if options.quick else options.size, "bytes": num_bytes, "cold": options.cold}
-    content = {"bench": "convert", **facts, "settings": settings, "load_after": round(os.getloadavg()[0], 2)}
-    content |= to_dict(results, num_bytes=num_bytes, same=same)
-    _report(results, content, console)
-    if options.out:
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    facts["load_after"] = round(os.getloadavg()[0], 2)
+    found = report(results, facts, num_bytes=num_bytes, same=same)
+    found.content["settings"] = settings
+    cache = "sources read from the disk" if options.cold else "sources in the page cache as far as it goes"
+    found.notes.append(
+        f"{num_bytes / 1e9:.2f} GB bf16, shape of Qwen3-{settings['size']}; {cache}, results on the disk"
+    )
+    found.show(console)
+    found.write(options.out)
     return 0
 
 
@@ -161,60 +161,33 @@ def _convert(direction: str, source: Path, target: Path) -> subprocess.Popen[byt
 def ratios(result: Result, results: list[Result]) -> list[float]:
     """GB/s as a multiple of cp's in the same round."""
     cp = next(one for one in results if one.name == f"cp + sync ({result.name})")
-    return [theirs / mine for mine, theirs in zip(result.wall_s, cp.wall_s, strict=True)]
+    return quotients(cp.wall_s, result.wall_s)
 
 
-def to_dict(results: list[Result], *, num_bytes: int, same: bool) -> dict[str, Any]:
+def report(results: list[Result], facts: dict[str, Any], *, num_bytes: int, same: bool) -> Report:
     """Every round, medians, and the targets."""
-    found = [asdict(one) | {"gb_per_s": num_bytes / 1e9 / statistics.median(one.wall_s)} for one in results]
-    targets = [{"what": "every file back to the byte", "goal": True, "got": same, "met": same}]
+    gigabytes = num_bytes / 1e9
+    rows, kept, targets = [], [], [Target(what="every file back to the byte", goal=True, got=same)]
     for one in results:
+        speeds = [gigabytes / value for value in one.wall_s]
+        kept.append(asdict(one) | {"gb_per_s": median(speeds)})
+        cells = [spread(speeds), spread([value / gigabytes for value in one.cpu_s]), "", ""]
         if one.name in (FROM_HF, TO_HF):
-            got, peak = statistics.median(ratios(one, results)), max(one.peak_mib) / 1024
-            targets.append({"what": f"{one.name}: GB/s / cp's, at least", "goal": GOAL_RATIO, "got": got})
-            targets[-1]["met"] = got >= GOAL_RATIO
-            targets.append({"what": f"{one.name}: peak GiB, at most", "goal": GOAL_GIB, "got": peak})
-            targets[-1]["met"] = peak <= GOAL_GIB
-    return {"results": found, "targets": targets}
-
-
-def _report(results: list[Result], content: dict[str, Any], console: Console) -> None:
-    gigabytes = content["settings"]["bytes"] / 1e9
-    table = Table(title="conversion", title_justify="left")
-    table.add_column("what", no_wrap=True)
-    for head in ("GB/s", "CPU s / GB", "peak MiB", "GB/s / cp's"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in results:
-        ours = one.name in (FROM_HF, TO_HF)
-        columns = [[gigabytes / value for value in one.wall_s], [value / gigabytes for value in one.cpu_s]]
-        columns += [one.peak_mib if ours else [], ratios(one, results) if ours else []]
-        table.add_row(one.name, *(_spread(values) if values else "" for values in columns))
-    console.print(table)
-    for target in content["targets"]:
-        got = target["got"] if isinstance(target["got"], bool) else readable(target["got"])
-        told = "met" if target["met"] else "NOT MET"
-        console.print(f"target: {target['what']} {target['goal']}: {got} {told}", markup=False)
-    cache = (
-        "sources read from the disk" if content["settings"]["cold"] else "sources in the page cache as far as it goes"
-    )
-    console.print(
-        f"{gigabytes:.2f} GB bf16, shape of Qwen3-{content['settings']['size']}; {len(results[0].wall_s)} rounds; "
-        f"median (lowest..highest); {cache}, results on the disk",
-        markup=False,
-    )
-    facts = [str(content[name]) for name in ("date", "commit", "hardware", "versions", "load_before", "load_after")]
-    console.print(", ".join(facts), markup=False)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{readable(statistics.median(values))} ({readable(min(values))}..{readable(max(values))})"
+            ratio, peak = ratios(one, results), max(one.peak_mib) / 1024
+            cells[2:] = [spread(one.peak_mib), spread(ratio)]
+            targets.append(Target(what=f"{one.name}: GB/s / cp's", goal=GOAL_RATIO, got=median(ratio)))
+            targets.append(Target(what=f"{one.name}: peak GiB", goal=GOAL_GIB, got=peak, at_least=False))
+        rows.append([one.name, *cells])
+    return Report(
+        bench="convert", facts=facts, title="conversion",
+        heads=["what", "GB/s", "CPU s / GB", "peak MiB", "GB/s / cp's"], rows=rows, targets=targets,
+        content={"results": kept}, notes=["Median (lowest..highest) of the rounds."],
+    )  # fmt: skip
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.rounds < 1:
-        raise UserError(f"--rounds is {options.rounds}; use 1 or more")
-    if options.out and not options.out.parent.is_dir():
-        raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
+    check_numbers(options, "rounds")
+    check_outputs(options)
     if options.cold:
         try:
             with suppress(FileNotFoundError):

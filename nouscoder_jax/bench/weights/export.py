@@ -14,11 +14,9 @@ what remains for the host where a GPU does it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
@@ -32,11 +30,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.judge.table import readable
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs
+from nouscoder_jax.bench.results import Report, Target, median, quotients, rotated, spread
 from nouscoder_jax.bench.weights import reload
 from nouscoder_jax.config import UserError
 from nouscoder_jax.manifest import check_files, read_manifest
@@ -72,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", default=5, type=int, help="times each contender has its turn (default: 5)")
     parser.add_argument("--sglang-python", default="", metavar="PYTHON", help="also: a CPU server takes the weights")
     parser.add_argument("--quick", action="store_true", help="1 round, a tiny model: does it work?")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every round as JSON")
+    add_outputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,13 +96,14 @@ def run(options: argparse.Namespace) -> int:
                 say=status.update,
             )
     settings = {"layers": options.layers, "dtype": options.dtype, "bytes": num_bytes, "files": len(manifest.files)}
-    content = {"bench": "export", **facts, "settings": settings} | to_dict(results, num_bytes=num_bytes)
-    _report(results, content, console)
+    found = report(results, facts, num_bytes=num_bytes)
+    found.content["settings"] = settings
+    found.notes.append(f"{num_bytes / 1e9:.2f} GB {options.dtype} in {len(manifest.files)} files")
     if reloaded:
-        content["reload"] = reload.to_dict(reloaded)
-        console.print(reload.told(reloaded), markup=False)
-    if options.out:
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        found.content["reload"] = asdict(reloaded)
+        found.notes.append(reload.told(reloaded))
+    found.show(console)
+    found.write(options.out)
     return 0
 
 
@@ -205,8 +203,7 @@ def measure(
     for number in range(rounds):
         if number and time.monotonic() > until:
             break
-        turn = number % len(results)
-        for result in [*results[turn:], *results[:turn]]:
+        for result in rotated(results, number):
             say(f"round {number + 1} of {rounds}: {result.name}")
             if result.name in (CP, READY):
                 shutil.rmtree(folder / result.name, ignore_errors=True)
@@ -226,62 +223,31 @@ def _cpu_s() -> float:
 def ratios(result: Result, results: list[Result]) -> list[float]:
     """GB/s as a multiple of cp's in the same round."""
     (cp,) = (one for one in results if one.name == CP)
-    return [theirs / mine for mine, theirs in zip(result.wall_s, cp.wall_s, strict=True)]
+    return quotients(cp.wall_s, result.wall_s)
 
 
-def to_dict(results: list[Result], *, num_bytes: int) -> dict[str, Any]:
+def report(results: list[Result], facts: dict[str, Any], *, num_bytes: int) -> Report:
     """Every round, medians, and the target."""
-    found = []
+    gigabytes = num_bytes / 1e9
+    rows, kept, targets = [], [], []
     for one in results:
-        found.append(
-            asdict(one)
-            | {
-                "gb_per_s": num_bytes / 1e9 / statistics.median(one.wall_s),
-                "cpu_s_per_gb": statistics.median(one.cpu_s) / (num_bytes / 1e9),
-                "cp_ratio": statistics.median(ratios(one, results)),
-            }
-        )
-    targets = []
-    for one in found:
-        if one["name"] in (EXPORT, READY):
-            got = one["cp_ratio"]
-            what = f"{one['name']}: GB/s / cp's"
-            targets.append({"what": what, "goal": GOAL_RATIO, "got": got, "met": got >= GOAL_RATIO})
-    return {"results": found, "targets": targets}
-
-
-def _report(results: list[Result], content: dict[str, Any], console: Console) -> None:
-    gigabytes = content["settings"]["bytes"] / 1e9
-    table = Table(title="weights to the disk", title_justify="left")
-    table.add_column("what", no_wrap=True)
-    for head in ("GB/s", "CPU s / GB", "GB/s / cp's"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in results:
-        columns = [[gigabytes / value for value in one.wall_s], [value / gigabytes for value in one.cpu_s]]
-        table.add_row(one.name, *(_spread(values) for values in (*columns, ratios(one, results))))
-    console.print(table)
-    for target in content["targets"]:
-        told = "met" if target["met"] else "NOT MET"
-        console.print(f"target: {target['what']} >= {target['goal']}: {readable(target['got'])} {told}", markup=False)
-    settings = content["settings"]
-    console.print(
-        f"{gigabytes:.2f} GB {settings['dtype']} in {settings['files']} files; {len(results[0].wall_s)} rounds; median "
-        "(lowest..highest); sources in the page cache, results on the disk",
-        markup=False,
-    )
-    facts = [str(content[name]) for name in ("date", "commit", "device", "hardware", "versions", "load_before")]
-    console.print(", ".join(facts), markup=False)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{readable(statistics.median(values))} ({readable(min(values))}..{readable(max(values))})"
+        figures = [[gigabytes / value for value in one.wall_s], [value / gigabytes for value in one.cpu_s]]
+        figures.append(ratios(one, results))
+        rows.append([one.name, *map(spread, figures)])
+        middles = [median(values) for values in figures]
+        names = ("gb_per_s", "cpu_s_per_gb", "cp_ratio")
+        kept.append(asdict(one) | dict(zip(names, middles, strict=True)))
+        if one.name in (EXPORT, READY):
+            targets.append(Target(what=f"{one.name}: GB/s / cp's", goal=GOAL_RATIO, got=middles[-1]))
+    return Report(
+        bench="export", facts=facts, title="weights to the disk",
+        heads=["what", "GB/s", "CPU s / GB", "GB/s / cp's"], rows=rows, targets=targets, content={"results": kept},
+        notes=["Median (lowest..highest) of the rounds; sources in the page cache, results on the disk."],
+    )  # fmt: skip
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("layers", "rounds"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use 1 or more")
-    if options.out and not options.out.parent.is_dir():
-        raise UserError(f"--out got {options.out}; its folder does not exist, make it first")
+    check_numbers(options, "layers", "rounds")
+    check_outputs(options)
     if options.quick:
         options.rounds, options.layers = 1, 2

@@ -7,7 +7,6 @@ export's end to the next version being served, checked; tokens/s before, while f
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -147,8 +146,3 @@ def told(reload: Reload) -> str:
         f"tokens/s of the server: {reload.tokens_per_s:.0f} before, {reload.tokens_per_s_export:.0f} while the next "
         f"version was written ({reload.export_s:.2f} s), {reload.tokens_per_s_reload:.0f} while it was loaded"
     )
-
-
-def to_dict(reload: Reload) -> dict[str, float]:
-    """The result as JSON values."""
-    return dataclasses.asdict(reload)
