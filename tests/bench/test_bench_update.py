@@ -91,6 +91,17 @@ def test_packed_rows_hold_every_completion_token_with_its_logprob_and_advantage(
     assert sorted(zip(*padded, strict=True)) == sorted(zip(*rows, strict=True))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        workload.make_config(workload.SETTINGS | {"row_tokens": 1024, "rows_per_micro_batch": 4}),
+        gpu.make_config(gpu.QUICK_CASES[0], attention="reference"),
+    ],
+)
+def test_no_limit_on_drift_keeps_updates_of_made_up_logprobs_from_being_applied(config):
+    assert (config.loss.max_drift_mean, config.loss.max_drift) == (0.0, 0.0)
+
+
 def test_a_child_answers_requests_and_what_its_libraries_print_is_no_answer(tmp_path):
     with Worker("trl", fake(), tmp_path, {}) as child:
         assert child.wait_ready() == {"versions": {}}

@@ -175,7 +175,9 @@ def make_config(case: Case, *, attention: str) -> TrainConfig:
         model=dataclasses.replace(config.model, attention=attention, compute_dtype="bfloat16", remat="layer"),
         data=dataclasses.replace(config.data, max_prompt_tokens=case.row_tokens // 2),
         rollout=dataclasses.replace(config.rollout, max_completion_tokens=case.row_tokens // 2),
-        loss=dataclasses.replace(config.loss, old_logprobs="behavior", correction="none", max_ratio=0.0),
+        loss=dataclasses.replace(
+            config.loss, old_logprobs="behavior", correction="none", max_ratio=0.0, max_drift_mean=0.0, max_drift=0.0
+        ),
         experience=dataclasses.replace(
             config.experience, row_tokens=case.row_tokens, rows_per_micro_batch=case.rows_per_micro_batch
         ),

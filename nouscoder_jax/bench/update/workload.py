@@ -171,8 +171,14 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
             row_tokens=settings["row_tokens"],
             rows_per_micro_batch=settings["rows_per_micro_batch"],
         ),
+        # The workload's old logprobs are not those of the policy: with a limit on drift, no update would be applied.
         loss=dataclasses.replace(
-            config.loss, name="dapo", clip_low=settings["clip_low"], clip_high=settings["clip_high"]
+            config.loss,
+            name="dapo",
+            clip_low=settings["clip_low"],
+            clip_high=settings["clip_high"],
+            max_drift_mean=0.0,
+            max_drift=0.0,
         ),
         optimizer=dataclasses.replace(
             config.optimizer, warmup_updates=0, **{name: settings[name] for name in _OPTIMIZER_FIELDS}
