@@ -102,6 +102,8 @@ class Report:
     """Cells as in `heads`; a row that ends early is of something that was not measured."""
     num_labels: int = 1
     """Columns on the left that are names."""
+    remark: bool = False
+    """Whether the last column is a sentence."""
     notes: list[str] = field(default_factory=list)
     """Sentences below the table."""
     targets: list[Target] = field(default_factory=list)
@@ -110,7 +112,14 @@ class Report:
 
     def show(self, console: Console) -> None:
         """The table, the notes, the targets, where it was measured."""
-        console.print(console_table(self.title, self.heads, self.rows, num_labels=self.num_labels))
+        table = Table(title=self.title, title_justify="left")
+        for number, head in enumerate(self.heads):
+            is_remark = self.remark and number == len(self.heads) - 1
+            is_text = is_remark or number < self.num_labels
+            table.add_column(head, justify="left" if is_text else "right", no_wrap=not is_remark)
+        for row in self.rows:
+            table.add_row(*row, style="dim" if len(row) < len(self.heads) else "")
+        console.print(table)
         for line in [*self.notes, *(target.line() for target in self.targets)]:
             console.print(line, markup=False, soft_wrap=True)
         if "hardware" in self.facts:
@@ -132,22 +141,14 @@ class Report:
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def console_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1) -> Table:
-    """Labels on the left, figures on the right; a row that ends early is dim."""
-    table = Table(title=title, title_justify="left")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < num_labels else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row, style="dim" if len(row) < len(heads) else "")
-    return table
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1) -> str:
-    """The same in Markdown."""
-    marks = ["---" if number < num_labels else "---:" for number in range(len(heads))]
-    lines = [heads, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], f"|{'|'.join(marks)}|", *text[1:]])
+def markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1, remark: bool = False
+) -> str:
+    """Labels on the left, figures on the right, and a last column of sentences where there are remarks."""
+    figures = range(num_labels, len(heads) - remark)
+    marks = ["---:" if number in figures else "---" for number in range(len(heads))]
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([head, f"|{'|'.join(marks)}|", *lines])
 
 
 @contextmanager
