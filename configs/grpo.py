@@ -112,7 +112,7 @@ def get_config() -> TrainConfig:
         ),
         verifier=VerifierConfig(
             backend="docker",
-            docker_hosts=(),  # [O] the engine of DOCKER_HOST
+            docker_hosts=(),  # [O] the host of DOCKER_HOST
             image="nouscoder-verifier",
             runtime="",
             num_workers=100,  # [N] a semaphore of 100

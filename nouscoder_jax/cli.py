@@ -61,18 +61,21 @@ def make_parser(description: str, *, default_config: str) -> argparse.ArgumentPa
     return parser
 
 
-def load(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[TrainConfig, argparse.Namespace]:
+def load(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, run_option: str = "resume"
+) -> tuple[TrainConfig, argparse.Namespace]:
     """The config that argv asks for, and the script's own options.
 
-    A script option `--resume RUN_DIR`, where the parser has one and argv gives it, takes RUN_DIR/config.json in place
-    of the config file; overrides count on top of it. `--help` prints and exits with 0. Raises UserError.
+    `run_option`: the name of a script option that takes a run folder. Where the parser has it and argv gives it,
+    RUN_DIR/config.json counts in place of the config file; overrides count on top of it. `--help` prints and exits with
+    0. Raises UserError.
     """
     options, overrides = parser.parse_known_args(list(argv))
-    resume = getattr(options, "resume", None)
-    if resume:
+    run_dir = getattr(options, run_option, None)
+    if run_dir:
         if any(argument == "--config" or argument.startswith("--config=") for argument in argv):
-            raise UserError(f"got --config and --resume {resume}; a resumed run keeps its own config: drop --config")
-        base = _stored_config(Path(resume))
+            raise UserError(f"got --config and --{run_option} {run_dir}; a run keeps its own config: drop --config")
+        base = _stored_config(Path(run_dir), run_option)
     else:
         base = load_config_file(Path(options.config))
     if options.help:
@@ -202,10 +205,10 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         return 130
 
 
-def _stored_config(run_dir: Path) -> TrainConfig:
+def _stored_config(run_dir: Path, option: str) -> TrainConfig:
     path = run_dir / "config.json"
     if not path.is_file():
-        raise UserError(f"{run_dir} holds no run (no config.json); give --resume the folder that a run has written")
+        raise UserError(f"{run_dir} holds no run (no config.json); give --{option} the folder that a run has written")
     config = TrainConfig.from_json(path.read_text(encoding="utf-8"))
     return dataclasses.replace(config, run_dir=str(run_dir))
 

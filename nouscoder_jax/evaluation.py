@@ -21,19 +21,10 @@ from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import extract_program
 from nouscoder_jax.rollout.sampler import cancel, sample_group
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
-from nouscoder_jax.verifier import pool as verifier
-from nouscoder_jax.verifier.extract import extract_program
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Whatever turns a program into a verdict, e.g. a pool of sandboxes."""
-
-    async def judge(self, problem: Problem, program: str | None) -> Verdict:
-        """The verdict; outcome no_program for None. Raises JudgeError when the judge itself failed."""
-        ...
+from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +186,7 @@ async def evaluate_directory(
     problems = read_problems(config.data.held_out)
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
-    judge = verifier.Judge(
-        verifier.make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line
-    )
+    judge = SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line)
     try:
         line(f"judge: {judge.name}")
         if left_out:

@@ -1,6 +1,6 @@
 """Every carrier between stages: what one module hands to the next.
 
-In: nothing. Out: frozen, slotted, keyword-only dataclasses of host values, and `Batch`, the one carrier of arrays.
+Frozen, slotted, keyword-only dataclasses of host values, and `Batch`, the one carrier of arrays.
 Standard library, NumPy and jaxtyping only (jaxtyping does not import jax). Siblings share nothing but this file.
 """
 
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float32, Int32
 
 
 class JudgeError(Exception):
-    """The judge failed, not the program: engine gone, sandbox could not start, runner dead before the program began.
-    Retried; then the rollout is not trainable. Never a reward."""
+    """The judge failed, not the program: Docker host gone, sandbox could not start, runner dead before the program
+    began. Retried; then the rollout is not trainable. Never a reward."""
 
 
 class EngineError(Exception):

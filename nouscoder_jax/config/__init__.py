@@ -1,6 +1,6 @@
 """Every knob of a run: frozen, typed, validated.
 
-In: nothing. Out: `TrainConfig`, built by `configs/NAME.py`, overridden on the command line (`nouscoder_jax.cli`).
+`TrainConfig` is built by `configs/NAME.py` and overridden on the command line (`nouscoder_jax.cli`).
 Standard library only, so that reading a config never imports jax. No module below this one gives a knob a default.
 """
 

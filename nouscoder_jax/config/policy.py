@@ -1,6 +1,6 @@
 """Knobs of the policy and its training: model, mesh, objective, optimizer.
 
-In: nothing. Out: frozen, validated sections of TrainConfig.
+Frozen, validated sections of TrainConfig.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Knobs of everything before an update: problems, completions, servers, judge, batches.
 
-In: nothing. Out: frozen, validated sections of TrainConfig.
+Frozen, validated sections of TrainConfig.
 """
 
 from __future__ import annotations
@@ -188,17 +188,17 @@ class VerifierConfig:
     """How programs are run and judged."""
 
     backend: Literal["auto", "docker", "local"]
-    """docker: containers of a Docker Engine. local: namespaces and rlimits (weaker). auto: docker where an engine
-    answers, else local."""
+    """docker: containers of a Docker host. local: namespaces and rlimits (weaker). auto: docker where a host answers,
+    else local."""
     docker_hosts: tuple[str, ...]
-    """Docker engines that share the programs, each as DOCKER_HOST takes it (unix:///path, tcp://host:port,
+    """Docker hosts that share the programs, each as DOCKER_HOST takes it (unix:///path, tcp://host:port,
     ssh://user@host). Empty: the one of DOCKER_HOST."""
     image: str
     """Docker image with a Python 3; made from this machine's own Python where it does not exist."""
     runtime: str
-    """OCI runtime that Docker uses (runc, crun, runsc); empty: the engine's default."""
+    """OCI runtime that Docker uses (runc, crun, runsc); empty: the host's default."""
     num_workers: int
-    """Programs that are judged at the same time, over all engines."""
+    """Programs that are judged at the same time, over all Docker hosts."""
     rollouts_per_sandbox: int
     """Rollouts that one container, or local runner, judges before it is thrown away; after each test it kills and wipes
     whatever is left, and is thrown away at once where that fails. 1: a fresh one a rollout."""
@@ -215,7 +215,7 @@ class VerifierConfig:
     max_retries: int
     """Times a judge failure is tried again in another sandbox before the rollout becomes untrainable."""
     outage_limit_s: float
-    """Seconds the judge waits for an engine that is gone before the run stops."""
+    """Seconds the judge waits for a Docker host that is gone before the run stops."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "rollouts_per_sandbox", "memory_limit_mib", "output_limit_mib", "max_processes"):
@@ -232,7 +232,7 @@ class VerifierConfig:
         check(self.outage_limit_s > 0, f"verifier.outage_limit_s is {self.outage_limit_s}; use more than 0")
         check(
             len(set(self.docker_hosts)) == len(self.docker_hosts),
-            f"verifier.docker_hosts names an engine twice: {' '.join(self.docker_hosts)}; name each once",
+            f"verifier.docker_hosts names a host twice: {' '.join(self.docker_hosts)}; name each once",
         )
 
 

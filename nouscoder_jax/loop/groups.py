@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.pipeline import ProblemStream
-from nouscoder_jax.evaluation import Judge
 from nouscoder_jax.experience.filters import GroupFate, judge_group
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import extract_program
 from nouscoder_jax.rollout.sampler import cancel, sample_group
 from nouscoder_jax.types import Experience, JudgeError, Problem, Prompt, Rollout, Verdict
-from nouscoder_jax.verifier.extract import extract_program
+from nouscoder_jax.verifier.judge import Judge
 
 
 class Draw(NamedTuple):

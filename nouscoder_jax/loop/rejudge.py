@@ -23,12 +23,11 @@ from rich.console import Console
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
-from nouscoder_jax.evaluation import Judge
 from nouscoder_jax.loop.rejudge_effects import Change, StepEffects, Totals, step_effects
 from nouscoder_jax.loop.stored import StoredRollout, StoredStep, read_config, read_step, stored_steps
 from nouscoder_jax.types import JudgeError, Problem, Verdict
-from nouscoder_jax.verifier import pool
-from nouscoder_jax.verifier.labels import changed, progress_bar
+from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
+from nouscoder_jax.verifier.labelled import changed, progress_bar
 
 LINES_SHOWN = 50
 """Changed verdicts told on the console; the file has all of them."""
@@ -57,8 +56,8 @@ def rejudge(
     numbers = stored_steps(run_dir, first=steps[0], last=steps[1])
 
     async def run() -> Totals:
-        judge = pool.Judge(
-            pool.make_sandbox(config.verifier),
+        judge = SandboxJudge(
+            make_sandbox(config.verifier),
             config.verifier,
             stop_at_first_failure=stop_at_first_failure,
             say=console.print,

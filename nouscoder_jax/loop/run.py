@@ -43,12 +43,12 @@ from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.extract import extract_program
 from nouscoder_jax.rollout.probe import pick_sequences
 from nouscoder_jax.training import hands
 from nouscoder_jax.training.hands import Crew, RemoteTrainer
 from nouscoder_jax.training.trainer import LocalTrainer, Trainer
 from nouscoder_jax.types import ProcessLostError
-from nouscoder_jax.verifier.extract import extract_program
 
 
 def train(config: TrainConfig, *, resume: Resume | None) -> int:

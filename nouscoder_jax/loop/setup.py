@@ -25,7 +25,7 @@ from nouscoder_jax.rollout.server_command import num_trainer_gpus
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
 from nouscoder_jax.types import Problem, Prompt
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import SandboxJudge, make_sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Components:
     prompt_maker: PromptMaker
     train: ProblemSet
     held_out: ProblemSet
-    judge: Judge
+    judge: SandboxJudge
 
 
 def build(config: TrainConfig) -> Components:
@@ -66,7 +66,7 @@ def build(config: TrainConfig) -> Components:
         prompt_maker=prompt_maker,
         train=train,
         held_out=held_out,
-        judge=Judge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
+        judge=SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
     )
 
 

@@ -30,8 +30,9 @@ from collections.abc import AsyncIterator
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import ExecutionStatus, JudgeError
-from nouscoder_jax.verifier import bundle, interpreter, protocol
-from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier import bundle, interpreter
+from nouscoder_jax.verifier.connection import RunnerConnection
+from nouscoder_jax.verifier.inside import protocol
 from nouscoder_jax.verifier.sandbox import Limits, RunnerLostError, SandboxOutError
 
 _FIRST_UID, _NUM_UIDS = 200_000, 50_000
@@ -51,27 +52,27 @@ _NAMES = {
 
 
 async def _why_lost(process: asyncio.subprocess.Process, what: str) -> JudgeError:
-    """Whose doing it was that a runner's line broke; the process that was started ends as its pid 1 did.
+    """Whose doing it was that a runner connection broke; the process that was started ends as its pid 1 did.
 
-    Nothing inside can kill the runner, and it leaves with 0 only when its line is cut.
+    Nothing inside can kill the runner, and it leaves with 0 only when its connection is closed.
     """
     try:
         code = await asyncio.wait_for(process.wait(), _LEAVE_S)
     except TimeoutError:
-        return JudgeError(f"the line to a runner that still runs was lost ({what})")
+        return JudgeError(f"the connection to a runner that still runs was lost ({what})")
     if code == 0:
-        return JudgeError(f"the line to the runner was cut ({what})")
+        return JudgeError(f"the connection to the runner was closed ({what})")
     if code in (-signal.SIGKILL, -signal.SIGTERM, _KILLED):
         return JudgeError(f"the runner was killed from outside ({what})")
     return RunnerLostError(f"the runner ended with code {code} ({what})")
 
 
-class _Place:
-    """One running runner, its line, and the folder that programs may write."""
+class _LocalRunner:
+    """One running runner, the connection to it, and the folder that programs may write."""
 
-    def __init__(self, process: asyncio.subprocess.Process, line: Line, folder: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, connection: RunnerConnection, folder: str) -> None:
         self.process = process
-        self.line = line
+        self.connection = connection
         self.folder = folder
         self.rollouts = 0
 
@@ -86,8 +87,8 @@ class LocalSandbox:
         self._bundle = bundle.bundle(compiled=self._python.same_bytecode)
         self._command = ["/bin/sh", "-c", _SHELL, "sh", *bundle.command(self._python.path, len(self._bundle))]
         self._numbers = itertools.count(os.getpid() * 97)
-        self._live: set[_Place] = set()
-        self._spare: list[_Place] = []
+        self._live: set[_LocalRunner] = set()
+        self._spare: list[_LocalRunner] = []
         self._closed = False
         self._enter = "namespaces"
         self.isolation = self._probe()
@@ -95,11 +96,11 @@ class LocalSandbox:
         self.name = f"{_NAMES[self.isolation]}; {each}, Python {self._python.version}"
 
     @contextlib.asynccontextmanager
-    async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
-        """A place of its own with this program. Raises JudgeError; SandboxOutError where nothing else runs either."""
+    async def session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[RunnerConnection]:
+        """A runner of its own with this program. Raises JudgeError; SandboxOutError where nothing else runs either."""
         try:
-            async with self._session(program, fn_name=fn_name, limits=limits) as line:
-                yield line
+            async with self._session(program, fn_name=fn_name, limits=limits) as connection:
+                yield connection
         except RunnerLostError:
             raise
         except JudgeError as error:
@@ -111,52 +112,52 @@ class LocalSandbox:
 
     async def probe(self) -> None:
         """Returns where a program can be run, by running one. Raises JudgeError."""
-        async with self._session("print(6 * 7)", fn_name=None, limits=_PROBE_LIMITS) as line:
-            execution = await line.run("")
+        async with self._session("print(6 * 7)", fn_name=None, limits=_PROBE_LIMITS) as connection:
+            execution = await connection.run("")
         if execution.status is not ExecutionStatus.EXITED or execution.stdout != b"42\n":
             raise JudgeError(f"a program of one line ended with {execution.status.value} ({execution.detail})")
 
     @contextlib.asynccontextmanager
-    async def _session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[Line]:
-        place = await self._take()
+    async def _session(self, program: str, *, fn_name: str | None, limits: Limits) -> AsyncIterator[RunnerConnection]:
+        runner = await self._take()
         reusable = False
         try:
-            await place.line.open(program, fn_name=fn_name, limits=limits)
-            yield place.line
-            place.rollouts += 1
-            reusable = place.line.reusable and place.rollouts < self._reuse
+            await runner.connection.open(program, fn_name=fn_name, limits=limits)
+            yield runner.connection
+            runner.rollouts += 1
+            reusable = runner.connection.reusable and runner.rollouts < self._reuse
         finally:
             if reusable and not self._closed:
-                self._spare.append(place)
+                self._spare.append(runner)
             else:
-                await asyncio.shield(self._end(place))
+                await asyncio.shield(self._end(runner))
 
     async def close(self) -> None:
         """Ends everything that is left."""
         self._closed = True
         self._spare.clear()
-        await asyncio.gather(*(self._end(place) for place in list(self._live)))
+        await asyncio.gather(*(self._end(runner) for runner in list(self._live)))
 
-    async def _take(self) -> _Place:
-        """A place that is ready: one that earlier rollouts left clean, or a fresh one. Raises JudgeError."""
+    async def _take(self) -> _LocalRunner:
+        """A runner that is ready: one that earlier rollouts left clean, or a fresh one. Raises JudgeError."""
         while self._spare:
-            place = self._spare.pop()
-            if place.process.returncode is None:
-                return place
-            await self._end(place)
+            runner = self._spare.pop()
+            if runner.process.returncode is None:
+                return runner
+            await self._end(runner)
         folder = "/tmp" if self._enter == "namespaces" else tempfile.mkdtemp(prefix="nouscoder-judge-")
         process = await self._start()
         assert process.stdin is not None and process.stdout is not None
-        line = Line(process.stdout, process.stdin, why_lost=functools.partial(_why_lost, process))
-        place = _Place(process, line, folder)
-        self._live.add(place)
+        connection = RunnerConnection(process.stdout, process.stdin, why_lost=functools.partial(_why_lost, process))
+        runner = _LocalRunner(process, connection, folder)
+        self._live.add(runner)
         try:
             process.stdin.write(self._bundle)
-            await place.line.setup(**self._fields(folder))
+            await runner.connection.setup(**self._fields(folder))
         except BaseException:
-            await asyncio.shield(self._end(place))
+            await asyncio.shield(self._end(runner))
             raise
-        return place
+        return runner
 
     async def _start(self) -> asyncio.subprocess.Process:
         try:
@@ -173,12 +174,12 @@ class LocalSandbox:
         except OSError as error:
             raise JudgeError(f"no process for a sandbox: {error}") from error
 
-    async def _end(self, place: _Place) -> None:
-        """Closes the line, at which the runner ends everything; kills it where it does not."""
-        if place not in self._live:
+    async def _end(self, runner: _LocalRunner) -> None:
+        """Closes the connection, at which the runner ends everything; kills it where it does not."""
+        if runner not in self._live:
             return
-        self._live.discard(place)
-        process = place.process
+        self._live.discard(runner)
+        process = runner.process
         assert process.stdin is not None
         process.stdin.close()
         try:
@@ -188,7 +189,7 @@ class LocalSandbox:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         if self._enter != "namespaces":
-            shutil.rmtree(place.folder, ignore_errors=True)
+            shutil.rmtree(runner.folder, ignore_errors=True)
 
     def _fields(self, folder: str) -> dict[str, object]:
         uid = _FIRST_UID + next(self._numbers) % _NUM_UIDS

@@ -45,7 +45,7 @@ from nouscoder_jax.types import (
     Sampling,
     TestCase,
 )
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import Judge, SandboxJudge
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, SandboxOutError
 
 UPDATES = 2
@@ -327,7 +327,7 @@ class World:
         finished = progress.step if has_begun else -1
         rewind(folder, journal, progress, step=finished)
         sink = JsonlSink(folder.metrics, resume_step=finished)
-        judge = Judge(Sandbox(self), self.config.verifier, stop_at_first_failure=True, say=said.append)
+        judge = SandboxJudge(Sandbox(self), self.config.verifier, stop_at_first_failure=True, say=said.append)
         kept = [int(path.name.split("-")[1]) for path in folder.journal.glob("group-*")]
         turns = Turns(
             self.config, progress=progress, journal=journal, folder=folder, learner=store, checkpoints=store,

@@ -11,7 +11,7 @@ from nouscoder_jax.loop import console
 from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components, ProblemSet
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import SandboxJudge
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, m
     lines = [{"step": step, "held_out/pass_at_1": share} for step, share in enumerate(measured)]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     problems = ProblemSet(problems=(), prompts={}, num_left_out=0)
-    judge = mock.create_autospec(Judge, instance=True)
+    judge = mock.create_autospec(SandboxJudge, instance=True)
     judge.name = "none"
     components = Components(
         config=dataclasses.replace(tiny_config, num_steps=2),

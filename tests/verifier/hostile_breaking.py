@@ -231,7 +231,7 @@ SOCKETS = [
     _closed("other_families", "[f for f in range(46) if f not in (0, 1, 2, 10) and (opens(f, 1) or opens(f, 2) or opens(f, 5))]"),
     _closed("crypto_sockets", "opens(38, 5)"),
     _closed("names_resolved", "reaches(2, ('example.com', 80)) or reaches(2, ('localhost', 22))"),
-    _closed("engine_socket", "any(reaches(1, p) for p in ('/var/run/docker.sock', '/run/docker.sock', '/run/containerd/containerd.sock'))"),
+    _closed("docker_socket", "any(reaches(1, p) for p in ('/var/run/docker.sock', '/run/docker.sock', '/run/containerd/containerd.sock'))"),
     case("own_sockets_work", AC, "import socket, threading\na, b = socket.socketpair()\na.sendall(input().encode())\nprint(sum(map(int, b.recv(99).split())))"),
     endless("waits_for_a_connection", "import socket\ns = socket.socket(socket.AF_UNIX)\ns.bind(chr(0) + 'x')\ns.listen()\ns.accept()"),
 ]  # fmt: skip

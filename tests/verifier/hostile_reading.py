@@ -8,7 +8,7 @@ in its next one says "poisoned" if the first one left a trace.
 from judge_case import AC, RE, RIGHT, WA, WRONG, C, case, hunter
 
 READING = [
-    hunter("files_of_the_whole_place", """
+    hunter("files_of_the_whole_sandbox", """
 for root, folders, files in os.walk('/'):
     folders[:] = [f for f in folders if os.path.join(root, f) not in ('/proc', '/sys', '/usr', '/lib', '/lib64')]
     for name in files: look(lambda: read(os.path.join(root, name)))

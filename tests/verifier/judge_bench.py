@@ -5,15 +5,15 @@ import dataclasses
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import Comparison, Problem, TestCase
-from nouscoder_jax.verifier.pool import make_sandbox
+from nouscoder_jax.verifier.judge import make_sandbox
 from nouscoder_jax.verifier.verify import verify
 
 
 def make_config(backend, **changes):
     values = dict(
-        backend=backend, docker_hosts=(), image="nouscoder-judge", runtime="", num_workers=2, rollouts_per_sandbox=20,
-        default_time_limit_s=2.0, wall_factor=3.0, memory_limit_mib=512, output_limit_mib=1, max_processes=48,
-        max_retries=1, outage_limit_s=120.0,
+        backend=backend, docker_hosts=(), image="nouscoder-verifier", runtime="", num_workers=2,
+        rollouts_per_sandbox=20, default_time_limit_s=2.0, wall_factor=3.0, memory_limit_mib=512, output_limit_mib=1,
+        max_processes=48, max_retries=1, outage_limit_s=120.0,
     )  # fmt: skip
     return VerifierConfig(**(values | changes))
 

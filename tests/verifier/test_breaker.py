@@ -9,7 +9,7 @@ from judge_bench import make_config, make_problem
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
 from nouscoder_jax.verifier import breaker
 from nouscoder_jax.verifier.breaker import OutageError
-from nouscoder_jax.verifier.pool import Judge
+from nouscoder_jax.verifier.judge import SandboxJudge
 from nouscoder_jax.verifier.sandbox import Execution, SandboxOutError
 
 PROBLEM = make_problem([("", "ok")])
@@ -28,7 +28,7 @@ class FailingSandbox:
     @contextlib.asynccontextmanager
     async def session(self, program, *, fn_name, limits):
         if self.out:
-            raise SandboxOutError("the engine at X runs no program: refused")
+            raise SandboxOutError("the Docker host at X runs no program: refused")
         self.order.append(program)
         outer = self
 
@@ -36,7 +36,7 @@ class FailingSandbox:
             async def run(self, stdin):
                 await asyncio.sleep(0.005)
                 if outer.out:
-                    raise SandboxOutError("the engine at X runs no program: gone")
+                    raise SandboxOutError("the Docker host at X runs no program: gone")
                 return Execution(
                     status=ExecutionStatus.EXITED, stdout=b"ok", cpu_s=0.1, wall_s=0.1, peak_memory_mib=9.0, detail=""
                 )
@@ -47,7 +47,7 @@ class FailingSandbox:
         self.probes += 1
         await asyncio.sleep(0)
         if self.out and not self.elsewhere:
-            raise JudgeError("the engine at X runs no program: refused")
+            raise JudgeError("the Docker host at X runs no program: refused")
 
     async def close(self):
         pass
@@ -66,7 +66,9 @@ def play(scene, **changes):
     async def run():
         sandbox = FailingSandbox()
         values = dict(num_workers=2, max_retries=0, outage_limit_s=5.0)
-        judge = Judge(sandbox, make_config("local", **(values | changes)), stop_at_first_failure=True, say=said.append)
+        judge = SandboxJudge(
+            sandbox, make_config("local", **(values | changes)), stop_at_first_failure=True, say=said.append
+        )
         try:
             return await scene(sandbox, judge), judge
         finally:
@@ -104,9 +106,10 @@ def test_an_outage_is_waited_out_in_the_order_of_asking_and_not_counted():
     (outcomes, order), judge, said = play(scene)
     assert outcomes == [Outcome.ACCEPTED] * 8 and sorted(order[:2]) == ["a", "b"] and order[2:] == NAMES[2:]
     assert judge.breaker.num_outages == 1 and judge.breaker.outage_s > 0.05
-    assert judge.outcomes == {"accepted": 8}
-    assert len(said) == 2
-    assert said[0] == ("judge: waiting: the engine at X runs no program: refused; 8 programs wait; run stops after 5 s")
+    assert judge.num_waiting == 0 and len(said) == 2
+    assert said[0] == (
+        "judge: waiting: the Docker host at X runs no program: refused; 8 programs wait; run stops after 5 s"
+    )
     assert said[1].startswith("judge: back after ")
 
 
@@ -146,8 +149,8 @@ def test_an_outage_that_is_too_long_ends_the_run_with_one_line():
 
     (results, order), judge, said = play(scene, outage_limit_s=0.1)
     assert order == [] and all(isinstance(result, OutageError) for result in results)
-    assert "the engine at X" in str(results[0]) and "--resume" in str(results[0]) and "\n" not in str(results[0])
-    assert judge.outcomes == {} and len(said) == 1
+    assert "the Docker host at X" in str(results[0]) and "--resume" in str(results[0]) and "\n" not in str(results[0])
+    assert judge.num_waiting == 0 and len(said) == 1
 
 
 def test_a_reminder_says_how_long_it_has_been(monkeypatch):
@@ -181,7 +184,7 @@ def test_a_program_that_is_cancelled_while_it_waits_holds_nobody_up():
 
 
 def test_a_failure_elsewhere_is_not_an_outage():
-    """One of two engines is out: the program goes to the other at once."""
+    """One of two Docker hosts is out: the program goes to the other at once."""
 
     async def scene(sandbox, judge):
         sandbox.out = sandbox.elsewhere = True

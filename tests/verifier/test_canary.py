@@ -201,7 +201,7 @@ def processes(bench):
         if inside and python:
             found.append(int(name))
     if bench.backend == "docker" and not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://"):
-        pytest.skip("the engine runs on another machine: its processes are out of sight")
+        pytest.skip("the Docker host runs on another machine: its processes are out of sight")
     return found
 
 
@@ -307,7 +307,7 @@ def test_no_expected_output_is_found_from_outside_and_the_input_is(bench):
 
 
 @pytest.mark.parametrize("bench", ["docker"], indirect=True)
-def test_no_expected_output_is_in_what_the_engine_knows_of_its_containers(bench):
+def test_no_expected_output_is_in_what_the_docker_host_knows_of_its_containers(bench):
     import docker
 
     expected = canary()
@@ -333,6 +333,6 @@ def test_no_expected_output_is_in_what_the_engine_knows_of_its_containers(bench)
         return told
 
     told = bench.run(run())
-    assert told, "the engine has no container"
+    assert told, "the Docker host has no container"
     assert not any(SHAPE.search(text.encode()) for text in told)
     assert any(socket.gethostname() in text for text in told), "the search reads nothing"

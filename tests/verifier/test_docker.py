@@ -11,33 +11,33 @@ import pytest
 from judge_bench import Bench, make_config, make_problem
 
 from nouscoder_jax.types import JudgeError, Outcome
-from nouscoder_jax.verifier.docker_engine import _OPEN, DockerEngine, is_orphan, start_time
+from nouscoder_jax.verifier.docker.host import _OPEN, DockerHost, is_orphan, start_time
 from nouscoder_jax.verifier.verify import verify
 
-ENGINE = Path(__file__).parent / "docker_engine.sh"
+SCRIPT = Path(__file__).parent / "docker_engine.sh"
 PROBLEM = make_problem([("2 3\n", "5\n")])
 PROGRAM = "import time\ntime.sleep(3)\nprint(sum(map(int, input().split())))"
 
 
 @pytest.fixture
-def own_engine(monkeypatch):
-    """An engine that a test may kill; gone afterwards."""
+def own_docker_host(monkeypatch):
+    """A Docker host that a test may kill; gone afterwards."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("an engine that may be killed needs root and dockerd (apt-get install docker.io)")
+        pytest.skip("a Docker host that may be killed needs root and dockerd (apt-get install docker.io)")
     folder = Path(tempfile.mkdtemp(prefix="judge-"))  # not tmp_path: a socket's path has 107 characters at most
-    line = subprocess.run([ENGINE, "start", folder], capture_output=True, text=True, check=True).stdout
+    line = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, check=True).stdout
     monkeypatch.setenv("DOCKER_HOST", line.strip().partition("=")[2])
     yield folder
-    subprocess.run([ENGINE, "start", folder], capture_output=True, check=True)
+    subprocess.run([SCRIPT, "start", folder], capture_output=True, check=True)
     found = subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, check=True).stdout.split()
     if found:
         subprocess.run(["docker", "rm", "-f", *found], capture_output=True, check=False)
-    subprocess.run([ENGINE, "stop", folder], check=True)
+    subprocess.run([SCRIPT, "stop", folder], check=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def containers():
-    """Containers of the engine; those that are being removed get a moment."""
+    """Containers of the Docker host; those that are being removed get a moment."""
     for _ in range(50):
         if not (found := _containers()):
             break
@@ -50,7 +50,7 @@ def _containers():
 
 
 @pytest.mark.slow
-def test_a_dead_engine_is_a_judge_error_and_after_a_restart_nothing_is_left(own_engine):
+def test_a_dead_docker_host_is_a_judge_error_and_after_a_restart_nothing_is_left(own_docker_host):
     bench = Bench("docker")
 
     async def run():
@@ -58,13 +58,13 @@ def test_a_dead_engine_is_a_judge_error_and_after_a_restart_nothing_is_left(own_
             verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
         )
         await asyncio.sleep(2.5)
-        os.kill(int((own_engine / "docker.pid").read_text()), signal.SIGKILL)
+        os.kill(int((own_docker_host / "docker.pid").read_text()), signal.SIGKILL)
         return await judged
 
-    with pytest.raises(JudgeError, match="engine"):
+    with pytest.raises(JudgeError, match="Docker host"):
         bench.run(run())
     bench.close()
-    subprocess.run([ENGINE, "start", own_engine], capture_output=True, check=True)
+    subprocess.run([SCRIPT, "start", own_docker_host], capture_output=True, check=True)
     again = Bench("docker")
     quick = PROGRAM.replace("sleep(3)", "sleep(0)")
     verdict = again.run(verify(PROBLEM, quick, sandbox=again.sandbox, config=again.config, stop_at_first_failure=True))
@@ -74,7 +74,7 @@ def test_a_dead_engine_is_a_judge_error_and_after_a_restart_nothing_is_left(own_
 
 
 @pytest.mark.slow
-def test_a_container_killed_under_a_program_changes_no_verdict(own_engine):
+def test_a_container_killed_under_a_program_changes_no_verdict(own_docker_host):
     bench = Bench("docker")
 
     async def run():
@@ -98,7 +98,7 @@ def test_a_container_of_a_dead_process_is_an_orphan_and_of_a_living_one_is_not()
 
 
 def test_a_container_of_a_sandbox_that_was_closed_is_an_orphan():
-    engine = DockerEngine("unix:///a", make_config("docker"), num_spares=1)
-    assert not is_orphan(engine._owner)
-    _OPEN.discard(engine._owner)
-    assert is_orphan(engine._owner)
+    docker_host = DockerHost("unix:///a", make_config("docker"), num_spares=1)
+    assert not is_orphan(docker_host._owner)
+    _OPEN.discard(docker_host._owner)
+    assert is_orphan(docker_host._owner)

@@ -17,7 +17,8 @@ from judge_bench import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import Outcome
-from nouscoder_jax.verifier import bundle, interpreter, seccomp
+from nouscoder_jax.verifier import bundle, interpreter
+from nouscoder_jax.verifier.inside import seccomp
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.verify import limits_of, verify
 
@@ -76,12 +77,12 @@ print(json.dumps({'files': files, 'memory': memory, 'made': made, 'secret': 'sec
 """
 
 
-def in_a_process(place):
-    """What `judge_all(**place)` returns, from a process of its own: it gives up rights for good."""
+def in_a_process(rights):
+    """What `judge_all(**rights)` returns, from a process of its own: it gives up rights for good."""
     here = Path(__file__)
     path = os.pathsep.join([str(here.parents[2]), str(here.parent)])
     done = subprocess.run(
-        [sys.executable, here, json.dumps(place)], capture_output=True, text=True, timeout=200, check=False,
+        [sys.executable, here, json.dumps(rights)], capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -124,29 +125,29 @@ def judge_all(*, root, namespaces):
         return {"isolation": str(error), "name": "", "outcomes": {}}
 
 
-PLACES = {
+RIGHTS_OF = {
     "an ordinary user": dict(root=False, namespaces=True),
     "an ordinary user without namespaces": dict(root=False, namespaces=False),
     "root without namespaces": dict(root=True, namespaces=False),
 }
 
 
-@pytest.fixture(scope="module", params=PLACES)
+@pytest.fixture(scope="module", params=RIGHTS_OF)
 def judged(request):
-    place = PLACES[request.param]
-    if place["root"] and os.geteuid() != 0:
+    rights = RIGHTS_OF[request.param]
+    if rights["root"] and os.geteuid() != 0:
         pytest.skip("not root")
-    answer = in_a_process(place)
-    if place["namespaces"] and answer["isolation"] != "user":
+    answer = in_a_process(rights)
+    if rights["namespaces"] and answer["isolation"] != "user":
         pytest.skip("this system lets no ordinary user make namespaces")
-    if not place["namespaces"] and answer["isolation"] == "nothing":
+    if not rights["namespaces"] and answer["isolation"] == "nothing":
         pytest.skip("this kernel has no Landlock")
-    assert answer["isolation"] == ("user" if place["namespaces"] else "landlock"), answer
+    assert answer["isolation"] == ("user" if rights["namespaces"] else "landlock"), answer
     return answer
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_weaker_place_gives_the_same_verdicts(judged, program):
+def test_weaker_isolation_gives_the_same_verdicts(judged, program):
     outcome, detail = judged["outcomes"][program]
     assert outcome == PROGRAMS[program][1].value, detail
 

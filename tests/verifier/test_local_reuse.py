@@ -37,7 +37,7 @@ def run_all(programs: list[str], *, reuse: int) -> tuple[list[Execution], int]:
             for program in programs:
                 async with sandbox.session(program, fn_name=None, limits=LIMITS) as session:
                     executions.append(await session.run("1\n"))
-                    pids |= {place.process.pid for place in sandbox._live}
+                    pids |= {runner.process.pid for runner in sandbox._live}
         finally:
             await sandbox.close()
         return executions, len(pids)

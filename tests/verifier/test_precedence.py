@@ -9,10 +9,11 @@ import os
 import pytest
 
 from nouscoder_jax.types import ExecutionStatus
-from nouscoder_jax.verifier import candidate
-from nouscoder_jax.verifier.runner import Runner
+from nouscoder_jax.verifier.inside import candidate
+from nouscoder_jax.verifier.inside.channel import Channel
+from nouscoder_jax.verifier.inside.runner import Runner
+from nouscoder_jax.verifier.inside.watch import Watch
 from nouscoder_jax.verifier.sandbox import Limits
-from nouscoder_jax.verifier.watch import Watch
 
 
 def execute(bench, program, *, cpu_s=5.0, memory_mib=128):
@@ -111,19 +112,28 @@ def combinations():
                 yield pytest.param(high, left | right, id=f"{high}-{low}-{len(left | right)}-{'-'.join(left | right)}")
 
 
+class Answers(Channel):
+    """A channel to no host, which keeps the status of each answer."""
+
+    def __init__(self):
+        self.statuses = []
+
+    def answer(self, fields, descriptor, start, size):
+        self.statuses.append(fields["status"])
+
+
 @pytest.mark.parametrize(("expected", "facts"), list(combinations()))
 def test_the_runner_names_the_first_of_two(expected, facts):
     values = {"size": 0, "oom": False, "ended_for": "", "code": 0, "cpu_s": 0.5} | facts
-    runner = Runner(-1, -1)
+    runner = Runner(Answers())
     task = runner.task
     task.cpu_s, task.memory_mib, task.output_mib, task.fn_name = 2.0, 256, 1, ""
+    task.wall_s = 6.0
     task.stdout_fd = task.stderr_fd = os.memfd_create("output")
-    watch = Watch(runner, 1, 0.0)
+    watch = Watch(task, runner.meter, 1, 0.0, host=-1)
     watch.code, watch.ended_for, watch.cpu_s = values["code"], values["ended_for"], values["cpu_s"]
-    said = []
-    runner.answer = lambda fields, *body: said.append(fields["status"])
     try:
         runner.conclude(watch, [values["size"], 0, 0], True, values["oom"])
     finally:
         os.close(task.stdout_fd)
-    assert said == [expected]
+    assert runner.channel.statuses == [expected]

@@ -16,7 +16,7 @@ from nouscoder_jax.bench.judge.programs import TIME_LIMIT_S, Contender, Judged
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, Problem
 from nouscoder_jax.verifier.checker import mismatch
-from nouscoder_jax.verifier.pool import make_sandbox
+from nouscoder_jax.verifier.judge import make_sandbox
 from nouscoder_jax.verifier.verify import hardest_first, limits_of
 
 RATIO_TO = "LiveCodeBench-style"

@@ -21,7 +21,7 @@ import struct
 import sys
 import types
 
-from nouscoder_jax.verifier import landlock, seccomp
+from nouscoder_jax.verifier.inside import landlock, seccomp
 
 EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"
@@ -35,7 +35,7 @@ _show_exception = sys.__excepthook__
 
 
 class Task:
-    """What one forked process needs to know."""
+    """A program, its limits, and the open files and rights of the processes that run it."""
 
     source_fd: int  # the program's text
     needs_finalizers: bool
@@ -49,14 +49,16 @@ class Task:
     code_fd: int  # the compiled program, sealed by the process of the first test
     limits: list[tuple[int, int]]  # (resource, value)
     uid: int  # 0: stay who we are
-    alone: bool
+    alone: bool  # the runner is pid 1 of its pid namespace
     folder: str
     libc: ctypes.CDLL
     filter: bytes  # empty: the runner has put it on already
     landlock: int  # its version; 0: not needed, or not there
     cpu_s: float
+    wall_s: float
     memory_mib: int
     output_mib: int
+    max_processes: int
 
 
 def become(task: Task) -> None:

@@ -1,7 +1,7 @@
 """The system calls that a judged program may not make, as a classic BPF filter for seccomp(2).
 
-In: nothing but the machine's architecture. Out: bytes of a BPF program, and `install`, which puts it on the calling
-process for good. Runs inside the sandbox; standard library only.
+In: what the sandbox leaves open (signals, network); the machine's architecture. Out: bytes of a BPF program, and
+`install`, which puts it on the calling process for good. Runs inside the sandbox; standard library only.
 
 Docker's own filter lets AF_VSOCK sockets, io_uring and ptrace through; no namespace isolates vsock. So the program
 gets a filter of its own, whatever the sandbox around it is. Numbers: Linux `asm/unistd_64.h`, `asm-generic/unistd.h`.

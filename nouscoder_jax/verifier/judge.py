@@ -1,20 +1,19 @@
 """The judge of a run: one sandbox backend, a bounded number of programs at a time.
 
-In: VerifierConfig; problems and programs. Out: Verdicts, JudgeErrors, counters. `make_sandbox` chooses the backend.
+In: VerifierConfig; problems and programs. Out: Verdicts, JudgeErrors. `make_sandbox` chooses the backend.
 
-    judge() -> line of workers, first asked first served -> gate, closed during an outage -> verify() -> verdict
-                                                             ^------ not counted ------- SandboxOutError
+    judge() -> queue for a worker, first in first out -> gate, closed during an outage -> verify() -> verdict
+                                                          ^------ not counted ------- SandboxOutError
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.config import UserError, VerifierConfig
-from nouscoder_jax.types import JudgeError, Problem, Verdict
+from nouscoder_jax.types import Problem, Verdict
 from nouscoder_jax.verifier.breaker import Breaker
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.sandbox import Sandbox, SandboxOutError
@@ -22,7 +21,7 @@ from nouscoder_jax.verifier.verify import verify
 
 
 def _docker(config: VerifierConfig) -> Sandbox:
-    from nouscoder_jax.verifier.docker import DockerSandbox  # the SDK takes 0.2 s to import
+    from nouscoder_jax.verifier.docker.sandbox import DockerSandbox  # the SDK takes 0.2 s to import
 
     return DockerSandbox(config)
 
@@ -35,7 +34,7 @@ def _auto(config: VerifierConfig) -> Sandbox:
     try:
         return _docker(config)
     except UserError as error:
-        if config.docker_hosts:  # whoever names engines wants them
+        if config.docker_hosts:  # whoever names hosts wants them
             raise
         sandbox = _local(config)
         reason = str(error).partition(" (")[0]
@@ -47,19 +46,28 @@ BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {"docker": _docker, "
 
 
 def make_sandbox(config: VerifierConfig) -> Sandbox:
-    """The backend that the config names; auto: docker where an engine answers, else local, whose name then says why.
-    Engines that the config names must answer.
+    """The backend that the config names; auto: docker where a host answers, else local, whose name then says why.
+    Docker hosts that the config names must answer.
 
     Raises UserError where the chosen one cannot work here.
     """
     return BACKENDS[config.backend](config)
 
 
-class Judge:
-    """Judges programs, `config.num_workers` at a time; who asks first is served first.
+@runtime_checkable
+class Judge(Protocol):
+    """Whatever turns a program into a verdict."""
+
+    async def judge(self, problem: Problem, program: str | None) -> Verdict:
+        """The verdict; outcome no_program for None. Raises JudgeError when the judge itself failed."""
+        ...
+
+
+class SandboxJudge:
+    """Judges programs in a sandbox, `config.num_workers` at a time; who asks first is served first.
 
     Example:
-        judge = Judge(make_sandbox(config), config, stop_at_first_failure=True, say=print)
+        judge = SandboxJudge(make_sandbox(config), config, stop_at_first_failure=True, say=print)
         verdict = await judge.judge(problem, program)
     """
 
@@ -69,10 +77,6 @@ class Judge:
         """`say` takes the lines for people when an outage begins, goes on and ends."""
         self.sandbox = sandbox
         self.config = config
-        self.outcomes: Counter[str] = Counter()
-        """Verdicts so far, by outcome; `judge_error` counts programs that could not be judged."""
-        self.busy_s = 0.0
-        """Seconds spent judging, summed over workers."""
         self.num_waiting = 0
         """Programs asked for and not judged yet."""
         self.breaker = Breaker(sandbox, limit_s=config.outage_limit_s, say=say, num_waiting=lambda: self.num_waiting)
@@ -90,14 +94,9 @@ class Judge:
         self.num_waiting += 1
         try:
             async with self._workers:
-                verdict = await self._judge(problem, program)
-        except JudgeError:
-            self.outcomes["judge_error"] += 1
-            raise
+                return await self._judge(problem, program)
         finally:
             self.num_waiting -= 1
-        self.outcomes[verdict.outcome.value] += 1
-        return verdict
 
     async def close(self) -> None:
         """Ends every sandbox."""
@@ -108,19 +107,12 @@ class Judge:
         while True:
             await self.breaker.gate()
             try:
-                return await self._timed(problem, program)
+                return await verify(
+                    problem,
+                    program,
+                    sandbox=self.sandbox,
+                    config=self.config,
+                    stop_at_first_failure=self._stop_at_first_failure,
+                )
             except SandboxOutError as error:
                 await self.breaker.wait(error)
-
-    async def _timed(self, problem: Problem, program: str | None) -> Verdict:
-        started = time.monotonic()
-        try:
-            return await verify(
-                problem,
-                program,
-                sandbox=self.sandbox,
-                config=self.config,
-                stop_at_first_failure=self._stop_at_first_failure,
-            )
-        finally:
-            self.busy_s += time.monotonic() - started

@@ -13,26 +13,24 @@ import os
 import select
 import time
 
-from nouscoder_jax.verifier import protocol
-
-TYPE_CHECKING = False  # typing itself takes 5 ms to import
-if TYPE_CHECKING:
-    from nouscoder_jax.verifier.runner import Runner
+from nouscoder_jax.verifier.inside import processes, protocol
+from nouscoder_jax.verifier.inside.candidate import Task
+from nouscoder_jax.verifier.inside.channel import GoneError
+from nouscoder_jax.verifier.inside.usage import Meter
 
 _MIB = 1 << 20
 _FIRST_POLL_MS, _LAST_POLL_MS = 10, 20
 _RUNNING = 1 << 20  # no exit code
 
 
-class GoneError(Exception):
-    """The host closed the line."""
-
-
 class Watch:
     """One running test: ends it when a limit is reached, adds up what it used."""
 
-    def __init__(self, runner: Runner, pid: int, started: float) -> None:
-        self.runner = runner
+    def __init__(self, task: Task, meter: Meter, pid: int, started: float, *, host: int) -> None:
+        """`host`: a file descriptor that hangs up when the host is gone."""
+        self.task = task
+        self.meter = meter
+        self.host = host
         self.pid = pid
         self.started = started
         self.code = _RUNNING
@@ -43,9 +41,9 @@ class Watch:
         self.peak_mib = 0.0
 
     def until_end(self) -> None:
-        """Waits for the main process; what it left running is not waited for."""
+        """Waits for the main process; what it left running is not waited for. Raises GoneError."""
         poller = select.poll()
-        poller.register(self.runner.control_in, 0)  # errors and hang-up only
+        poller.register(self.host, 0)  # errors and hang-up only
         try:
             descriptor = os.pidfd_open(self.pid)
             poller.register(descriptor, select.POLLIN)
@@ -56,7 +54,7 @@ class Watch:
             while True:
                 events = poller.poll(wait_ms)
                 self.wall_s = time.monotonic() - self.started
-                if any(fd == self.runner.control_in for fd, _ in events):
+                if any(fd == self.host for fd, _ in events):
                     raise GoneError
                 self.reap()
                 if self.code != _RUNNING:
@@ -64,7 +62,7 @@ class Watch:
                 if not self.ended_for:
                     self.ended_for = self.limit_reached()
                 if self.ended_for:
-                    self.runner.kill_all()
+                    processes.kill_all(alone=self.task.alone)
                 wait_ms = min(wait_ms * 2, _LAST_POLL_MS)
         finally:
             if descriptor >= 0:
@@ -72,7 +70,7 @@ class Watch:
 
     def finish(self) -> None:
         """After all its processes are gone: the CPU time of all of them."""
-        self.cpu_s = max(self.spent_s, self.runner.meter.spent_s(self.cpu_s, 0.0))
+        self.cpu_s = max(self.spent_s, self.meter.spent_s(self.cpu_s, 0.0))
 
     def reap(self) -> bool:
         """Takes in every process that ended. False: none is left."""
@@ -90,7 +88,7 @@ class Watch:
 
     def limit_reached(self) -> str:
         """The limit that the running processes are over, or an empty text."""
-        task, meter, pids = self.runner.task, self.runner.meter, self.runner.others()
+        task, meter, pids = self.task, self.meter, processes.others(alone=self.task.alone)
         running_s, memory_mib = meter.look(pids)
         if max(os.fstat(task.stdout_fd).st_size, os.fstat(task.stderr_fd).st_size) > task.output_mib * _MIB:
             return "output_limit"
@@ -100,21 +98,21 @@ class Watch:
         if memory_mib > task.memory_mib:
             return "memory_limit"
         self.spent_s = meter.spent_s(self.cpu_s, running_s)
-        if self.spent_s > task.cpu_s or self.wall_s > self.runner.wall_s + self.waited_s():
+        if self.spent_s > task.cpu_s or self.wall_s > task.wall_s + self.waited_s():
             return "time_limit"
-        if meter.processes > 4 * self.runner.max_processes:  # only where nothing stops it from growing
-            return f"more than {self.runner.max_processes} processes"
+        if meter.processes > 4 * task.max_processes:  # only where nothing stops it from growing
+            return f"more than {task.max_processes} processes"
         return ""
 
     def waited_s(self) -> float:
         """Seconds that the program was ready to run and got no processor: the machine's doing, not the program's."""
-        if self.wall_s <= self.runner.wall_s:
+        if self.wall_s <= self.task.wall_s:
             return 0.0
         longest = 0
-        for pid in self.runner.others():
+        for pid in processes.others(alone=self.task.alone):
             try:
                 with open(f"/proc/{pid}/schedstat", "rb") as file:
                     longest = max(longest, int(file.read().split()[1]))
             except (OSError, IndexError):
                 continue
-        return min(longest / 1e9, protocol.MAX_WAIT_FACTOR * self.runner.wall_s)
+        return min(longest / 1e9, protocol.MAX_WAIT_FACTOR * self.task.wall_s)

@@ -1,9 +1,9 @@
-"""The host's end of the line to a runner: open a program, run it on an input, read the answer.
+"""The judge's end of a runner connection: open a program, run it on an input, read the answer.
 
-In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/runner.py). Out: Execution, JudgeError or
+In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/inside/runner.py). Out: Execution, JudgeError or
 RunnerLostError. What comes back is bounded in size and time and is only ever data.
 
-A line that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
+A connection that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError
-from nouscoder_jax.verifier import protocol
+from nouscoder_jax.verifier.inside import protocol
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError
-from nouscoder_jax.verifier.source import modules_to_import, needs_finalizers
 
 START_S = 60.0
 """Seconds that a runner may take to answer before a program runs; long, because machines are loaded."""
@@ -22,10 +21,20 @@ SLACK_S = 30.0
 """Seconds beyond the wall limit after which a runner that has not answered is given up."""
 _MIB = 1 << 20
 _SHOWN_CHARS = 300
+# Imported by the runner when the program's text names them: importing is slower than forking.
+_IMPORTED_AHEAD = frozenset(
+    {
+        "array", "asyncio", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
+        "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numpy", "operator", "queue", "random",
+        "re", "signal", "statistics", "string", "threading", "time", "traceback", "types", "typing",
+    }
+)  # fmt: skip
+# What may hold text that a dying interpreter would still write: objects with a finalizer, files in data structures.
+_FINALIZERS = ("__del__", "open(", "io.", "Buffered", "TextIO", "finalize")
 
 
-class Line:
-    """One runner, from the host."""
+class RunnerConnection:
+    """The connection to one runner."""
 
     def __init__(
         self,
@@ -52,7 +61,7 @@ class Line:
         self.retired = True
 
     async def setup(self, **fields: object) -> dict[str, str]:
-        """Has the place made. Returns what the runner says about it. Raises JudgeError."""
+        """Has the runner isolate itself. Returns what the runner says about it. Raises JudgeError."""
         return await self._before_program({"op": "setup", **fields}, b"")
 
     async def open(self, program: str, *, fn_name: str | None, limits: Limits) -> None:
@@ -77,7 +86,7 @@ class Line:
         except ValueError as error:
             raise RunnerLostError(f"the sandbox gave a broken answer: {error}") from error
         except (TimeoutError, OSError, EOFError) as error:
-            raise await self.why_lost(f"the line broke during a test: {error!r}") from error
+            raise await self.why_lost(f"the runner connection broke during a test: {error!r}") from error
         if "judge_error" in answer:
             raise JudgeError(answer["judge_error"])
         try:
@@ -127,3 +136,23 @@ def _last_line(stderr: bytes) -> str:
 
 def _deadline_s(limits: Limits) -> float:
     return limits.wall_s * (1 + protocol.MAX_WAIT_FACTOR) + SLACK_S
+
+
+# What the host reads off a program's text, so that the runner never needs to look at it. Both only save time: a wrong
+# guess changes no verdict.
+
+
+def modules_to_import(program: str) -> list[str]:
+    """Modules after `import` and `from` at the beginning of a line, if they are among those worth it; sorted."""
+    names: set[str] = set()
+    for line in program.splitlines():
+        words = line.replace(",", " ").split()
+        if words and words[0] in ("import", "from"):
+            named = words[1:] if words[0] == "import" else words[1:2]
+            names |= {word.partition(".")[0] for word in named}
+    return sorted(names & _IMPORTED_AHEAD)
+
+
+def needs_finalizers(program: str) -> bool:
+    """Whether letting go of the program's globals may still write something."""
+    return any(word in program for word in _FINALIZERS)

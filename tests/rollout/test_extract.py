@@ -1,6 +1,6 @@
 import pytest
 
-from nouscoder_jax.verifier.extract import extract_program
+from nouscoder_jax.rollout.extract import extract_program
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A Docker Engine of its own for a test that breaks it: start, kill, stop, look what is left."""
+"""A Docker host of its own for a test that breaks it: start, kill, stop, look what is left."""
 
 import contextlib
 import os
@@ -14,16 +14,16 @@ import pytest
 SCRIPT = Path(__file__).parent / "docker_engine.sh"
 
 
-class OwnEngine:
+class OwnDockerHost:
     """dockerd in a folder of its own; `root_mib`: size of the file system that holds its images and containers."""
 
     def __init__(self, *, options=(), root_mib=None):
         if os.geteuid() != 0 or shutil.which("dockerd") is None:
-            pytest.skip("an engine that may be killed needs root and dockerd (apt-get install docker.io)")
+            pytest.skip("a Docker host that may be killed needs root and dockerd (apt-get install docker.io)")
         self.folder = Path(tempfile.mkdtemp(prefix="judge-"))  # not tmp_path: a socket's path has 107 characters
         self.root = self.folder / "root"
         self.options = ["--cgroup-parent", f"/{self.folder.name}", *options]
-        self.host = f"unix://{self.folder}/docker.sock"
+        self.address = f"unix://{self.folder}/docker.sock"
         self.on_tmpfs = root_mib is not None
         if self.on_tmpfs:
             self.root.mkdir()
@@ -56,7 +56,7 @@ class OwnEngine:
             time.sleep(0.02)
 
     def docker(self, *arguments):
-        done = subprocess.run(["docker", "-H", self.host, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["docker", "-H", self.address, *arguments], capture_output=True, text=True, timeout=60)
         return done.stdout.split()
 
     def containers(self):
@@ -68,7 +68,7 @@ class OwnEngine:
         return found
 
     def runners(self):
-        """Processes of containers, found without asking the engine."""
+        """Processes of containers, found without asking the Docker host."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:

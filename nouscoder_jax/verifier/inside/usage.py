@@ -1,8 +1,8 @@
 """What the running test uses: from the container's control group where there is one, else from /proc.
 
-In: nothing but the kernel's files. Out: CPU seconds, MiB, out-of-memory kills. Runs inside the sandbox; standard
-library only. The control group misses nothing: children that nobody waits for, memory that no process has mapped, pages
-that several processes share. /proc needs guessing for those, and says so below.
+In: ids of the test's processes; the kernel's files. Out: CPU seconds, MiB, out-of-memory kills. Runs inside the
+sandbox; standard library only. The control group misses nothing: children that nobody waits for, memory that no process
+has mapped, pages that several processes share. /proc needs guessing for those, and says so below.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from judge_bench import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
+from nouscoder_jax.verifier.judge import SandboxJudge, make_sandbox
 from nouscoder_jax.verifier.local import LocalSandbox
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
 from nouscoder_jax.verifier.sandbox import Execution, RunnerLostError
 from nouscoder_jax.verifier.verify import hardest_first, limits_of, verify
 
@@ -119,19 +119,18 @@ def test_a_problems_own_limits_count_and_memory_is_the_lower_of_two():
     assert (default.cpu_s, default.wall_s, default.memory_mib) == (15.0, 45.0, 512)
 
 
-def test_the_pool_runs_as_many_programs_at_once_as_it_has_workers_and_counts_outcomes():
+def test_as_many_programs_run_at_once_as_there_are_workers():
     sandbox = ScriptedSandbox(*[list(RIGHT) for _ in range(5)], JudgeError("away"))
     config = make_config("local", num_workers=2, max_retries=0)
 
     async def run():
-        pool = Judge(sandbox, config, stop_at_first_failure=True, say=print)
-        results = await asyncio.gather(*(pool.judge(PROBLEM, "x") for _ in range(6)), return_exceptions=True)
-        return pool, results
+        judge = SandboxJudge(sandbox, config, stop_at_first_failure=True, say=print)
+        return await asyncio.gather(*(judge.judge(PROBLEM, "x") for _ in range(6)), return_exceptions=True)
 
-    pool, results = asyncio.run(run())
+    results = asyncio.run(run())
     assert sandbox.most_running == 2
     assert sum(isinstance(result, JudgeError) for result in results) == 1
-    assert pool.outcomes == {"accepted": 5, "judge_error": 1}
+    assert sum(getattr(result, "outcome", None) is Outcome.ACCEPTED for result in results) == 5
 
 
 def test_the_backend_chosen_by_name_must_work(monkeypatch):
@@ -140,7 +139,7 @@ def test_the_backend_chosen_by_name_must_work(monkeypatch):
         make_sandbox(make_config("docker"))
 
 
-def test_auto_does_not_fall_back_where_engines_are_named():
+def test_auto_does_not_fall_back_where_docker_hosts_are_named():
     with pytest.raises(UserError, match="/nowhere/docker.sock"):
         make_sandbox(make_config("auto", docker_hosts=("unix:///nowhere/docker.sock",)))
 

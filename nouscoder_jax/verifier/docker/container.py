@@ -1,8 +1,8 @@
-"""One container of a Docker Engine: how it is made, the line to its runner, and what it died of.
+"""One container of a Docker host: how it is made, the connection to its runner, and what it died of.
 
-In: a verifier config; the engine's frames; the engine's account of a container. Out: the configuration that it is made
-from, a `Line`, a JudgeError. Each container has no network, a read-only root, two small tmpfs, limits on memory and
-processes, and only the capabilities that the runner (pid 1) needs to become somebody else.
+In: a verifier config; Docker's frames; the host's account of a container. Out: the configuration that it is made from,
+a `RunnerConnection`, a JudgeError. Each container has no network, a read-only root, two small tmpfs, limits on memory
+and processes, and only the capabilities that the runner (pid 1) needs to become somebody else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import docker.types
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import JudgeError
 from nouscoder_jax.verifier import bundle
-from nouscoder_jax.verifier.line import Line
+from nouscoder_jax.verifier.connection import RunnerConnection
 from nouscoder_jax.verifier.sandbox import RunnerLostError
 
 _CHUNK = 1 << 16
@@ -42,14 +42,14 @@ def creation(api: Any, config: VerifierConfig, *, command: list[str], owner: str
             docker.types.Ulimit(name="stack", soft=-1, hard=-1), docker.types.Ulimit(name="core", soft=0, hard=0)
         ],
     )  # fmt: skip
-    return api.create_container_config(  # stdin_open: the SDK has it end when its line is cut, whoever cuts it
+    return api.create_container_config(  # stdin_open: the SDK has it end when its stdin is closed, whoever closes it
         config.image, command, entrypoint=[], environment=bundle.ENVIRONMENT, stdin_open=True, network_disabled=True,
         stop_signal="SIGKILL", user="0:0", working_dir="/", labels={OWNER_LABEL: owner}, host_config=host_config,
     )  # fmt: skip
 
 
-class FramedLine(Line):
-    """A line whose stdout comes in the engine's frames: stream (1 byte), 3 zeros, length (4 bytes), data."""
+class FramedConnection(RunnerConnection):
+    """A connection whose stdout comes in Docker's frames: stream (1 byte), 3 zeros, length (4 bytes), data."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class FramedLine(Line):
 
     @property
     def has_ended(self) -> bool:
-        """The engine closed its end: the container is gone, or the engine."""
+        """The Docker host closed its end: the container is gone, or the host."""
         return self.reader.at_eof() or self.reader.exception() is not None
 
     async def until_end(self) -> None:
-        """Waits until the engine closes its end. Raises OSError."""
+        """Waits until the Docker host closes its end. Raises OSError."""
         while await self.reader.read(_CHUNK):
             continue
 
@@ -94,21 +94,21 @@ class FramedLine(Line):
 
 
 class Container:
-    """One running container and its line."""
+    """One running container and the connection to its runner."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rollouts = 0
-        self.line: FramedLine
+        self.connection: FramedConnection
 
 
 def cause_of_end(state: Mapping[str, Any], what: str) -> JudgeError:
-    """Whose doing it was that a container whose line broke has ended: RunnerLostError, perhaps the program's; any other
-    JudgeError, surely not. `state`: the engine's account of it, `what`: happened to the line.
+    """Whose doing it was that a container whose connection broke has ended: RunnerLostError, perhaps the program's; any
+    other JudgeError, surely not. `state`: the Docker host's account of it, `what`: happened to the connection.
 
     pid 1 of a container cannot be killed from inside, so SIGKILL came from outside unless the memory limit sent it. A
-    runner leaves with 0 when its line is cut, which a program cannot do. 255 is what an engine says that lost sight of
-    a container.
+    runner leaves with 0 when its connection is closed, which a program cannot do. 255 is what a Docker host says that
+    lost sight of a container.
     """
     code = state.get("ExitCode")
     if state.get("OOMKilled"):
@@ -116,7 +116,7 @@ def cause_of_end(state: Mapping[str, Any], what: str) -> JudgeError:
     if code == _KILLED:
         return JudgeError(f"the container was killed from outside ({what})")
     if code == 0:
-        return JudgeError(f"the line to the container was cut ({what})")
+        return JudgeError(f"the connection to the container was closed ({what})")
     if code in (None, _UNKNOWN):
-        return JudgeError(f"the engine does not know how the container ended ({what})")
+        return JudgeError(f"the Docker host does not know how the container ended ({what})")
     return RunnerLostError(f"the runner ended with exit code {code} ({what})")

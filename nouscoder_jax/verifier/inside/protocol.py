@@ -3,7 +3,7 @@
 In: fields and the size of a body. Out: bytes, `>II` (lengths of fields and body), then `key=value` lines; the body
 comes after. Standard library only and no json: this file also runs inside, where every import costs time.
 
-    host -> runner   op=setup   limits of the place, once; answered by `isolation=...`
+    host -> runner   op=setup   how to isolate the runner, once; answered by `isolation=...`
                      op=open    body is the program; answered by `ok=1`
                      op=run     body is one input; answered by status=..., as body the output or the end of stderr
     runner -> host   judge_error=... instead of an answer: the sandbox failed, not the program

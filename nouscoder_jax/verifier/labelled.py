@@ -18,27 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Solution, Verdict
-from nouscoder_jax.verifier.pool import Judge, make_sandbox
+from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 LABELS = ("accepted", "wrong_answer", "time_limit", "memory_limit", "output_limit", "runtime_error", "rejected")
-
-
-DEFAULTS = VerifierConfig(
-    backend="auto",
-    docker_hosts=(),
-    image="nouscoder-judge",
-    runtime="",
-    num_workers=2,
-    rollouts_per_sandbox=1,
-    default_time_limit_s=15.0,
-    wall_factor=3.0,
-    memory_limit_mib=4096,
-    output_limit_mib=8,
-    max_processes=64,
-    max_retries=2,
-    outage_limit_s=1800.0,
-)
-"""How programs are judged where nobody says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -100,7 +82,9 @@ def judge_file(
     console = Console(soft_wrap=True, highlight=False, markup=False)
 
     async def run() -> Summary:
-        judge = Judge(make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print)
+        judge = SandboxJudge(
+            make_sandbox(config), config, stop_at_first_failure=stop_at_first_failure, say=console.print
+        )
         console.print(judge.name)
         try:
             with progress_bar(console) as progress:

@@ -1,7 +1,7 @@
-"""Calls of the Docker SDK from asyncio, and lines to containers as asyncio streams, whatever the engine is reached by.
+"""Calls of the Docker SDK from asyncio, and connections to containers as sockets, however the Docker host is reached.
 
 In: an address as DOCKER_HOST takes it; functions of an SDK client. Out: their results, or JudgeErrors. The SDK blocks,
-so it runs in threads, a client each. They are daemons and every request has a time limit: an engine that is stopped
+so it runs in threads, a client each. They are daemons and every request has a time limit: a Docker host that is stopped
 delays nobody's exit. TLS is set up as Docker's own tools do (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH); ssh:// takes the
 `ssh` on PATH and needs the package paramiko.
 """
@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import os
 import queue
+import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,33 +28,33 @@ import requests.exceptions
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import JudgeError
-from nouscoder_jax.verifier.pump import as_socket
 
 CALL_S = 60.0
-"""Seconds an engine may take to answer, or to send more of an answer."""
-_ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
+"""Seconds a Docker host may take to answer, or to send more of an answer."""
+_HOST_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 _SHOWN_CHARS = 200
+_CHUNK = 1 << 16
 _Result = TypeVar("_Result")
 
 
-class DockerCalls:
-    """One engine.
+class DockerClient:
+    """One Docker host.
 
     Example:
-        calls = DockerCalls("unix:///var/run/docker.sock", num_threads=4)
-        version = await calls.agree(timeout_s=10.0)
-        containers = await calls.call(lambda api: api.containers(), timeout_s=60.0)
+        client = DockerClient("unix:///var/run/docker.sock", num_threads=4)
+        version = await client.agree(timeout_s=10.0)
+        containers = await client.call(lambda api: api.containers(), timeout_s=60.0)
     """
 
-    def __init__(self, host: str, *, num_threads: int) -> None:
-        """Raises UserError where `host` is no address or its certificates cannot be read."""
+    def __init__(self, address: str, *, num_threads: int) -> None:
+        """Raises UserError where `address` is none or its certificates cannot be read."""
         environment = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
         try:
-            self._arguments: dict[str, Any] = {**docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": host})}
-            docker.utils.parse_host(host, tls="tls" in self._arguments)
+            self._arguments: dict[str, Any] = {**docker.utils.kwargs_from_env(environment | {"DOCKER_HOST": address})}
+            docker.utils.parse_host(address, tls="tls" in self._arguments)
         except (docker.errors.DockerException, ValueError) as error:
             raise UserError(
-                f"got {host!r} as the address of a Docker engine ({short(error)}); use unix:///path, tcp://host:port "
+                f"got {address!r} as the address of a Docker host ({short(error)}); use unix:///path, tcp://host:port "
                 "(for TLS with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH) or ssh://user@host"
             ) from error
         self._api_version = docker.constants.MINIMUM_DOCKER_API_VERSION
@@ -62,7 +64,7 @@ class DockerCalls:
         self._threads: list[threading.Thread] = []
 
     async def agree(self, *, timeout_s: float) -> str:
-        """Settles on the version of the API that the engine speaks. Returns the engine's own. Raises JudgeError."""
+        """Settles on the version of the API that the host speaks. Returns the host's own. Raises JudgeError."""
         told = await self.call(lambda api: api.version(api_version=False), timeout_s=timeout_s)
         self._api_version = told["ApiVersion"]
         return told["Version"]
@@ -77,7 +79,7 @@ class DockerCalls:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), timeout_s)
         except TimeoutError as error:
             raise JudgeError(f"no answer within {timeout_s:g} s") from error
-        except _ENGINE_ERRORS as error:
+        except _HOST_ERRORS as error:
             raise JudgeError(short(error)) from error
 
     def begin(self, function: Callable[[Any], _Result]) -> Future[_Result]:
@@ -114,7 +116,7 @@ class DockerCalls:
             self._clients.api = docker.APIClient(
                 **self._arguments, use_ssh_client=ssh, version=version, timeout=int(CALL_S)
             )
-            self._clients.api.trust_env = False  # certificates of the environment would count before the engine's own
+            self._clients.api.trust_env = False  # certificates of the environment would count before the host's own
             self._clients.version = version
         return self._clients.api
 
@@ -134,3 +136,74 @@ def short(error: BaseException) -> str:
     """The error in one line of bounded length."""
     text = " ".join(str(getattr(error, "explanation", None) or error or type(error).__name__).split())
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+# What the SDK gives is a socket of the system, a TLS socket, or pipes to an ssh process. For the last two one end of a
+# pair of sockets is handed out, and daemon threads move bytes between the other end and what there was.
+
+
+def as_socket(attached: Any) -> socket.socket:
+    """A socket of the system with the same bytes. Whoever closes it closes the connection."""
+    if hasattr(attached, "proc"):
+        return _pair(_pump_pipes, attached)
+    if isinstance(attached, ssl.SSLSocket):
+        attached.setblocking(False)
+        return _pair(_pump_tls, attached)
+    copy = socket.socket(fileno=os.dup(attached.fileno()))
+    attached.close()
+    return copy
+
+
+def _pair(pump: Any, attached: Any) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=pump, args=(theirs, attached), name="docker-connection", daemon=True).start()
+    return ours
+
+
+def _pump_tls(local: socket.socket, remote: ssl.SSLSocket) -> None:
+    """One thread for both ways: a TLS connection must not be read and written at the same time."""
+    waiting: list[Any] = [local, remote]
+    with contextlib.suppress(OSError), local, remote:
+        while remote in waiting:
+            ready = waiting if remote.pending() else select.select(waiting, [], [])[0]
+            if remote in ready:
+                with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):  # no data in what came
+                    data = remote.recv(_CHUNK)
+                    if not data:
+                        return
+                    local.sendall(data)
+            if local in ready:
+                if data := local.recv(_CHUNK):
+                    _send_tls(remote, data)
+                else:
+                    return  # TLS has no halves: the host closes stdin when the connection ends
+
+
+def _send_tls(remote: ssl.SSLSocket, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[remote.send(view) :]
+        except ssl.SSLWantReadError:
+            select.select([remote], [], [])
+        except ssl.SSLWantWriteError:
+            select.select([], [remote], [])
+
+
+def _pump_pipes(local: socket.socket, remote: Any) -> None:
+    """Two threads, since pipes block: this one reads the process of ssh, the other writes to it."""
+    process = remote.proc
+    threading.Thread(target=_fill_pipe, args=(local, process), name="docker-connection", daemon=True).start()
+    with contextlib.suppress(OSError), local:
+        while data := process.stdout.read1(_CHUNK):
+            local.sendall(data)
+    with contextlib.suppress(OSError):
+        process.kill()
+    process.wait()
+
+
+def _fill_pipe(local: socket.socket, process: Any) -> None:
+    with contextlib.suppress(OSError, ValueError), process.stdin:
+        while data := local.recv(_CHUNK):
+            process.stdin.write(data)
+            process.stdin.flush()

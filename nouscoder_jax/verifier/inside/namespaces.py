@@ -1,8 +1,8 @@
-"""A place of its own for the runner on a machine without Docker: Linux namespaces, entered by the process itself.
+"""Linux namespaces, which the runner enters by itself on a machine without Docker.
 
-In: nothing. Out: this process is pid 1 of new pid, mount, network, ipc and uts namespaces, in a root folder that holds
-a Python, the system's libraries and nothing else. Runs inside; standard library only. Man pages: namespaces(7),
-user_namespaces(7), pivot_root(2), mount(2).
+In: a user id, the connection's file descriptors. Out: this process is pid 1 of new pid, mount, network, ipc and uts
+namespaces, in a root folder that holds a Python, the system's libraries and nothing else. Runs inside; standard library
+only. Man pages: namespaces(7), user_namespaces(7), pivot_root(2), mount(2).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr/bin", "/usr/lib",
 _FILES = ("/etc/ld.so.cache", "/etc/localtime")
 
 
-def enter(libc: ctypes.CDLL, uid: int, line: tuple[int, int]) -> str:
+def enter(libc: ctypes.CDLL, uid: int, descriptors: tuple[int, int]) -> str:
     """Moves into new namespaces; the caller goes on as their pid 1. Returns `root` or `user`: who made them.
 
-    The process that was started stays outside, waits, and dies with pid 1. `line`: file descriptors that only pid 1
-    keeps. Raises OSError where the system does not permit it.
+    The process that was started stays outside, waits, and dies with pid 1. `descriptors`: those that only
+    pid 1 keeps. Raises OSError where the system does not permit it.
     """
     as_root = os.geteuid() == 0
     flags = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
@@ -39,16 +39,16 @@ def enter(libc: ctypes.CDLL, uid: int, line: tuple[int, int]) -> str:
         _put("/proc/self/gid_map", f"{uid} {outer_gid} 1")
     parent, child = os.getpid(), os.fork()
     if child:
-        _wait_outside(libc, child, line, parent)
+        _wait_outside(libc, child, descriptors, parent)
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     _build_root(libc)
     return "root" if as_root else "user"
 
 
-def _wait_outside(libc: ctypes.CDLL, child: int, line: tuple[int, int], parent: int) -> None:
-    """Never returns: holds the place in the host's process tree, so that killing this process ends everything."""
+def _wait_outside(libc: ctypes.CDLL, child: int, descriptors: tuple[int, int], parent: int) -> None:
+    """Never returns: stays in the machine's process tree, so that killing this process ends everything."""
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    for descriptor in (*line, 0, 1):
+    for descriptor in (*descriptors, 0, 1):
         os.close(descriptor)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os._exit(code if code >= 0 else 128 - code)  # the host asks how pid 1 ended
