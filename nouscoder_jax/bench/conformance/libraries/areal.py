@@ -1,4 +1,7 @@
-"""AReaL's objectives: its actor loss with rejection sampling, its normalisation of rewards, its overlong penalty."""
+"""AReaL's objectives: its actor loss with rejection sampling, its normalisation of rewards, its overlong penalty.
+
+In: the tensors of one input. Out: by objective, the value of AReaL's own function.
+"""
 
 # ruff: noqa: E402
 from __future__ import annotations

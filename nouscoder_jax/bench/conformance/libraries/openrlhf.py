@@ -1,4 +1,7 @@
-"""OpenRLHF's objectives: `PolicyLoss`, its KL estimate, its overlong penalty."""
+"""OpenRLHF's objectives: `PolicyLoss`, its KL estimate, its overlong penalty.
+
+In: the tensors of one input. Out: by objective, the value of OpenRLHF's own function.
+"""
 
 # ruff: noqa: E402
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """SkyRL's objectives: the policy losses of its registry with the scaling of advantages that reduces them.
 
+In: the tensors of one input. Out: by objective, the value of SkyRL's own function.
+
 SkyRL's losses are sums: the mean is taken beforehand, by its `apply_loss_reduction_to_advantages_minibatch`.
 """
 

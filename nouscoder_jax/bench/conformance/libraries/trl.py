@@ -1,5 +1,7 @@
 """TRL's objectives: `GRPOTrainer._compute_loss` on given logprobs, and its parts that are functions.
 
+In: the tensors of one input. Out: by objective, the value of TRL's own function.
+
 The trainer is not started: it gets the attributes that the loss reads, and in place of the model's forward pass the
 logprobs of the input. Everything after the forward pass is TRL's.
 """

@@ -1,5 +1,7 @@
 """google-tunix's objectives: `grpo_loss_fn` on given logprobs, its estimators of advantages, its KL and entropy.
 
+In: the arrays of one input. Out: by objective, the value of tunix's own function.
+
 The model's forward pass is replaced by the logprobs of the input; everything after it is tunix's.
 """
 

@@ -1,4 +1,7 @@
-"""verl's objectives: the policy losses of its registry, its estimators of advantages, its rollout correction."""
+"""verl's objectives: the policy losses of its registry, its estimators of advantages, its rollout correction.
+
+In: the tensors of one input. Out: by objective, the value of verl's own function.
+"""
 
 # ruff: noqa: E402
 from __future__ import annotations
