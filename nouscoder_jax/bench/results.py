@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 _NOISY_LOAD = 0.5
+_LOG_FROM = 10.0
+"""Figures that are further apart are drawn on a logarithmic axis."""
 
 T = TypeVar("T")
 
@@ -104,6 +106,8 @@ class Report:
     """Columns on the left that are names."""
     remark: bool = False
     """Whether the last column is a sentence."""
+    load_matters: bool = True
+    """False: no figure is of wall time, or the bench measures what other processes take."""
     notes: list[str] = field(default_factory=list)
     """Sentences below the table."""
     targets: list[Target] = field(default_factory=list)
@@ -126,8 +130,8 @@ class Report:
             names = ("date", "commit", "device", "hardware", "versions", "load_before", "load_after")
             told = [f"{name} {self.facts[name]}" for name in names if name in self.facts]
             console.print("; ".join(told), markup=False, soft_wrap=True)
-        if self.facts.get("load_before", 0.0) > _NOISY_LOAD:
-            load = self.facts["load_before"]
+        load = self.facts.get("load_before", 0.0)
+        if self.load_matters and load > _NOISY_LOAD:
             console.print(f"NOISY: the load was {load} before the start; trust ratios and CPU time only")
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def plot_spreads(
 ) -> None:
     """A panel a figure, in it a row a name: a point at the median, a line from the lowest to the highest round."""
     names = list(next(iter(panels.values())))
-    size = (5.5 * len(panels), 1.2 + 0.4 * len(names))
+    size = (max(9.0, 5.5 * len(panels)), 1.2 + 0.4 * len(names))
     with picture(path, 1, len(panels), title=title, figsize=size) as axes:
         for one, (label, rows) in zip(axes, panels.items(), strict=True):
             for place, (name, values) in enumerate(rows.items()):
@@ -184,10 +188,15 @@ def plot_spreads(
                 one.plot([middle], [place], color=color, marker="o", markersize=7)
                 above = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
                 one.annotate(readable(middle), (middle, place), **above)
-            one.set(xlabel=label, xscale="log", yticks=range(len(names)), yticklabels=names)
+            one.set(xlabel=label, yticks=range(len(names)), yticklabels=names)
             one.invert_yaxis()
             one.grid(axis="x", color="0.92")
             one.margins(x=0.12, y=0.08)
+            measured = [value for values in rows.values() for value in values]
+            if max(measured) > _LOG_FROM * min(measured):
+                one.set(xscale="log")
+            else:
+                one.set(xlim=(0, 1.12 * max(measured)))
         for one in axes[1:]:
             one.tick_params(labelleft=False)
 
