@@ -1,26 +1,21 @@
 """`bench.py conformance`: a difference is seen, a stated one is undone, and the recorded table agrees."""
 
 import argparse
-import copy
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench import (
-    conformance,
-    conformance_compare,
-    conformance_inputs,
-    conformance_libraries,
-    conformance_ours,
-    conformance_placeholders,
-    conformance_rows,
-    conformance_table,
-)
-from nouscoder_jax.bench.conformance_libraries import Answers
-from nouscoder_jax.bench.conformance_rows import Row
+from nouscoder_jax.bench.conformance import command, environment, inputs, ours, table
+from nouscoder_jax.bench.conformance.compare import agrees, compare, is_failing
+from nouscoder_jax.bench.conformance.environment import Answers
+from nouscoder_jax.bench.conformance.libraries import placeholders
+from nouscoder_jax.bench.conformance.rows import ROWS, Row
+from nouscoder_jax.bench.readme import read_block
+from nouscoder_jax.bench.worker import Worker
 from nouscoder_jax.config import UserError
 
 BASELINE = Path(__file__).parents[1] / "baselines" / "conformance.json"
@@ -36,18 +31,18 @@ NUMBERS = {
 }
 
 
-def ours(name: str, one: str):
+def known_numbers(name: str, one: str):
     return NUMBERS[name]
 
 
-def compare(row: Row, value: float, gradient: list[float]) -> dict:
+def compared(row: Row, value: float, gradient: list[float]) -> dict:
     theirs = {"even, seed 0": (np.array(value, np.float32), np.array([gradient]))}
-    return conformance_compare.compare(row, ours, theirs, failure="")
+    return compare(row, known_numbers, theirs, failure="")
 
 
 def options(**changes) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    conformance.add_options(parser)
+    command.add_options(parser)
     return argparse.Namespace(**(vars(parser.parse_args([])) | changes))
 
 
@@ -60,96 +55,112 @@ def results(*rows: dict) -> dict:
 
 
 def test_equal_numbers_agree():
-    row = compare(PLAIN, 0.5, [0.1, -0.2])
+    row = compared(PLAIN, 0.5, [0.1, -0.2])
     assert row["verdict"] == "agrees"
-    assert row["defined"]["even, seed 0"]["cosine"] == pytest.approx(1.0)
+    assert row["defined"]["cosine"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
     ("value", "gradient"), [(0.50002, [0.1, -0.2]), (0.5, [0.1, -0.200003]), (float("nan"), [0.1, -0.2])]
 )
 def test_a_value_or_a_gradient_that_is_off_differs(value, gradient):
-    assert compare(PLAIN, value, gradient)["verdict"] == "DIFFERS"
+    assert compared(PLAIN, value, gradient)["verdict"] == "DIFFERS"
 
 
 def test_differences_are_those_worked_out_by_hand():
-    one = compare(PLAIN, 0.25, [0.1, 0.2])["defined"]["even, seed 0"]
+    one = compared(PLAIN, 0.25, [0.1, 0.2])["defined"]
     assert one["value_difference"] == pytest.approx(0.25)
     assert one["gradient_difference"] == pytest.approx(0.4)
     assert one["gradient_difference_relative"] == pytest.approx(2.0)
     assert one["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
 
 
+def test_the_worst_input_counts():
+    near, far = (
+        (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
+        (np.array(0.75, np.float32), np.array([[0.1, 0.2]])),
+    )
+    row = compare(PLAIN, known_numbers, {"even, seed 0": near, "even, seed 1": far, "even, seed 2": near}, failure="")
+    assert row["verdict"] == "DIFFERS"
+    assert row["defined"]["value_difference"] == pytest.approx(0.25)
+    assert row["defined"]["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
+
+
 def test_a_stated_difference_agrees_only_once_it_is_undone():
-    assert compare(STATED, 0.5, [0.6, 0.0])["verdict"] == "agrees once undone"
-    assert compare(STATED, 0.25, [0.3, 0.0])["verdict"] == "DIFFERS"
+    assert compared(STATED, 0.5, [0.6, 0.0])["verdict"] == "agrees once undone"
+    assert compared(STATED, 0.25, [0.3, 0.0])["verdict"] == "DIFFERS"
 
 
 def test_a_row_that_should_agree_and_does_not_makes_the_bench_fail(capsys):
-    good, bad = compare(PLAIN, 0.5, [0.1, -0.2]), compare(PLAIN, 0.6, [0.1, -0.2])
-    assert conformance._report(results(good), options()) == 0
-    assert conformance._report(results(good, bad), options()) == 1
+    good, bad = compared(PLAIN, 0.5, [0.1, -0.2]), compared(PLAIN, 0.6, [0.1, -0.2])
+    assert command._report(results(good), options()) == 0
+    assert command._report(results(good, bad), options()) == 1
     assert "1 of 2 rows agree" in capsys.readouterr().out
 
 
 def test_a_library_that_fails_is_a_row_with_the_reason():
-    answers = {"verl": Answers(values={}, facts={}, failure="pip could not install verl")}
-    found = conformance.judge(conformance_inputs.make(seed=0, num_seeds=1), {}, answers)
+    answers = {"verl": Answers(failure="pip could not install verl")}
+    found = command.judge(inputs.make(seed=0, num_seeds=1), {}, answers)
     assert {(row["verdict"], row["failure"]) for row in found["rows"]} == {("failed", "pip could not install verl")}
-    assert conformance_table.num_failing(found) == len(found["rows"]) > 0
-    assert "pip could not install verl" in conformance_table.markdown(found)
+    assert table.num_failing(found) == len(found["rows"]) > 0
+    assert "pip could not install verl" in table.markdown(found)
 
 
-def test_markdown_has_a_line_a_row_with_what_differs():
-    text = conformance_table.markdown(results(compare(PLAIN, 0.5, [0.1, -0.2]), compare(STATED, 0.5, [0.6, 0.0])))
-    lines = text.splitlines()
-    assert lines[2] == "| `dapo` | verl | vanilla | 0 | 0 | 1.000000 | agrees |"
-    assert lines[3].endswith("| agrees once undone (as defined 2.5e-01): twice ours |")
-    assert "verl 0.9.1, TRL 1.16.0" in text
-    assert "slime: no index" in text
-    assert "verl: ray" in text
+def test_markdown_has_a_line_a_row_with_what_remains_and_what_was_before():
+    text = table.markdown(results(compared(PLAIN, 0.5, [0.1, -0.2]), compared(STATED, 0.5, [0.6, 0.0])))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:4]]
+    assert [row[1] for row in cells] == ["verl", "TRL"]
+    assert [row[3] for row in cells] == ["0", "0"]
+    assert "as defined 2.5e-01" in cells[1][-1] and "as defined" not in cells[0][-1]
 
 
-@pytest.mark.parametrize("changes", [{"only": "verl,nobody"}, {"seed": -1}, {"out": Path("/no/such/folder/c.json")}])
-def test_bad_options_are_user_errors(changes):
-    with pytest.raises(UserError, match="got .*, expected .*; "):
-        conformance.run(options(**changes))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"only": "verl,nobody"}, "--only got nobody; there are verl"),
+        ({"seed": -1}, "--seed is -1; use 0 or more"),
+        ({"out": Path("/no/such/folder/c.json")}, "make it first"),
+    ],
+)
+def test_bad_options_are_user_errors(changes, told):
+    with pytest.raises(UserError, match=told):
+        command.run(options(**changes))
 
 
 def test_every_row_has_ours_and_what_it_is_undone_with():
-    known = conformance_ours.LOSSES | conformance_ours.PARTS
-    for row in conformance_rows.ROWS:
+    known = ours.LOSSES | ours.PARTS
+    for row in ROWS:
         assert row.objective in known
         assert not row.undone or row.undone in known
-        assert row.library in conformance_table.NAMES
-    assert len({(row.objective, row.library) for row in conformance_rows.ROWS}) == len(conformance_rows.ROWS)
+        assert row.library in table.NAMES
+    assert len({(row.objective, row.library) for row in ROWS}) == len(ROWS)
 
 
 def test_inputs_reach_every_bound():
-    reached = [conformance_inputs.reached(one) for one in conformance_inputs.make(seed=0, num_seeds=3).values()]
+    reached = [inputs.reached(one) for one in inputs.make(seed=0, num_seeds=3).values()]
     for bound in reached[0]:
         assert sum(one[bound] > 0 for one in reached) >= 2, bound
 
 
 def test_inputs_have_a_masked_row_and_a_one_token_sequence():
-    inputs = conformance_inputs.make(seed=0, num_seeds=1)
-    counts = inputs["one row masked, seed 0"]["mask"].sum(axis=1)
+    cases = inputs.make(seed=0, num_seeds=1)
+    counts = cases["one row masked, seed 0"]["mask"].sum(axis=1)
     assert 0 in counts
     assert 1 in counts
-    assert 1 in inputs["uneven, seed 0"]["mask"].sum(axis=1)
+    assert 1 in cases["uneven, seed 0"]["mask"].sum(axis=1)
 
 
 def test_ours_is_finite_on_every_input():
-    for arrays in conformance_inputs.make(seed=0, num_seeds=1).values():
+    for arrays in inputs.make(seed=0, num_seeds=1).values():
         for name in ("grpo", "gspo_plus", "cispo", "sequence_rejection, weighted by sequence", "overlong, no floor"):
-            value, gradient = conformance_ours.compute(name, arrays)
+            value, gradient = ours.compute(name, arrays)
             assert np.isfinite(value).all()
             assert gradient is None or np.isfinite(gradient).all()
 
 
 def test_a_placeholder_imports_and_is_no_number(monkeypatch):
     monkeypatch.setattr("sys.meta_path", __import__("sys").meta_path[:])
-    conformance_placeholders.install(absent=("no_such_cluster",), without_init=())
+    placeholders.install(absent=("no_such_cluster",), without_init=())
     import no_such_cluster.util  # pyright: ignore[reportMissingImports]
 
     assert no_such_cluster.util.remote(len) is len
@@ -157,32 +168,59 @@ def test_a_placeholder_imports_and_is_no_number(monkeypatch):
         no_such_cluster.util.scale * 2.0
 
 
-def test_the_recorded_table_agrees():
+def test_a_child_answers_with_the_numbers_of_its_functions_and_why_one_has_none(tmp_path):
+    cases = inputs.make(seed=0, num_seeds=1)
+    files = command.write_inputs(cases, tmp_path)
+    code = """
+import numpy as np
+from nouscoder_jax.bench.conformance.libraries.answers import serve
+def broken(arrays, settings):
+    raise ValueError("no such loss")
+def mean(arrays, settings):
+    value = arrays["logprobs"].mean(dtype=arrays["logprobs"].dtype)
+    return value * settings.dual_clip, np.full_like(arrays["logprobs"], 1 / 3)
+serve({"broken": broken, "mean": mean}, packages=("numpy",), stand_ins=("ray",), precisions=("float32", "float64"))"""
+    with Worker("one", [sys.executable, "-c", code], tmp_path, {}) as child:
+        facts = child.wait_ready()
+        name, stem = next(iter(files.items()))
+        answer = child.ask("answer", inputs=f"{stem}.npz", precision="float32")
+    assert facts["placeholders"] == ["ray"] and facts["precisions"] == ["float32", "float64"]
+    assert answer["broken"] == {"failure": "ValueError: no such loss"}
+    expected = cases[name]["logprobs"].mean(dtype=np.float32) * inputs.SETTINGS["dual_clip"]
+    assert answer["mean"]["value"] == float(expected)
+    assert np.float32(answer["mean"]["gradient"][0][0]) == np.float32(1 / 3)
+
+
+def test_the_recorded_table_agrees_and_has_every_row():
     content = json.loads(BASELINE.read_text())
-    assert conformance_table.num_failing(content) == 0
-    assert len({row["library"] for row in content["rows"]}) == 6
-    asked = {(row["objective"], row["library"]) for row in content["rows"]}
-    assert asked == {(row.objective, row.library) for row in conformance_rows.ROWS}
+    assert table.num_failing(content) == 0
+    assert {(row["objective"], row["library"]) for row in content["rows"]} == {
+        (row.objective, row.library) for row in ROWS
+    }
     for row in content["rows"]:
-        told = row.get("undone_differences") or row["defined"]
         if row["verdict"].startswith("agrees"):
-            assert all(conformance_compare.agrees(one) for one in told.values())
+            assert agrees(row.get("undone_differences") or row["defined"])
 
 
-def test_a_broken_number_in_the_recorded_table_is_seen(capsys):
-    content = copy.deepcopy(json.loads(BASELINE.read_text()))
+def test_the_table_in_the_readme_is_the_recorded_one(root):
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert read_block(text, command.BLOCK) == table.markdown(json.loads(BASELINE.read_text())).strip("\n")
+
+
+def test_a_row_that_differs_in_the_recorded_table_makes_the_bench_fail():
+    content = json.loads(BASELINE.read_text())
     row = next(row for row in content["rows"] if row["verdict"] == "agrees")
     row["verdict"] = "DIFFERS"
-    assert conformance._report(content, options()) == 1
+    assert command._report(content, options()) == 1
 
 
 @pytest.mark.skipif(not PEERS_ENV, reason="NOUSCODER_PEERS_ENV names no environment of the libraries")
-@pytest.mark.parametrize("name", [library.name for library in conformance_libraries.LIBRARIES])
+@pytest.mark.parametrize("name", [library.name for library in environment.LIBRARIES])
 def test_a_library_agrees_when_it_runs(name, tmp_path):
-    failures = conformance_libraries.install(Path(PEERS_ENV))
-    inputs = conformance_inputs.make(seed=7, num_seeds=1)
-    files = conformance.write_inputs(inputs, tmp_path)
-    library = next(one for one in conformance_libraries.LIBRARIES if one.name == name)
+    failures = environment.install(Path(PEERS_ENV))
+    cases = inputs.make(seed=7, num_seeds=1)
+    files = command.write_inputs(cases, tmp_path)
+    library = next(one for one in environment.LIBRARIES if one.name == name)
     assert name not in failures
-    found = conformance.judge(inputs, files, {name: conformance_libraries.ask(library, Path(PEERS_ENV), tmp_path)})
-    assert [row for row in found["rows"] if conformance_compare.is_failing(row)] == []
+    found = command.judge(cases, files, {name: environment.ask(library, Path(PEERS_ENV), tmp_path)})
+    assert [row for row in found["rows"] if is_failing(row)] == []
