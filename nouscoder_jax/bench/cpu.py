@@ -1,9 +1,9 @@
-"""CPU seconds of all that a benchmark makes work: this process, what it starts, the Docker Engine, its containers.
+"""CPU seconds of all that a bench makes work: this process, what it starts, the Docker daemon, its containers.
 
-In: the processes of an engine. Out: CPU seconds so far. Wall time on a machine that others use says little; this holds.
+In: the processes of a Docker daemon. Out: CPU seconds so far; wall time on a machine that others use says little.
 
-On Linux with cgroup v1, as root, this process and the engine enter a cpuacct group for the time of the benchmark, and
-the group of the engine's containers is read beside it; groups count processes that are gone. Elsewhere the whole
+On Linux with cgroup v1, as root, this process and the daemon enter a cpuacct group for the time of the benchmark, and
+the group of its containers is read beside it; groups count processes that are gone. Elsewhere the whole
 machine is counted (/proc/stat), so nothing else may run. `CpuMeter.how` says which.
 """
 
@@ -26,13 +26,13 @@ class CpuMeter:
     """Counts CPU seconds while the context is open.
 
     Example:
-        with CpuMeter(engine_processes(os.environ.get("DOCKER_HOST", ""))) as meter:
+        with CpuMeter(daemon_processes(os.environ.get("DOCKER_HOST", ""))) as meter:
             before = meter.cpu_s()
     """
 
-    def __init__(self, engine: list[int]) -> None:
-        """`engine`: processes of a Docker Engine on this machine; may be empty."""
-        self._engine = engine
+    def __init__(self, daemon: list[int]) -> None:
+        """`daemon`: processes of a Docker daemon on this machine; may be empty."""
+        self._daemon = daemon
         self._group: Path | None = None
         self._groups: list[Path] = []
         self._came_from: dict[int, Path] = {}
@@ -42,18 +42,18 @@ class CpuMeter:
         root = _cpuacct_root()
         if root is None or not os.access(root, os.W_OK):
             return self
-        containers = root / _cgroup_parent(self._engine).lstrip("/")
+        containers = root / _cgroup_parent(self._daemon).lstrip("/")
         group = root / f"nouscoder-bench-{os.getpid()}"
         try:
             group.mkdir(exist_ok=True)
-            for pid in [os.getpid(), *self._engine]:
+            for pid in [os.getpid(), *self._daemon]:
                 self._came_from[pid] = root / _group_of(pid).lstrip("/")
                 (group / "cgroup.procs").write_text(str(pid))
         except OSError:
             self._leave(group)
             return self
         self._group, self._groups = group, [group, containers]
-        self.how = "this process, what it started" + (", the engine and its containers" if self._engine else "")
+        self.how = "this process, what it started" + (", the Docker daemon and its containers" if self._daemon else "")
         self.how += " (cpuacct)"
         return self
 
@@ -70,7 +70,7 @@ class CpuMeter:
         return sum(_usage_s(group) for group in self._groups)
 
     def _leave(self, group: Path) -> None:
-        """Puts every process of the group back, those that the engine has started since as well."""
+        """Puts every process of the group back, those that the daemon has started since as well."""
         with contextlib.suppress(OSError):
             for pid in map(int, (group / "cgroup.procs").read_text().split()):
                 back = self._came_from.get(pid, group.parent)
@@ -99,8 +99,8 @@ def machine_cpu_s() -> float:
     return sum(int(words[column]) for column in _BUSY_COLUMNS) / _TICKS_PER_S
 
 
-def engine_processes(docker_host: str) -> list[int]:
-    """The engine behind a unix socket of this machine and its descendants; empty where that cannot be seen."""
+def daemon_processes(docker_host: str) -> list[int]:
+    """The daemon behind a unix socket of this machine and its descendants; empty where that cannot be seen."""
     path = docker_host.removeprefix("unix://") if docker_host.startswith("unix://") else "/var/run/docker.sock"
     if docker_host and not docker_host.startswith("unix://"):
         return []
@@ -111,10 +111,10 @@ def engine_processes(docker_host: str) -> list[int]:
     except OSError:
         return []
     pid = struct.unpack("3i", credentials)[0]
-    if pid <= 1:  # another pid namespace, or a socket that init holds for the engine
+    if pid <= 1:  # another pid namespace, or a socket that init holds for the daemon
         return []
     found = descendants(pid)
-    # Shims are the children of containerd; where that is no child of the engine, they would not be counted.
+    # Shims are the children of containerd; where that is no child of the daemon, they would not be counted.
     return [pid, *found] if any(_name(child) == "containerd" for child in found) else []
 
 
@@ -146,9 +146,9 @@ def _group_of(pid: int) -> str:
     return "/"
 
 
-def _cgroup_parent(engine: list[int]) -> str:
-    """The group under which an engine with the cgroupfs driver puts its containers."""
-    words = Path(f"/proc/{engine[0]}/cmdline").read_bytes().decode().split("\0") if engine else []
+def _cgroup_parent(daemon: list[int]) -> str:
+    """The group under which a daemon with the cgroupfs driver puts its containers."""
+    words = Path(f"/proc/{daemon[0]}/cmdline").read_bytes().decode().split("\0") if daemon else []
     for number, word in enumerate(words):
         if word.startswith("--cgroup-parent"):
             return word.partition("=")[2] or words[number + 1]
@@ -158,7 +158,7 @@ def _cgroup_parent(engine: list[int]) -> str:
 def _usage_s(group: Path) -> float:
     try:
         return int((group / "cpuacct.usage").read_text()) / 1e9
-    except FileNotFoundError:  # the engine makes it with its first container
+    except FileNotFoundError:  # the daemon makes it with its first container
         return 0.0
 
 

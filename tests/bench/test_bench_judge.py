@@ -111,7 +111,7 @@ def test_targets_are_judged_by_the_median_round_each_on_its_side():
 
 
 def test_a_mode_that_was_skipped_meets_nothing_and_misses_nothing():
-    skipped = ModeResult(name="docker warm", kind="ours", num_programs=50, skipped="no engine")
+    skipped = ModeResult(name="docker warm", kind="ours", num_programs=50, skipped="no Docker host")
     assert [target.met for target in table.targets([skipped])] == [None] * 3
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.cpu import CpuMeter, engine_processes, machine_cpu_s
+from nouscoder_jax.bench.cpu import CpuMeter, daemon_processes, machine_cpu_s
 from nouscoder_jax.bench.judge import modes, table
 from nouscoder_jax.bench.judge.modes import Mode
 from nouscoder_jax.bench.judge.programs import Contender, Judged, make_programs
@@ -32,7 +32,7 @@ from nouscoder_jax.verifier import interpreter
 
 Programs = list[tuple[Problem, str]]
 _SETTLE_S = 0.4
-"""Between two modes: the engine still removes containers of the one before."""
+"""Between two modes: the Docker host still removes containers of the one before."""
 _NOISY_SHARE = 0.05
 
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     check_numbers(options, "rounds", "programs", "tests", "workers")
     check_outputs(options)
     console = machine.console(width_chars=160)
-    facts = machine.describe(("docker",)) | {"engine": modes.engine_facts()}
+    facts = machine.describe(("docker",)) | {"engine": modes.docker_facts()}
     facts["programs_python"] = interpreter.choose().version
     offered = modes.make_modes(
         image=options.image, num_workers=options.workers, num_programs=options.programs, floor=options.floor
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if not chosen:
         raise UserError(f"--only got {options.only!r}; the modes are {', '.join(mode.name for mode in offered)}")
     programs = make_programs(num_programs=options.programs, num_tests=options.tests)
-    with CpuMeter(engine_processes(os.environ.get("DOCKER_HOST", ""))) as meter:
+    with CpuMeter(daemon_processes(os.environ.get("DOCKER_HOST", ""))) as meter:
         results = asyncio.run(_measure_all(chosen, programs, options, meter, console))
     facts |= {"cpu_counted": meter.how, "load_after": round(os.getloadavg()[0], 2)}
     _report(results, facts, options, console)
@@ -184,7 +184,7 @@ def _report(results: list[ModeResult], facts: dict[str, object], options: argpar
     found.notes += [
         f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.",
         f"local programs and baselines run on Python {facts['programs_python']}",
-        f"engine: {facts['engine']}; CPU time counts {facts['cpu_counted']}",
+        f"Docker host: {facts['engine']}; CPU time counts {facts['cpu_counted']}",
     ]
     others = max((max(result.values("others_share")) for result in results if result.rounds), default=0.0)
     if others > _NOISY_SHARE:

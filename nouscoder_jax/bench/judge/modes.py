@@ -21,12 +21,12 @@ from nouscoder_jax.verifier.verify import hardest_first, limits_of
 
 RATIO_TO = "LiveCodeBench-style"
 """The mode that all others are compared with in the same round."""
-_PLACES: tuple[tuple[str, Literal["docker", "local"], str], ...] = (
+_BACKENDS: tuple[tuple[str, Literal["docker", "local"], str], ...] = (
     ("docker", "docker", ""),
     ("docker crun", "docker", "crun"),
     ("local", "local", ""),
 )
-"""Label, backend, OCI runtime (empty: the engine's default)."""
+"""Label, backend, OCI runtime (empty: the Docker host's default)."""
 SIZES = {"warm": 1_000_000, "reuse=10": 10, "fresh": 1}
 """Rollouts that one sandbox judges."""
 _SLOW_PROGRAMS = 2
@@ -80,7 +80,7 @@ def make_modes(*, image: str, num_workers: int, num_programs: int, floor: bool) 
     """All modes, in the order of the table. `floor`: fork + program in a bare Python as well."""
     lead_in = 3 * num_workers
     modes = []
-    for label, backend, runtime in _PLACES:
+    for label, backend, runtime in _BACKENDS:
         for size, reuse in SIZES.items():
             config = _config(backend=backend, image=image, runtime=runtime, num_workers=num_workers, reuse=reuse)
             make = functools.partial(_ours, config)
@@ -123,18 +123,18 @@ def _ours(config: VerifierConfig) -> Contender:
 
 
 def _require_runtime(runtime: str) -> None:
-    """Raises UserError where the engine does not offer the runtime, or uses it anyway."""
-    facts = engine_facts()
+    """Raises UserError where the Docker host does not offer the runtime, or uses it anyway."""
+    facts = docker_facts()
     if facts is None:
-        raise UserError("no Docker engine answers")
+        raise UserError("no Docker host answers")
     if runtime not in facts["runtimes"]:
-        raise UserError(f"the engine offers no {runtime}, it has {', '.join(facts['runtimes'])}")
+        raise UserError(f"the Docker host offers no {runtime}, it has {', '.join(facts['runtimes'])}")
     if runtime == facts["default_runtime"]:
-        raise UserError(f"{runtime} is the engine's default already")
+        raise UserError(f"{runtime} is the Docker host's default already")
 
 
-def engine_facts() -> dict[str, str | list[str]] | None:
-    """What the engine of DOCKER_HOST says about itself; None where none answers."""
+def docker_facts() -> dict[str, str | list[str]] | None:
+    """What the Docker host of DOCKER_HOST says about itself; None where none answers."""
     import docker  # the SDK takes 0.2 s to import
     import docker.errors
     import requests.exceptions

@@ -39,7 +39,7 @@ class Round:
     """Latency of a test."""
     p99_ms: float
     cpu_ms_per_test: float
-    """Everything counted: client, engine, containers."""
+    """Everything counted: client, Docker daemon, containers."""
     others_share: float
     """Share of the machine that processes which are no part of the benchmark took; 0 where that cannot be told."""
 
