@@ -14,18 +14,19 @@ import sys
 from nouscoder_jax.cli import run_script
 
 BENCHES = {
-    "attention": ("nouscoder_jax.bench.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
-    "conformance": ("nouscoder_jax.bench.conformance", "the objectives beside six libraries' own: value and gradient"),
-    "convert": ("nouscoder_jax.bench.convert", "Hugging Face files to ours and back beside cp: GB/s, memory"),
-    "export": ("nouscoder_jax.bench.export", "new weights to the disk beside cp of the same bytes: GB/s"),
-    "generate": ("nouscoder_jax.bench.generate", "the embedded engine beside transformers and SGLang: tokens/s"),
-    "judge": ("nouscoder_jax.bench.judge", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
-    "logprobs": ("nouscoder_jax.bench.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
-    "objectives": ("nouscoder_jax.bench.objectives", "every objective trains the tiny policy: held-out pass@1"),
-    "pipeline": ("nouscoder_jax.bench.pipeline", "who waits for whom, simulated: idle shares, what binds on a fleet"),
-    "update": ("nouscoder_jax.bench.update", "update beside TRL's and google-tunix's: real tokens/s"),
+    "attention": ("kernels.attention", "attention forward + backward: Pallas beside cuDNN, TFLOP/s"),
+    "conformance": ("conformance.command", "the objectives beside six libraries' own: value and gradient"),
+    "convert": ("weights.convert", "Hugging Face files to ours and back beside cp: GB/s, memory"),
+    "export": ("weights.export", "new weights to the disk beside cp of the same bytes: GB/s"),
+    "generate": ("generate.command", "the embedded engine beside transformers and SGLang: tokens/s"),
+    "judge": ("judge.command", "the judge beside unsafe ways to run programs: tests/s, latency, CPU"),
+    "logprobs": ("kernels.logprobs", "logprobs in chunks beside all logits at once: time, memory"),
+    "objectives": ("objectives", "every objective trains the tiny policy: held-out pass@1"),
+    "pipeline": ("pipeline.command", "who waits for whom, simulated: idle shares, what binds on a fleet"),
+    "update": ("update.command", "update beside TRL's and google-tunix's: real tokens/s"),
 }
-"""Subcommand -> module with `add_options` and `run`, and what it measures. Only the chosen one is imported."""
+"""Subcommand -> module of nouscoder_jax.bench with `add_options` and `run`, and what it measures. Only the chosen
+one is imported."""
 
 
 def main() -> int:
@@ -34,9 +35,9 @@ def main() -> int:
     for name, (module, what) in BENCHES.items():
         command = commands.add_parser(name, help=what, description=what)
         if name in sys.argv[1:2]:
-            importlib.import_module(module).add_options(command)
+            importlib.import_module(f"nouscoder_jax.bench.{module}").add_options(command)
     options = parser.parse_args()
-    return importlib.import_module(BENCHES[options.bench][0]).run(options)
+    return importlib.import_module(f"nouscoder_jax.bench.{BENCHES[options.bench][0]}").run(options)
 
 
 if __name__ == "__main__":

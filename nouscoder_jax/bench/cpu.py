@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -76,6 +77,20 @@ class CpuMeter:
                 with contextlib.suppress(OSError):  # it has ended
                     (back / "cgroup.procs").write_text(str(pid))
             group.rmdir()
+
+
+@contextlib.contextmanager
+def cores(num_cores: int) -> Iterator[None]:
+    """Processes started inside may use the first `num_cores` cores; XLA makes as many threads."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:num_cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def machine_cpu_s() -> float:

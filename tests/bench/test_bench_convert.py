@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nouscoder_jax.bench import convert
-from nouscoder_jax.bench.convert import FROM_HF, TO_HF, Result
-from nouscoder_jax.bench.convert_folder import hash_of, write_random
+from nouscoder_jax.bench.weights import convert
+from nouscoder_jax.bench.weights.convert import FROM_HF, TO_HF, Result
+from nouscoder_jax.bench.weights.random_folder import hash_of, write_random
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model.hf_files import read_files
 from nouscoder_jax.planning.sizes import find_architecture, parameter_count
@@ -52,8 +52,8 @@ def test_targets_are_of_the_median_ratio_and_the_highest_peak():
         results.append(Result(name=f"cp + sync ({name})", wall_s=[1.0, 2.0, 2.0], cpu_s=[1.0] * 3, peak_mib=[1.0] * 3))
         results.append(Result(name=name, wall_s=wall, cpu_s=[1.0] * 3, peak_mib=[512.0, 7168.0, 1024.0]))
     assert convert.ratios(results[1], results) == [0.5, 1.0, 0.5]
-    targets = convert.to_dict(results, num_bytes=4_000_000_000, same=False)["targets"]
-    assert [(one["got"], one["met"]) for one in targets] == [
+    targets = convert.report(results, {}, num_bytes=4_000_000_000, same=False).targets
+    assert [(one.got, one.met) for one in targets] == [
         (False, False), (0.5, False), (7.0, False), (1.0, True), (7.0, False)
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_a_quick_run_brings_every_file_back_and_leaves_nothing(tmp_path, capsys)
     ]  # fmt: skip
     assert written["targets"][0]["met"]
     assert all(50 < one["peak_mib"][0] < 2000 for one in written["results"] if one["name"] in (FROM_HF, TO_HF))
-    assert "target: every file back to the byte True: True met" in capsys.readouterr().out
+    assert "target: every file back to the byte >= 1: 1.00 met" in capsys.readouterr().out
     assert not list((tmp_path / "disk").iterdir())
 
 

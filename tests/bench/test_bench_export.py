@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from nouscoder_jax.bench import export
-from nouscoder_jax.bench.export import CHECK, CP, EXPORT, READY, Result
+from nouscoder_jax.bench.weights import export
+from nouscoder_jax.bench.weights.export import CHECK, CP, EXPORT, READY, Result
 from nouscoder_jax.config import UserError
 
 
@@ -54,10 +54,10 @@ def test_a_ratio_is_of_speed_within_a_round_and_the_target_of_its_median():
     results += [Result(name=EXPORT, wall_s=[2.0, 2.0, 5.0], cpu_s=[3.0] * 3)]
     results += [Result(name=READY, wall_s=[2.0, 3.0, 4.0], cpu_s=[2.0] * 3)]
     assert export.ratios(results[1], results) == [0.5, 1.0, 0.8]
-    content = export.to_dict(results, num_bytes=4_000_000_000)
-    assert [(target["got"], target["met"]) for target in content["targets"]] == [(0.8, True), (2 / 3, False)]
-    assert [one["gb_per_s"] for one in content["results"]] == [2.0, 2.0, 4 / 3]
-    assert [one["cpu_s_per_gb"] for one in content["results"]] == [0.25, 0.75, 0.5]
+    found = export.report(results, {}, num_bytes=4_000_000_000)
+    assert [(target.got, target.met) for target in found.targets] == [(0.8, True), (2 / 3, False)]
+    assert [one["gb_per_s"] for one in found.content["results"]] == [2.0, 2.0, 4 / 3]
+    assert [one["cpu_s_per_gb"] for one in found.content["results"]] == [0.25, 0.75, 0.5]
 
 
 def test_a_quick_run_writes_every_round_and_leaves_nothing(tmp_path, capsys):

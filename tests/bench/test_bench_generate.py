@@ -8,10 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench import generate, generate_table, generate_worker, generate_workload
-from nouscoder_jax.bench.generate import Plan
-from nouscoder_jax.bench.generate_table import Result, Turn
-from nouscoder_jax.bench.generate_worker import Generated
+from nouscoder_jax.bench.contenders import Plan, Result, Turn, measure_all, times
+from nouscoder_jax.bench.generate import command, worker, workload
+from nouscoder_jax.bench.generate.worker import Generated
 from nouscoder_jax.config import UserError
 
 FAKE = """
@@ -30,12 +29,12 @@ open(ENDED, "w").close()
 """
 
 
-def fake(name, *, tasks=("uniform",), missing="", **values) -> Plan:
+def fake(name, *, tasks=("uniform",), missing="", at_the_end="", **values) -> Plan:
     """A contender that answers with given numbers."""
     values = {"LEFT": 99, "WALL": 1.0, "ENDED": os.devnull} | values
     lines = [f"{word} = {value!r}" for word, value in values.items()]
-    command = (sys.executable, "-c", "\n".join(lines) + FAKE)
-    return Plan(name=name, command=command, num_threads=1, tasks=tasks, missing=missing)
+    words = (sys.executable, "-c", "\n".join(lines) + FAKE)
+    return Plan(name=name, command=words, num_threads=1, tasks=tasks, missing=missing, at_the_end=at_the_end)
 
 
 def result(name, speeds, *, task="uniform", cpu=2.0) -> Result:
@@ -45,77 +44,77 @@ def result(name, speeds, *, task="uniform", cpu=2.0) -> Result:
 
 def bench(*arguments) -> int:
     parser = argparse.ArgumentParser()
-    generate.add_options(parser)
-    return generate.run(parser.parse_args(arguments))
+    command.add_options(parser)
+    return command.run(parser.parse_args(arguments))
 
 
 def test_uniform_is_32_sequences_of_16_and_128_tokens():
-    requests = generate_workload.uniform({"vocab_size": 4096, "quick": False}, turn=1)
+    requests = workload.uniform({"vocab_size": 4096, "quick": False}, turn=1)
     assert [(len(one.prompt), one.num_tokens) for one in requests] == [(16, 128)] * 32
 
 
 def test_a_turn_repeats_and_no_two_turns_share_a_prompt():
     settings = {"vocab_size": 4096, "quick": False}
-    for draw in (generate_workload.uniform, generate_workload.long_tailed):
+    for draw in (workload.uniform, workload.long_tailed):
         assert draw(settings, turn=3) == draw(settings, turn=3)
         assert not {one.prompt for one in draw(settings, turn=3)} & {one.prompt for one in draw(settings, turn=4)}
 
 
 def test_long_tailed_lengths_have_the_mean_of_the_uniform_ones_and_a_long_tail():
-    lengths = np.asarray(generate_workload.long_tailed_lengths(256))
+    lengths = np.asarray(workload.long_tailed_lengths(256))
     assert abs(lengths.mean() - 128) < 10
     assert np.median(lengths) < 115 and lengths.max() > 3 * 128 and lengths.min() < 32
-    assert lengths.max() <= generate_workload.LONGEST_TOKENS
+    assert lengths.max() <= workload.LONGEST_TOKENS
 
 
 def test_a_contender_that_gives_fewer_tokens_or_logprobs_is_no_contender():
-    (request, *_) = generate_workload.uniform({"vocab_size": 64, "quick": True}, turn=0)
-    generate_worker._check("x", [request], [Generated([1] * 16, [0.0] * 16)])
+    (request, *_) = workload.uniform({"vocab_size": 64, "quick": True}, turn=0)
+    worker._check("x", [request], [Generated([1] * 16, [0.0] * 16)])
     for ids, logprobs in ((15, 16), (16, 15), (15, 15), (17, 17)):
         with pytest.raises(SystemExit, match="does less"):
-            generate_worker._check("x", [request], [Generated([1] * ids, [0.0] * logprobs)])
+            worker._check("x", [request], [Generated([1] * ids, [0.0] * logprobs)])
 
 
 def test_every_contender_does_every_task_in_every_round(tmp_path):
-    plans = [fake("ours", tasks=("uniform", "long_tailed")), fake("transformers", WALL=4.0)]
-    results, differences = generate.measure_all(plans, tmp_path, rounds=2)
+    plans = [fake("ours", tasks=("uniform", "long_tailed")), fake("transformers", WALL=4.0, at_the_end="check")]
+    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
     found = [(one.name, one.task, len(one.warm_up), len(one.turns)) for one in results]
     assert found == [("ours", "uniform", 1, 2), ("ours", "long_tailed", 1, 2), ("transformers", "uniform", 1, 2)]
-    assert generate_table.times(results[0], results[2]) == [4.0, 4.0]
-    assert differences == {"ours": 2e-6}
+    assert times(results[0], results[2]) == [4.0, 4.0]
+    assert said == {"check": {"ours": 2e-6}}
 
 
 def test_a_contender_that_fails_is_skipped_and_the_others_are_measured(tmp_path):
-    plans = [fake("ours"), fake("transformers", LEFT=2), fake("sglang", missing="no Python")]
-    results, differences = generate.measure_all(plans, tmp_path, rounds=2)
+    plans = [fake("ours"), fake("transformers", LEFT=2, at_the_end="check"), fake("sglang", missing="no Python")]
+    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
     assert len(results[0].turns) == 2
     assert "out of luck" in results[1].skipped and results[2].skipped == "no Python"
-    assert differences == {} and generate_table.targets(results)[0]["met"] is None
+    assert said == {} and command.targets(results)[0].met is None
 
 
 def test_a_contender_ends_by_itself_before_it_is_killed(tmp_path):
-    generate.measure_all([fake("sglang", ENDED=str(tmp_path / "ended"))], tmp_path, rounds=1)
+    measure_all([fake("sglang", ENDED=str(tmp_path / "ended"))], tmp_path, rounds=1, warm_up=1)
     assert (tmp_path / "ended").exists()
 
 
 def test_the_target_is_judged_against_the_faster_of_transformers():
     results = [result("ours", [1000, 900, 5000]), result("transformers", [400] * 3)]
-    assert generate_table.targets(results)[0]["met"]
-    (target, _) = generate_table.targets([*results, result("transformers-1-thread", [600, 600, 600], cpu=1.0)])
-    assert (target["got"], target["met"]) == (1.667, False)
-    assert target["by_cpu"] == 0.833
+    assert command.targets(results)[0].met
+    (target, _) = command.targets([*results, result("transformers-1-thread", [600, 600, 600], cpu=1.0)])
+    assert (target.got, target.met) == (pytest.approx(5 / 3), False)
+    assert target.by_cpu == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(("speed", "met"), [(801, True), (799, False)])
 def test_long_tailed_lengths_must_keep_four_fifths_of_the_speed(speed, met):
     results = [result("ours", [1000] * 3), result("ours", [speed] * 3, task="long_tailed")]
-    assert generate_table.targets(results)[1]["met"] is met
+    assert command.targets(results)[1].met is met
 
 
 def test_a_bench_whose_logprobs_are_not_the_model_s_fails():
-    assert generate_table.sameness({"ours": 1e-5, "sglang": 1e-5})[1]
-    lines, same = generate_table.sameness({"ours": 1e-5, "sglang": 2e-3})
-    assert not same and lines[1].startswith("NOT THE SAME: sglang")
+    assert command.report([], {"ours": 1e-5, "sglang": 1e-5}, {})[1]
+    found, same = command.report([], {"ours": 1e-5, "sglang": 2e-3}, {})
+    assert not same and found.notes[1].startswith("NOT THE SAME: sglang")
 
 
 @pytest.mark.parametrize("arguments", [("--rounds", "0"), ("--threads", "0"), ("--only", "vllm")])

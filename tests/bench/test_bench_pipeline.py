@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from nouscoder_jax import cli
-from nouscoder_jax.bench import pipeline, pipeline_fleet, pipeline_table
-from nouscoder_jax.bench.pipeline_fleet import UpdateTime, find_settings, read_plan, share_of
-from nouscoder_jax.bench.pipeline_parts import Server, VirtualEngine, VirtualJudge, program_text
-from nouscoder_jax.bench.pipeline_run import Setting, simulate
-from nouscoder_jax.bench.pipeline_table import Row
-from nouscoder_jax.bench.pipeline_traffic import DrawnTraffic, RecordedTraffic, Sample, lengths
-from nouscoder_jax.bench.virtual_clock import now_s, run_virtually
+from nouscoder_jax.bench.pipeline import command, fleet, table
+from nouscoder_jax.bench.pipeline.fleet import UpdateTime, find_settings, read_plan, share_of
+from nouscoder_jax.bench.pipeline.parts import Server, VirtualEngine, VirtualJudge, program_text
+from nouscoder_jax.bench.pipeline.simulate import Setting, simulate
+from nouscoder_jax.bench.pipeline.table import Row
+from nouscoder_jax.bench.pipeline.traffic import DrawnTraffic, RecordedTraffic, Sample, lengths
+from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
 from nouscoder_jax.types import Outcome, Prompt, Sampling
@@ -155,7 +155,7 @@ def test_judge_workers_have_a_line():
 
 
 def small_problem():
-    from nouscoder_jax.bench.pipeline_run import _problem
+    from nouscoder_jax.bench.pipeline.simulate import _problem
 
     return _problem("p0")
 
@@ -209,7 +209,7 @@ def binding(config, machines, traffic=None):
     base = measure(config, machines, traffic, num_steps=4)
     gains = {
         binds: 1 - measure(changed_config, changed, traffic, num_steps=4).step_s / base.step_s
-        for _, binds, changed_config, changed in pipeline.changes(config, machines, room=machines.slots_per_server)
+        for _, binds, changed_config, changed in command.changes(config, machines, room=machines.slots_per_server)
     }
     return max(gains, key=lambda name: gains[name]), gains
 
@@ -364,12 +364,9 @@ def test_the_sentence_names_what_helps_most(measured):
 
     base = row(dataclasses.replace(measured, step_s=100.0))
     rows = [base, changed("a", "the engine", 90.0), changed("b", "the trainer", 60.0)]
-    assert (
-        "the trainer binds: with b a step takes 60 s instead of 100 (-40%); a -10%"
-        in pipeline_table.conclusions(rows)[0]
-    )
+    assert "the trainer binds: with b a step takes 60 s instead of 100 (-40%); a -10%" in table.conclusions(rows)[0]
     rows = [base, changed("a", "the engine", 99.0), changed("b", "the trainer", 100.0)]
-    assert "nothing binds alone" in pipeline_table.conclusions(rows)[0]
+    assert "nothing binds alone" in table.conclusions(rows)[0]
 
 
 @pytest.mark.parametrize("binds", ["", "the engine"])
@@ -377,22 +374,22 @@ def test_the_picture_and_the_table_are_made(measured, tmp_path, binds):
     rows = [row(measured), row(measured, max_staleness=2, label="1 step ahead")]
     if binds:
         rows.append(row(measured, label="2 x engine GPUs", binds=binds, changed_from_s=measured.step_s))
-    pipeline_table.plot(tmp_path / "picture.png", rows, title="t")
+    table.plot(tmp_path / "picture.png", rows, title="t")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
-    assert pipeline_table.results_table(rows).row_count == len(rows)
-    assert json.dumps(pipeline_table.to_dict(rows[0]))
+    assert table.results_table(rows).row_count == len(rows)
+    assert json.dumps(table.to_dict(rows[0]))
 
 
 def options(*arguments):
     parser = argparse.ArgumentParser()
-    pipeline.add_options(parser)
+    command.add_options(parser)
     return parser.parse_args(["--config", str(ROOT / "configs" / "dapo.py"), *arguments])
 
 
 def test_one_machine_is_simulated_and_kept(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert (
-        pipeline.run(options("--staleness", "0,2", "--slots", "4", "--steps", "2", "--groups", "2", "--out", str(out)))
+        command.run(options("--staleness", "0,2", "--slots", "4", "--steps", "2", "--groups", "2", "--out", str(out)))
         == 0
     )
     kept = json.loads(out.read_text())
@@ -402,7 +399,7 @@ def test_one_machine_is_simulated_and_kept(tmp_path, capsys):
 
 
 def test_a_fleet_is_simulated_and_what_binds_is_said(capsys):
-    assert pipeline.run(options("--gpus", "8", "--steps", "1", "--groups", "2")) == 0
+    assert command.run(options("--gpus", "8", "--steps", "1", "--groups", "2")) == 0
     said = capsys.readouterr().out
     assert " binds" in said and "max_staleness 3" in said
 
@@ -425,7 +422,7 @@ def test_a_fleet_is_simulated_and_what_binds_is_said(capsys):
 )
 def test_bad_input_is_one_line(arguments, wrong):
     with pytest.raises(UserError) as error:
-        pipeline.run(options(*arguments))
+        command.run(options(*arguments))
     assert wrong in str(error.value) and "\n" not in str(error.value)
 
 
@@ -440,11 +437,11 @@ def test_the_script_exits_with_2_on_bad_input():
 def test_the_kept_results_keep_the_slots_busy_ahead_and_not_in_the_synchronous_order():
     runs = json.loads(KEPT.read_text())["runs"]
     idle = {(one["max_staleness"], one["slots"]): one["measured"]["engine_idle_share"] for one in runs}
-    assert min(share for (bound, _), share in idle.items() if bound) < pipeline_table.IDLE_GOAL
+    assert min(share for (bound, _), share in idle.items() if bound) < table.IDLE_GOAL
     assert min(share for (bound, _), share in idle.items() if not bound) > 0.5
 
 
 def test_the_activations_stated_are_those_compiled():
     # 35.56 GB peak as compiled for 48 B200 less 14.77e9 x 16 / 16 bytes of weights, moments and gradients
-    stated = pipeline_fleet.ACTIVATION_BYTES * 40 * 5120 * 32768
+    stated = fleet.ACTIVATION_BYTES * 40 * 5120 * 32768
     assert stated == pytest.approx(35.56e9 - 14.77e9, rel=0.02)

@@ -19,7 +19,7 @@ from unittest import mock
 
 from scripted import ScriptedEngine, chance
 
-from nouscoder_jax.bench.virtual_clock import now_s, run_virtually
+from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.experience.filters import assign_advantages

@@ -7,7 +7,7 @@ import pytest
 from scripted import ScriptedEngine, ScriptedJudge, by_parity, scripted_collector
 
 from nouscoder_jax import cli
-from nouscoder_jax.bench.virtual_clock import run_virtually
+from nouscoder_jax.bench.pipeline.virtual_clock import run_virtually
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.loop.collect import check_versions, step_metrics, told

@@ -8,7 +8,7 @@ import pytest
 from scripted import START, ScriptedEngine, ScriptedJudge, by_parity, chance, scripted_collector
 
 from nouscoder_jax import cli
-from nouscoder_jax.bench.virtual_clock import now_s, run_virtually
+from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.experience.filters import GroupFate
 from nouscoder_jax.loop.collect import step_metrics

@@ -1,0 +1,1 @@
+"""Our objectives beside six libraries' own functions."""

@@ -1,0 +1,102 @@
+"""The verdicts of `bench.py conformance`: values and gradients of two sides, compared over all inputs.
+
+In: ours and theirs by input. Out: a dict a row, ready for JSON, with a verdict:
+
+    agrees              as defined, within the tolerance, on every input
+    agrees once undone  they define it otherwise; with that difference put into ours it agrees on every input
+    differs as stated   they define it otherwise, and there is nothing to put in
+    DIFFERS             anything else: the bench fails
+    failed              their function raised; the reason stands beside it
+
+Tolerance 1e-5: of values, absolute, or relative where they exceed 1; of gradients, the largest absolute difference of
+an element relative to the gradient's largest element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from nouscoder_jax.bench.conformance.rows import Row
+
+TOLERANCE = 1e-5
+
+Answer = tuple[np.ndarray, np.ndarray | None]
+"""A value and its gradient, where it has one."""
+
+
+def compare(
+    row: Row, ours: Callable[[str, str], Answer], theirs: Mapping[str, Answer], *, failure: str
+) -> dict[str, Any]:
+    """One row over the inputs of `theirs`; `ours(name, input)` computes our side."""
+    found: dict[str, Any] = asdict(row)
+    if failure or not theirs:
+        return found | {"verdict": "failed", "failure": failure or "no answer"}
+    for key, name in (("defined", row.objective), ("undone_differences", row.undone)):
+        if name:
+            found[key] = {one: _difference(ours(name, one), answer) for one, answer in theirs.items()}
+    return found | {"verdict": _verdict(found)}
+
+
+def agrees(difference: Mapping[str, Any]) -> bool:
+    """Whether one input's difference is within the tolerance. A NaN is not."""
+    parts = [difference["value_difference_scaled"]]
+    if difference["gradient_norm_ours"] is not None:
+        parts.append(difference["gradient_difference_relative"])
+    return all(part <= TOLERANCE for part in parts)
+
+
+def worst(differences: Mapping[str, Mapping[str, Any]], name: str) -> float | None:
+    """The largest of a figure over inputs (of the cosine: the smallest); None where there is no gradient."""
+    values = [one[name] for one in differences.values() if one[name] is not None]
+    if not values:
+        return None
+    return float(np.min(values) if name == "cosine" else np.max(values))
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    told, name = ("agrees once undone", "undone_differences") if found["undone"] else ("agrees", "defined")
+    if all(agrees(one) for one in found[name].values()):
+        return told
+    return "differs as stated" if found["difference"] and not found["undone"] else "DIFFERS"
+
+
+def is_failing(row: Mapping[str, Any]) -> bool:
+    """Whether a compared row should agree and does not, or could not be run."""
+    return row["verdict"] in ("DIFFERS", "failed")
+
+
+def _difference(ours: Answer, theirs: Answer) -> dict[str, Any]:
+    value, other = np.asarray(ours[0], np.float64), np.asarray(theirs[0], np.float64)
+    largest = float(np.max(np.abs(value - other)))
+    found: dict[str, Any] = {
+        "value_ours": float(value) if value.ndim == 0 else None,
+        "value_theirs": float(other) if other.ndim == 0 else None,
+        "value_difference": largest,
+        "value_difference_scaled": largest / max(1.0, float(np.max(np.abs(other)))),
+        "gradient_norm_ours": None,
+        "gradient_norm_theirs": None,
+        "gradient_difference": None,
+        "gradient_difference_relative": None,
+        "cosine": None,
+    }
+    if ours[1] is not None and theirs[1] is not None:
+        found |= _gradients(np.asarray(ours[1], np.float64), np.asarray(theirs[1], np.float64))
+    return found
+
+
+def _gradients(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    norms = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
+    largest = float(np.max(np.abs(ours - theirs)))
+    scale = float(np.max(np.abs(theirs)))
+    product = norms[0] * norms[1]
+    return {
+        "gradient_norm_ours": norms[0],
+        "gradient_norm_theirs": norms[1],
+        "gradient_difference": largest,
+        "gradient_difference_relative": largest / scale if scale else largest,
+        "cosine": float(np.vdot(ours, theirs)) / product if product else float(norms[0] == norms[1]),
+    }

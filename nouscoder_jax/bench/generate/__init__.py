@@ -1,0 +1,1 @@
+"""The embedded engine beside transformers' generate and SGLang's CPU server."""

@@ -1,0 +1,1 @@
+"""The judge beside unsafe ways to run programs."""

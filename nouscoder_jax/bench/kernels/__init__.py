@@ -1,0 +1,1 @@
+"""Packed attention and token logprobs on one device."""

@@ -1,0 +1,1 @@
+"""The loop's own pipeline on a virtual clock."""

@@ -1,0 +1,1 @@
+"""One optimizer step beside TRL's and google-tunix's."""

@@ -1,0 +1,1 @@
+"""Weights converted and exported, beside cp of the same bytes."""

@@ -1,0 +1,68 @@
+"""A Hugging Face directory of random bytes in the shape of a Qwen3, for `bench.py convert`.
+
+In: an architecture, a folder. Out: config.json, tokenizer and bf16 safetensors with an index, as a download has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from nouscoder_jax.manifest import hash_range, parse_header
+from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.model.name_table import NAME_TABLE
+from nouscoder_jax.training.convert import plan_headers, write_headers_index
+
+SHARD_GB = 4.0
+"""Files as large as Qwen3's on the hub."""
+
+_TOKENIZER = Path(__file__).parents[3] / "configs" / "tiny" / "policy"
+_BLOCK_BYTES = 16 << 20
+_NOT_NAN = np.uint16(0xBFFF)
+"""Without the exponent's highest bit a bf16 is neither NaN nor infinite."""
+
+
+def write_random(folder: Path, architecture: Architecture, *, say: Callable[[str], None]) -> int:
+    """Makes the folder, and returns the bytes of its safetensors."""
+    folder.mkdir()
+    config = architecture.to_hf() | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copyfile(_TOKENIZER / name, folder / name)
+    headers = plan_headers(architecture, dict.fromkeys(NAME_TABLE, "bfloat16"), SHARD_GB)
+    write_headers_index(folder, headers)
+    total = 0
+    for number, (file, header) in enumerate(headers.items()):
+        say(f"random weights: file {number + 1} of {len(headers)}")
+        total += _write_file(folder / file, header, seed=number)
+    return total
+
+
+def _write_file(path: Path, header: bytes, *, seed: int) -> int:
+    left = parse_header(header)[-1].end - len(header)
+    random = np.random.Generator(np.random.SFC64(seed))
+    with path.open("wb") as file:
+        file.write(header)
+        while left:
+            size = min(left, _BLOCK_BYTES)
+            bits = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint16)
+            np.bitwise_and(bits, _NOT_NAN, out=bits)
+            file.write(bits.view(np.uint8)[:size].data)
+            left -= size
+        return file.tell()
+
+
+def hash_of(folder: Path) -> str:
+    """One hash of every file of a folder, names included."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = list(pool.map(lambda path: hash_range(path, 0, path.stat().st_size), files))
+    named = [[str(path.relative_to(folder)), one] for path, one in zip(files, hashes, strict=True)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
