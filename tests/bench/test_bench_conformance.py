@@ -14,8 +14,10 @@ from nouscoder_jax.bench.conformance.compare import agrees, compare, is_failing
 from nouscoder_jax.bench.conformance.environment import Answers
 from nouscoder_jax.bench.conformance.libraries import placeholders
 from nouscoder_jax.bench.conformance.rows import ROWS, Row
+from nouscoder_jax.bench.readme import replace_block
 from nouscoder_jax.config import UserError
 
+PAGE = Path(__file__).parents[2] / "nouscoder_jax" / "bench" / "README.md"
 BASELINE = Path(__file__).parents[1] / "baselines" / "conformance.json"
 PEERS_ENV = os.environ.get("NOUSCODER_PEERS_ENV", "")
 
@@ -160,6 +162,11 @@ def test_the_recorded_table_agrees():
         told = row.get("undone_differences") or row["defined"]
         if row["verdict"].startswith("agrees"):
             assert all(agrees(one) for one in told.values())
+
+
+def test_the_table_on_the_page_of_the_benches_is_the_recorded_one():
+    text = PAGE.read_text(encoding="utf-8")
+    assert replace_block(text, command.BLOCK, table.markdown(json.loads(BASELINE.read_text()))) == text
 
 
 def test_a_broken_number_in_the_recorded_table_is_seen(capsys):
