@@ -29,5 +29,5 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"load_model needs {error.name}, which is not installed: pip install 'nouscoder-jax[train]'"
-        ) from error
+        ) from None
     return load_model

@@ -93,6 +93,23 @@ def missing_files(path: Path) -> list[str]:
     return [span for span in named if not any((folder / span).exists() for folder in folders)]
 
 
+def unknown_options(path: Path) -> list[str]:
+    """`--option`, alone or with a value, and options in comments of sh blocks, that no script declares."""
+    comments = [
+        line.partition(" #")[2]
+        for language, block in fences(path.read_text(encoding="utf-8"))
+        if language == "sh"
+        for line in block.splitlines()
+    ]
+    named = {span.split()[0] for span in spans(path) if span.startswith("--")}
+    named |= {word for comment in comments for word in re.findall(r"(?<!\S)--[a-z-]+\b(?![.=])", comment)}
+    sources = [*(ROOT / "scripts").glob("*.py"), ROOT / "nouscoder_jax/cli.py"]
+    sources += [*(ROOT / "nouscoder_jax/bench").rglob("*.py"), *(ROOT / "nouscoder_jax/planning").glob("*.py")]
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    made = (ROOT / "scripts/verify.py").read_text(encoding="utf-8")  # some of its options, of names in a row
+    return sorted(name for name in named if "." not in name and f'"{name}"' not in text and f'"{name[2:]}"' not in made)
+
+
 def config_fields() -> set[str]:
     fields = set()
     for section, cls in typing.get_type_hints(TrainConfig).items():
@@ -122,6 +139,11 @@ def test_every_link_leads_to_a_file_and_its_heading(path):
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_every_file_that_is_named_exists(path):
     assert missing_files(path) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_every_option_that_is_named_is_one_of_a_script(path):
+    assert unknown_options(path) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
