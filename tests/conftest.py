@@ -1,5 +1,5 @@
-"""The test rig: 8 fake CPU devices, strict rank promotion, one folder of compiled programs for the whole run. Imports
-nothing of the package at the top, because the jaxtyping hook has to come first."""
+"""The test rig: types checked at run time, 8 fake CPU devices, strict rank promotion, one folder of compiled programs
+for the whole run. Imports nothing of the package at the top, because the checking of types has to come first."""
 
 import atexit
 import json
@@ -10,7 +10,12 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Nearly all of the time here is compilation: a third of it with XLA's older emitters and no splitting of programs.
+# `make train`, the loss trace and runs with a real SGLang server compile as users do (integration/small_run.py).
+os.environ["XLA_FLAGS"] = " ".join((
+    os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_force_host_platform_device_count=8",
+))  # fmt: skip
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # What one test or one of its processes has compiled, no other compiles again: workers inherit this environment.
@@ -24,6 +29,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import jax
 import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_packages
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -35,7 +43,25 @@ LONGEST = (
     "test_qwen3.py", "test_generate.py", "test_warm_start.py",
 )  # fmt: skip
 """Test files of a minute or more."""
+PACKAGES = {"nouscoder_jax": ROOT / "nouscoder_jax", "nouscoder_kernels": ROOT / "kernels" / "nouscoder_kernels"}
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def check_types() -> None:
+    """Every function of the package checks what it is given and returns: shapes too (jaxtyping) in modules that state
+    them and in those with a NamedTuple, whose annotations beartype alone does not find; elsewhere beartype, which
+    is ten times quicker a call."""
+    sources = {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path.read_text(encoding="utf-8")
+        for package, folder in PACKAGES.items()
+        for path in folder.rglob("*.py")
+    }
+    shaped = [name for name, text in sources.items() if "jaxtyping" in text or "NamedTuple" in text]
+    install_import_hook(shaped, "beartype.beartype")
+    beartype_packages(PACKAGES, conf=BeartypeConf(claw_is_pep526=False))
+
+
+check_types()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

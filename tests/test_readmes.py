@@ -131,6 +131,48 @@ def unknown_fields(path: Path) -> list[str]:
     ]
 
 
+def first_sentence(path: Path) -> str:
+    """Of the module's docstring, without its full stop."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(doc.partition("\n\n")[0].split())
+    sentence = re.split(r"(?<=[^.])\.(?: |$)|: ?(?=python scripts/)", paragraph)[0]
+    return sentence.rstrip(":").replace("|", r"\|")
+
+
+def house_map() -> str:
+    """A table a folder, a line a module: what it is called, what its first sentence says."""
+    folders = [ROOT / "nouscoder_jax", *sorted(p.parent for p in (ROOT / "nouscoder_jax").rglob("*/__init__.py"))]
+    folders += [ROOT / "kernels/nouscoder_kernels", ROOT / "scripts", ROOT / "configs"]
+    parts = []
+    for folder in folders:
+        modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+        opens = folder / "__init__.py"
+        says = f"{first_sentence(opens)}.\n\n" if opens.exists() else ""
+        rows = [
+            f"| [`{path.name}`]({os.path.relpath(path, MAP_PAGE.parent)}) | {first_sentence(path)} |"
+            for path in modules
+        ]
+        parts.append(f"### {page_name(folder)}/\n\n{says}| module | |\n|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(dict.fromkeys(parts))
+
+
+def test_the_map_is_made_of_the_first_sentences_of_all_modules():
+    block = house_map()
+    if os.environ.get("UPDATE_MAP"):
+        write_block(MAP_PAGE, "map", block)
+    text = MAP_PAGE.read_text(encoding="utf-8")
+    up_to_date = replace_block(text, "map", block) == text
+    assert up_to_date, "a module has changed: UPDATE_MAP=1 make test ARGS=tests/test_readmes.py writes the map anew"
+
+
+def test_the_map_names_every_module_script_and_config():
+    text = MAP_PAGE.read_text(encoding="utf-8")
+    modules = [*(ROOT / "nouscoder_jax").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+    modules += [*(ROOT / "scripts").glob("*.py"), *(ROOT / "configs").glob("*.py")]
+    names = [os.path.relpath(path, MAP_PAGE.parent) for path in modules if path.name != "__init__.py"]
+    assert [name for name in names if f"]({name})" not in text] == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_every_link_leads_to_a_file_and_its_heading(path):
     assert broken_links(path) == []
@@ -252,45 +294,3 @@ def test_every_command_is_understood(page, command, monkeypatch, capsys):
         assert rest[:2] == ["-m", "venv"]
     else:
         assert (ROOT / program).is_file(), f"{page}: nobody knows how to check {command!r}"
-
-
-def first_sentence(path: Path) -> str:
-    """Of the module's docstring, without its full stop."""
-    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    paragraph = " ".join(doc.partition("\n\n")[0].split())
-    sentence = re.split(r"(?<=[^.])\.(?: |$)|: ?(?=python scripts/)", paragraph)[0]
-    return sentence.rstrip(":").replace("|", r"\|")
-
-
-def house_map() -> str:
-    """A table a folder, a line a module: what it is called, what its first sentence says."""
-    folders = [ROOT / "nouscoder_jax", *sorted(p.parent for p in (ROOT / "nouscoder_jax").rglob("*/__init__.py"))]
-    folders += [ROOT / "kernels/nouscoder_kernels", ROOT / "scripts", ROOT / "configs"]
-    parts = []
-    for folder in folders:
-        modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
-        opens = folder / "__init__.py"
-        says = f"{first_sentence(opens)}.\n\n" if opens.exists() else ""
-        rows = [
-            f"| [`{path.name}`]({os.path.relpath(path, MAP_PAGE.parent)}) | {first_sentence(path)} |"
-            for path in modules
-        ]
-        parts.append(f"### {page_name(folder)}/\n\n{says}| module | |\n|---|---|\n" + "\n".join(rows))
-    return "\n\n".join(dict.fromkeys(parts))
-
-
-def test_the_map_is_made_of_the_first_sentences_of_all_modules():
-    block = house_map()
-    if os.environ.get("UPDATE_MAP"):
-        write_block(MAP_PAGE, "map", block)
-    text = MAP_PAGE.read_text(encoding="utf-8")
-    up_to_date = replace_block(text, "map", block) == text
-    assert up_to_date, "a module has changed: UPDATE_MAP=1 make test ARGS=tests/test_readmes.py writes the map anew"
-
-
-def test_the_map_names_every_module_script_and_config():
-    text = MAP_PAGE.read_text(encoding="utf-8")
-    modules = [*(ROOT / "nouscoder_jax").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
-    modules += [*(ROOT / "scripts").glob("*.py"), *(ROOT / "configs").glob("*.py")]
-    names = [os.path.relpath(path, MAP_PAGE.parent) for path in modules if path.name != "__init__.py"]
-    assert [name for name in names if f"]({name})" not in text] == []

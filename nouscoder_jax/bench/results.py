@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 _NOISY_LOAD = 0.5
+_LOG_FROM = 10.0
+"""Figures that are further apart are drawn on a logarithmic axis."""
 
 T = TypeVar("T")
 
@@ -102,6 +104,10 @@ class Report:
     """Cells as in `heads`; a row that ends early is of something that was not measured."""
     num_labels: int = 1
     """Columns on the left that are names."""
+    remark: bool = False
+    """Whether the last column is a sentence."""
+    load_matters: bool = True
+    """False: no figure is of wall time, or the bench measures what other processes take."""
     notes: list[str] = field(default_factory=list)
     """Sentences below the table."""
     targets: list[Target] = field(default_factory=list)
@@ -110,15 +116,22 @@ class Report:
 
     def show(self, console: Console) -> None:
         """The table, the notes, the targets, where it was measured."""
-        console.print(console_table(self.title, self.heads, self.rows, num_labels=self.num_labels))
+        table = Table(title=self.title, title_justify="left")
+        for number, head in enumerate(self.heads):
+            is_remark = self.remark and number == len(self.heads) - 1
+            is_text = is_remark or number < self.num_labels
+            table.add_column(head, justify="left" if is_text else "right", no_wrap=not is_remark)
+        for row in self.rows:
+            table.add_row(*row, style="dim" if len(row) < len(self.heads) else "")
+        console.print(table)
         for line in [*self.notes, *(target.line() for target in self.targets)]:
             console.print(line, markup=False, soft_wrap=True)
         if "hardware" in self.facts:
             names = ("date", "commit", "device", "hardware", "versions", "load_before", "load_after")
             told = [f"{name} {self.facts[name]}" for name in names if name in self.facts]
             console.print("; ".join(told), markup=False, soft_wrap=True)
-        if self.facts.get("load_before", 0.0) > _NOISY_LOAD:
-            load = self.facts["load_before"]
+        load = self.facts.get("load_before", 0.0)
+        if self.load_matters and load > _NOISY_LOAD:
             console.print(f"NOISY: the load was {load} before the start; trust ratios and CPU time only")
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,22 +145,14 @@ class Report:
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def console_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1) -> Table:
-    """Labels on the left, figures on the right; a row that ends early is dim."""
-    table = Table(title=title, title_justify="left")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < num_labels else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row, style="dim" if len(row) < len(heads) else "")
-    return table
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1) -> str:
-    """The same in Markdown."""
-    marks = ["---" if number < num_labels else "---:" for number in range(len(heads))]
-    lines = [heads, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], f"|{'|'.join(marks)}|", *text[1:]])
+def markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_labels: int = 1, remark: bool = False
+) -> str:
+    """Labels on the left, figures on the right, and a last column of sentences where there are remarks."""
+    figures = range(num_labels, len(heads) - remark)
+    marks = ["---:" if number in figures else "---" for number in range(len(heads))]
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([head, f"|{'|'.join(marks)}|", *lines])
 
 
 @contextmanager
@@ -174,7 +179,7 @@ def plot_spreads(
 ) -> None:
     """A panel a figure, in it a row a name: a point at the median, a line from the lowest to the highest round."""
     names = list(next(iter(panels.values())))
-    size = (5.5 * len(panels), 1.2 + 0.4 * len(names))
+    size = (max(9.0, 5.5 * len(panels)), 1.2 + 0.4 * len(names))
     with picture(path, 1, len(panels), title=title, figsize=size) as axes:
         for one, (label, rows) in zip(axes, panels.items(), strict=True):
             for place, (name, values) in enumerate(rows.items()):
@@ -183,10 +188,15 @@ def plot_spreads(
                 one.plot([middle], [place], color=color, marker="o", markersize=7)
                 above = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
                 one.annotate(readable(middle), (middle, place), **above)
-            one.set(xlabel=label, xscale="log", yticks=range(len(names)), yticklabels=names)
+            one.set(xlabel=label, yticks=range(len(names)), yticklabels=names)
             one.invert_yaxis()
             one.grid(axis="x", color="0.92")
             one.margins(x=0.12, y=0.08)
+            measured = [value for values in rows.values() for value in values]
+            if max(measured) > _LOG_FROM * min(measured):
+                one.set(xscale="log")
+            else:
+                one.set(xlim=(0, 1.12 * max(measured)))
         for one in axes[1:]:
             one.tick_params(labelleft=False)
 

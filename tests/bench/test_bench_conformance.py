@@ -1,9 +1,9 @@
 """`bench.py conformance`: a difference is seen, a stated one is undone, and the recorded table agrees."""
 
 import argparse
-import copy
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from nouscoder_jax.bench.conformance.compare import agrees, compare, is_failing
 from nouscoder_jax.bench.conformance.environment import Answers
 from nouscoder_jax.bench.conformance.libraries import placeholders
 from nouscoder_jax.bench.conformance.rows import ROWS, Row
-from nouscoder_jax.bench.readme import replace_block
+from nouscoder_jax.bench.readme import read_block
+from nouscoder_jax.bench.worker import Worker
 from nouscoder_jax.config import UserError
 
-PAGE = Path(__file__).parents[2] / "nouscoder_jax" / "bench" / "README.md"
 BASELINE = Path(__file__).parents[1] / "baselines" / "conformance.json"
 PEERS_ENV = os.environ.get("NOUSCODER_PEERS_ENV", "")
 
@@ -57,7 +57,7 @@ def results(*rows: dict) -> dict:
 def test_equal_numbers_agree():
     row = compared(PLAIN, 0.5, [0.1, -0.2])
     assert row["verdict"] == "agrees"
-    assert row["defined"]["even, seed 0"]["cosine"] == pytest.approx(1.0)
+    assert row["defined"]["cosine"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,22 @@ def test_a_value_or_a_gradient_that_is_off_differs(value, gradient):
 
 
 def test_differences_are_those_worked_out_by_hand():
-    one = compared(PLAIN, 0.25, [0.1, 0.2])["defined"]["even, seed 0"]
+    one = compared(PLAIN, 0.25, [0.1, 0.2])["defined"]
     assert one["value_difference"] == pytest.approx(0.25)
     assert one["gradient_difference"] == pytest.approx(0.4)
     assert one["gradient_difference_relative"] == pytest.approx(2.0)
     assert one["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
+
+
+def test_the_worst_input_counts():
+    near, far = (
+        (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
+        (np.array(0.75, np.float32), np.array([[0.1, 0.2]])),
+    )
+    row = compare(PLAIN, known_numbers, {"even, seed 0": near, "even, seed 1": far, "even, seed 2": near}, failure="")
+    assert row["verdict"] == "DIFFERS"
+    assert row["defined"]["value_difference"] == pytest.approx(0.25)
+    assert row["defined"]["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
 
 
 def test_a_stated_difference_agrees_only_once_it_is_undone():
@@ -88,26 +99,31 @@ def test_a_row_that_should_agree_and_does_not_makes_the_bench_fail(capsys):
 
 
 def test_a_library_that_fails_is_a_row_with_the_reason():
-    answers = {"verl": Answers(values={}, facts={}, failure="pip could not install verl")}
+    answers = {"verl": Answers(failure="pip could not install verl")}
     found = command.judge(inputs.make(seed=0, num_seeds=1), {}, answers)
     assert {(row["verdict"], row["failure"]) for row in found["rows"]} == {("failed", "pip could not install verl")}
     assert table.num_failing(found) == len(found["rows"]) > 0
     assert "pip could not install verl" in table.markdown(found)
 
 
-def test_markdown_has_a_line_a_row_with_what_differs():
+def test_markdown_has_a_line_a_row_with_what_remains_and_what_was_before():
     text = table.markdown(results(compared(PLAIN, 0.5, [0.1, -0.2]), compared(STATED, 0.5, [0.6, 0.0])))
-    lines = text.splitlines()
-    assert lines[2] == "| `dapo` | verl | vanilla | 0 | 0 | 1.000000 | agrees |"
-    assert lines[3].endswith("| agrees once undone (as defined 2.5e-01): twice ours |")
-    assert "verl 0.9.1, TRL 1.16.0" in text
-    assert "slime: no index" in text
-    assert "verl: ray" in text
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:4]]
+    assert [row[1] for row in cells] == ["verl", "TRL"]
+    assert [row[3] for row in cells] == ["0", "0"]
+    assert "as defined 2.5e-01" in cells[1][-1] and "as defined" not in cells[0][-1]
 
 
-@pytest.mark.parametrize("changes", [{"only": "verl,nobody"}, {"seed": -1}, {"out": Path("/no/such/folder/c.json")}])
-def test_bad_options_are_user_errors(changes):
-    with pytest.raises(UserError, match="got .*, expected .*; "):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"only": "verl,nobody"}, "--only got nobody; there are verl"),
+        ({"seed": -1}, "--seed is -1; use 0 or more"),
+        ({"out": Path("/no/such/folder/c.json")}, "make it first"),
+    ],
+)
+def test_bad_options_are_user_errors(changes, told):
+    with pytest.raises(UserError, match=told):
         command.run(options(**changes))
 
 
@@ -152,25 +168,47 @@ def test_a_placeholder_imports_and_is_no_number(monkeypatch):
         no_such_cluster.util.scale * 2.0
 
 
-def test_the_recorded_table_agrees():
+def test_a_child_answers_with_the_numbers_of_its_functions_and_why_one_has_none(tmp_path):
+    cases = inputs.make(seed=0, num_seeds=1)
+    files = command.write_inputs(cases, tmp_path)
+    code = """
+import numpy as np
+from nouscoder_jax.bench.conformance.libraries.answers import serve
+def broken(arrays, settings):
+    raise ValueError("no such loss")
+def mean(arrays, settings):
+    value = arrays["logprobs"].mean(dtype=arrays["logprobs"].dtype)
+    return value * settings.dual_clip, np.full_like(arrays["logprobs"], 1 / 3)
+serve({"broken": broken, "mean": mean}, packages=("numpy",), stand_ins=("ray",), precisions=("float32", "float64"))"""
+    with Worker("one", [sys.executable, "-c", code], tmp_path, {}) as child:
+        facts = child.wait_ready()
+        name, stem = next(iter(files.items()))
+        answer = child.ask("answer", inputs=f"{stem}.npz", precision="float32")
+    assert facts["placeholders"] == ["ray"] and facts["precisions"] == ["float32", "float64"]
+    assert answer["broken"] == {"failure": "ValueError: no such loss"}
+    expected = cases[name]["logprobs"].mean(dtype=np.float32) * inputs.SETTINGS["dual_clip"]
+    assert answer["mean"]["value"] == float(expected)
+    assert np.float32(answer["mean"]["gradient"][0][0]) == np.float32(1 / 3)
+
+
+def test_the_recorded_table_agrees_and_has_every_row():
     content = json.loads(BASELINE.read_text())
     assert table.num_failing(content) == 0
-    assert len({row["library"] for row in content["rows"]}) == 6
-    asked = {(row["objective"], row["library"]) for row in content["rows"]}
-    assert asked == {(row.objective, row.library) for row in ROWS}
+    assert {(row["objective"], row["library"]) for row in content["rows"]} == {
+        (row.objective, row.library) for row in ROWS
+    }
     for row in content["rows"]:
-        told = row.get("undone_differences") or row["defined"]
         if row["verdict"].startswith("agrees"):
-            assert all(agrees(one) for one in told.values())
+            assert agrees(row.get("undone_differences") or row["defined"])
 
 
-def test_the_table_on_the_page_of_the_benches_is_the_recorded_one():
-    text = PAGE.read_text(encoding="utf-8")
-    assert replace_block(text, command.BLOCK, table.markdown(json.loads(BASELINE.read_text()))) == text
+def test_the_table_on_the_page_of_the_benches_is_the_recorded_one(root):
+    text = (root / "nouscoder_jax/bench/README.md").read_text(encoding="utf-8")
+    assert read_block(text, command.BLOCK) == table.markdown(json.loads(BASELINE.read_text())).strip("\n")
 
 
-def test_a_broken_number_in_the_recorded_table_is_seen(capsys):
-    content = copy.deepcopy(json.loads(BASELINE.read_text()))
+def test_a_row_that_differs_in_the_recorded_table_makes_the_bench_fail():
+    content = json.loads(BASELINE.read_text())
     row = next(row for row in content["rows"] if row["verdict"] == "agrees")
     row["verdict"] = "DIFFERS"
     assert command._report(content, options()) == 1

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from nouscoder_jax.bench.in_turn import Timed
 from nouscoder_jax.bench.weights import export
-from nouscoder_jax.bench.weights.export import CHECK, CP, EXPORT, READY, Result
+from nouscoder_jax.bench.weights.export import CHECK, CP, EXPORT, READY
 from nouscoder_jax.config import UserError
 
 
@@ -19,7 +20,7 @@ def bench(*arguments) -> int:
 
 
 def test_all_contenders_write_the_same_weights(tmp_path):
-    contenders = export.make_contenders(export._architecture(num_layers=1, tiny=True), tmp_path, dtype="bfloat16")
+    contenders = export.make_contenders(export.architecture_of(num_layers=1, tiny=True), tmp_path, dtype="bfloat16")
     for contender in contenders.values():
         contender()
     files = [sorted((tmp_path / name).glob("*.safetensors")) for name in (EXPORT, CP, READY)]
@@ -30,7 +31,7 @@ def test_all_contenders_write_the_same_weights(tmp_path):
 def test_the_default_model_has_two_gigabytes():
     options = argparse.ArgumentParser()
     export.add_options(options)
-    architecture = export._architecture(num_layers=options.parse_args([]).layers, tiny=False)
+    architecture = export.architecture_of(num_layers=options.parse_args([]).layers, tiny=False)
     shards = export.plan_files(architecture, dtype="bfloat16", num_processes=1)
     assert sum(shard.num_bytes for shard in shards) / 1e9 == pytest.approx(2.03, abs=0.01)
     assert len({shard.writer for shard in shards}) == 4
@@ -50,9 +51,9 @@ def test_no_round_begins_after_the_limit(tmp_path):
 
 
 def test_a_ratio_is_of_speed_within_a_round_and_the_target_of_its_median():
-    results = [Result(name=CP, wall_s=[1.0, 2.0, 4.0], cpu_s=[1.0] * 3)]
-    results += [Result(name=EXPORT, wall_s=[2.0, 2.0, 5.0], cpu_s=[3.0] * 3)]
-    results += [Result(name=READY, wall_s=[2.0, 3.0, 4.0], cpu_s=[2.0] * 3)]
+    results = [Timed(name=CP, wall_s=[1.0, 2.0, 4.0], cpu_s=[1.0] * 3)]
+    results += [Timed(name=EXPORT, wall_s=[2.0, 2.0, 5.0], cpu_s=[3.0] * 3)]
+    results += [Timed(name=READY, wall_s=[2.0, 3.0, 4.0], cpu_s=[2.0] * 3)]
     assert export.ratios(results[1], results) == [0.5, 1.0, 0.8]
     found = export.report(results, {}, num_bytes=4_000_000_000)
     assert [(target.got, target.met) for target in found.targets] == [(0.8, True), (2 / 3, False)]

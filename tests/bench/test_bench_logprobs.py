@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from nouscoder_jax.bench.in_turn import Timed
 from nouscoder_jax.bench.kernels import logprobs
-from nouscoder_jax.bench.kernels.logprobs import Result
 from nouscoder_jax.bench.kernels.logprobs_memory import Memory, Sizes, with_gradients
 from nouscoder_jax.config import UserError
 
@@ -41,12 +41,12 @@ def test_every_implementation_has_as_many_rounds_and_one_that_fails_is_skipped_w
 
 
 def test_a_ratio_compares_within_a_round():
-    results = [Result(name="plain", wall_s=[1.0, 4.0]), Result(name="chunked 1 MiB", wall_s=[2.0, 2.0])]
+    results = [Timed(name="plain", wall_s=[1.0, 4.0]), Timed(name="chunked 1 MiB", wall_s=[2.0, 2.0])]
     assert logprobs.ratios(results[1], results, "wall_s") == [2.0, 0.5]
 
 
 def test_targets_are_met_by_medians_and_by_programs_without_all_logits():
-    results = [Result(name="plain", cpu_s=[1.0] * 3), Result(name="chunked 1 MiB", cpu_s=[1.1, 1.3, 1.0])]
+    results = [Timed(name="plain", cpu_s=[1.0] * 3), Timed(name="chunked 1 MiB", cpu_s=[1.1, 1.3, 1.0])]
     memory = [
         Memory(gpu="h100", temp_bytes=150 << 20, all_logits=[]),
         Memory(gpu="h100", temp_bytes=(150 << 20) + 2**20, all_logits=[]),
@@ -57,7 +57,7 @@ def test_targets_are_met_by_medians_and_by_programs_without_all_logits():
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed():
-    results = [Result(name="plain", skipped="why"), Result(name="chunked 1 MiB", cpu_s=[1.0])]
+    results = [Timed(name="plain", skipped="why"), Timed(name="chunked 1 MiB", cpu_s=[1.0])]
     assert [target.met for target in logprobs.report(results, [], {}, on_gpu=False).targets] == [None]
 
 

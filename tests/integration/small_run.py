@@ -1,14 +1,15 @@
-"""A run of three small steps, for tests that kill it: arguments, and an environment in which sessions compile once."""
+"""A run of three small steps, for tests of whole commands: arguments, and environments in which it takes seconds."""
 
 import os
 from pathlib import Path
 
+HERE = Path(__file__).parent
 SIZES = [
     # An update computes 512 tokens instead of 18,432; an evaluation has 8 problems instead of 64.
     "--data.max-prompt-tokens=128",
     "--experience.row-tokens=256",
     "--experience.rows-per-micro-batch=2",
-    f"--data.held-out={Path(__file__).with_name('held_out_8.jsonl')}",
+    f"--data.held-out={HERE / 'held_out_8.jsonl'}",
 ]
 ARGUMENTS = [
     *SIZES,
@@ -23,15 +24,33 @@ ARGUMENTS = [
 ]
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """On the CPU; programs compiled by one session are in `cache` for the next. Not where all tests have theirs: jax
-    writes an entry in place, and a session that is killed would leave half a one to others."""
+def environment(cache: Path | None = None, *, devices: int | None = None) -> dict[str, str]:
+    """On the CPU, compiled quickly, without torch: else a small run spends most of its time compiling and importing.
+
+    Args:
+        cache: Programs compiled by one session are here for the next; by default where all tests have theirs. A session
+            that is killed needs one of its own: jax writes an entry in place, and would leave half of it to others.
+        devices: Of a process; by default what XLA finds, which is one.
+    """
+    flags = _xla_flags(without=("--xla_force_host_platform_device_count",))
+    if devices:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
     own = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "USE_TORCH": "0",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "XLA_FLAGS": " ".join(flags),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "without_torch"), os.environ.get("PYTHONPATH")))),
     }
-    own.pop("XLA_FLAGS", None)
-    return own
+    return own | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
+
+
+def user_environment() -> dict[str, str]:
+    """On the CPU, as a user's session is: without the flags that conftest.py sets."""
+    ours = ("--xla_force_host_platform_device_count", "--xla_cpu_use_fusion_emitters", "--xla_cpu_parallel_codegen")
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(_xla_flags(without=ours))}
+
+
+def _xla_flags(*, without: tuple[str, ...]) -> list[str]:
+    return [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(without)]

@@ -20,7 +20,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_more_room_lets_it_go_on(root
     mount = ["mount", "-t", "tmpfs", "-o", "size=34m", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no disk of its own size can be mounted here")
-    environment = small_run.environment(tmp_path / "cache")
+    environment = small_run.environment()
 
     def train(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "scripts/train.py", *arguments]

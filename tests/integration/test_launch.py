@@ -23,7 +23,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return small_run.environment(tmp_path / "cache") | {
+    return small_run.environment() | {
         "SSH": str(shell),
         "PYTHON": sys.executable,
         "PORT": str(port),

@@ -1,6 +1,7 @@
 """Whole runs in several processes on this machine (jax.distributed, CPU collectives)."""
 
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +54,7 @@ class Processes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        environment = small_run.environment(self.cache) | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_COORDINATOR_ADDRESS": address,
-        }
+        environment = small_run.environment(self.cache, devices=1) | {"JAX_COORDINATOR_ADDRESS": address}
         self.running = []
         for process in range(number):
             with self.log(process).open("w") as log:
@@ -122,12 +121,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Processes:
-    """The run in one process."""
-    run = Processes(root, tmp_path_factory.mktemp("alone") / "it", cache)
-    run.start(None)
-    run.finish()
-    return run
+def whole(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Processes]:
+    """whole(mesh): the run on that mesh, from its start to its end; None: in one process."""
+
+    @functools.cache
+    def make(mesh: str | None) -> Processes:
+        run = Processes(root, tmp_path_factory.mktemp("whole") / "it", cache)
+        run.start(mesh)
+        run.finish()
+        return run
+
+    return make
 
 
 @pytest.fixture
@@ -140,9 +144,8 @@ def several(root: Path, cache: Path, tmp_path: Path, request: pytest.FixtureRequ
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_several_processes_do_what_one_does(mesh: str, alone: Processes, several: Processes):
-    several.start(mesh)
-    several.finish()
+def test_several_processes_do_what_one_does(mesh: str, whole: Callable[[str | None], Processes]):
+    alone, several = whole(None), whole(mesh)
     assert several.rollouts() == alone.rollouts()
     compared = 0
     for one, other in zip(alone.metrics(), several.metrics(), strict=True):
@@ -180,13 +183,9 @@ def test_a_run_of_four_processes_goes_on_in_two_and_in_one(several: Processes):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_whoever_is_killed_all_end_at_once_and_a_resumed_run_ends_the_same(
-    root: Path, cache: Path, tmp_path: Path, several: Processes, request: pytest.FixtureRequest
+    several: Processes, whole: Callable[[str | None], Processes]
 ):
-    whole = Processes(root, tmp_path / "whole", cache)
-    request.addfinalizer(whole.end)
-    whole.start("fsdp 2")
-    whole.finish()
-
+    uninterrupted = whole("fsdp 2")
     several.start("fsdp 2")
     several.send(signal.SIGKILL, 1, after="rollouts/step-000001.jsonl")  # a hand, in the middle of an update
     assert several.wait() == [1, -signal.SIGKILL]
@@ -201,9 +200,9 @@ def test_whoever_is_killed_all_end_at_once_and_a_resumed_run_ends_the_same(
 
     several.start("fsdp 2")
     several.finish()
-    assert several.hashes() == whole.hashes()
-    assert several.rollouts() == whole.rollouts()
-    losses = [[(line["step"], line.get("update/loss")) for line in run.metrics()] for run in (several, whole)]
+    assert several.hashes() == uninterrupted.hashes()
+    assert several.rollouts() == uninterrupted.rollouts()
+    losses = [[(line["step"], line.get("update/loss")) for line in run.metrics()] for run in (several, uninterrupted)]
     assert losses[0] == losses[1]
 
 

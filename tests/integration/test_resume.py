@@ -13,7 +13,7 @@ import small_run
 @pytest.mark.timeout(600)
 def test_a_run_goes_back_to_a_step_and_ends_as_it_did_and_says_what_it_will_not_do(root: Path, tmp_path: Path):
     run_dir = tmp_path / "run"
-    environment = small_run.environment(tmp_path / "cache")
+    environment = small_run.environment()
 
     def train(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "scripts/train.py", *arguments]

@@ -1,7 +1,6 @@
 """A run that starts from a converted folder instead of a Hugging Face directory."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,23 +9,12 @@ import small_run
 
 from nouscoder_jax.model.converted import is_converted
 
-SMALL = [
-    *small_run.SIZES,
-    "--num-steps=1",
-    "--rollout.groups-per-step=2",
-    "--rollout.group-size=4",
-    "--rollout.num-slots=16",
-    "--rollout.max-completion-tokens=32",
-    "--evaluation.samples-per-problem=1",
-    "--evaluation.max-completion-tokens=32",
-    "--verifier.backend=local",
-]
+SMALL = [*small_run.ARGUMENTS, "--num-steps=1"]
 
 
 @pytest.mark.slow
 def test_training_from_a_converted_folder_is_training_from_its_source(root, tmp_path):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
+    environment = small_run.environment()
 
     def command(*arguments):
         done = subprocess.run(

@@ -1,16 +1,17 @@
 """What an objective's settings do to a whole run on the command line: real engine, real sandbox."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import small_run
 
 pytestmark = pytest.mark.slow
 
 SMALL = [
+    *small_run.SIZES,
     "--num-steps=1",
     "--rollout.groups-per-step=4",
     "--rollout.group-size=4",
@@ -21,14 +22,12 @@ SMALL = [
 
 
 def train(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
     return subprocess.run(
         [sys.executable, root / "scripts" / "train.py", *arguments],
         capture_output=True,
         text=True,
         timeout=280,
-        env=environment,
+        env=small_run.environment(),
         cwd=root,
     )
 

@@ -45,11 +45,11 @@ def free_port() -> int:
 
 
 def start(root: Path, script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
     command = [sys.executable, root / "scripts" / script, *arguments]
     with log.open("wb") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=root)
+        return subprocess.Popen(
+            command, env=small_run.user_environment(), stdout=output, stderr=subprocess.STDOUT, cwd=root
+        )
 
 
 def train(root: Path, run_dir: Path, *arguments: str) -> list[dict]:

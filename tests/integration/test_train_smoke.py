@@ -1,7 +1,6 @@
 """From `train` to `convert` on the command line, the embedded default made small: real engine, real sandbox."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,51 +11,29 @@ import numpy as np
 import pytest
 import small_run
 
-SMALL = [
-    *small_run.SIZES,
-    "--num-steps=2",
-    "--rollout.groups-per-step=2",
-    "--rollout.group-size=4",
-    "--rollout.num-slots=16",
-    "--rollout.max-completion-tokens=96",
-    "--evaluation.samples-per-problem=1",
-    "--evaluation.max-completion-tokens=96",
-    "--checkpoint.every-steps=1",
-    "--verifier.backend=local",
-]
+SMALL = ["--config", "configs/tiny.py", *small_run.ARGUMENTS, "--num-steps=2", "--checkpoint.every-steps=1"]
 
 
 UMASK = 0o027
 
 
 def command(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
     return subprocess.run(
         [sys.executable, root / "scripts" / script, *arguments],
         capture_output=True,
         text=True,
         timeout=280,
-        env=environment,
+        env=small_run.environment(),
         cwd=root,
         umask=UMASK,
     )
 
 
 @pytest.fixture(scope="module")
-def start(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Arguments of a run of two steps: the tiny config, smaller, with 8 held-out problems."""
-    held_out = tmp_path_factory.mktemp("problems") / "held_out.jsonl"
-    lines = (root / "configs" / "tiny" / "held_out.jsonl").read_text().splitlines(keepends=True)
-    held_out.write_text("".join(lines[:8]))
-    return ["--config", "configs/tiny.py", f"--data.held-out={held_out}", *SMALL]
-
-
-@pytest.fixture(scope="module")
-def run_dir(root: Path, start: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two steps."""
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = command(root, "train.py", *start, f"--run-dir={folder}")
+    done = command(root, "train.py", *SMALL, f"--run-dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -99,8 +76,8 @@ def test_a_finished_run_goes_on_with_more_steps(root: Path, run_dir: Path):
     assert [line["step"] for line in metrics] == [0, 1, 2, 3]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(root: Path, run_dir: Path, start: list[str]):
-    done = command(root, "train.py", *start, f"--run-dir={run_dir}")
+def test_a_second_run_in_the_same_folder_is_refused(root: Path, run_dir: Path):
+    done = command(root, "train.py", *SMALL, f"--run-dir={run_dir}")
     assert done.returncode == 2
     assert "already holds a run" in done.stderr and "--resume" in done.stderr
     assert "Traceback" not in done.stderr
@@ -140,14 +117,12 @@ def test_the_converted_checkpoint_gives_transformers_our_logits_and_reads_back_b
     assert tokenizer.decode(tokenizer("print(len(w))")["input_ids"]) == "print(len(w))"
 
 
-def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, start: list[str], tmp_path: Path):
+def test_ctrl_c_ends_in_a_checkpoint_that_resume_takes_up(root: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
-    arguments = [*start, f"--run-dir={folder}", "--num-steps=50", "--checkpoint.every-steps=50"]
+    arguments = [*SMALL, f"--run-dir={folder}", "--num-steps=50", "--checkpoint.every-steps=50"]
     process = subprocess.Popen(
         [sys.executable, "scripts/train.py", *arguments],
-        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=root, env=small_run.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:

@@ -66,7 +66,7 @@ PROBLEMS = [
         source="simulated",
         family="",
     )
-    for number in range(20)
+    for number in range(200)
 ]
 PROMPTS = {problem.problem_id: Prompt(problem_id=problem.problem_id, token_ids=(3,)) for problem in PROBLEMS}
 

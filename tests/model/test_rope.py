@@ -1,12 +1,17 @@
 """Rope's inverse frequencies: exact but for one rounding, and how far an engine's float32 arithmetic is from them."""
 
+import json
+import os
+import subprocess
 from decimal import Decimal, getcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nouscoder_jax.model.rope import Yarn, attention_factor, inverse_frequencies
 
+SGLANG_PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 QWEN3 = dict(head_dim=128, theta=1e6)
 YARN_2 = Yarn(
     factor=2.0,
@@ -63,3 +68,23 @@ def test_an_engine_that_computes_frequencies_in_float32_turns_at_most_so_far_fro
     print(f"{name} at position {position:,}: at most {radians.max():.1e} radians, mean {radians.mean():.1e}")
     assert (radians <= 16 * np.spacing(ours.astype(np.float32)) * position).all()
     assert radians.max() < 0.04
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SGLANG_PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang")
+def test_the_angles_of_a_real_sglang_are_within_0_04_radians_of_ours_at_the_last_position():
+    """What its server turns queries and keys by on this processor: its own table, built by its own code."""
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 40_960}
+    orders = {"Qwen3": (40_960, None), "Qwen3, YaRN to 81,920": (81_920, yarn)}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [SGLANG_PYTHON, Path(__file__).with_name("sglang_rope.py")], input=json.dumps(list(orders.values())),
+        env=environment | {"SGLANG_USE_CPU_ENGINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for (name, (length, _)), row in zip(orders.items(), json.loads(done.stdout.splitlines()[-1]), strict=True):
+        cosines, sines = np.split(np.array(row), 2)
+        ours = inverse_frequencies(**CASES[name]).astype(np.float64) * (length - 1)
+        radians = np.abs(np.angle((cosines + 1j * sines) * np.exp(-1j * ours)))
+        print(f"{name} at position {length - 1:,}: at most {radians.max():.1e} radians, mean {radians.mean():.1e}")
+        assert 0 < radians.max() < 0.04

@@ -1,15 +1,15 @@
-"""Sandboxes for tests: every test that takes `bench` runs on each backend that works here."""
+"""Sandboxes for tests: every test that takes `rig` runs on each backend that works here."""
 
 import pytest
-from judge_bench import Bench
+from judge_rig import Rig
 
 from nouscoder_jax.config import UserError
 
 
 @pytest.fixture(scope="session", params=["local", "docker"])
-def bench(request):
+def rig(request):
     try:
-        made = Bench(request.param)
+        made = Rig(request.param)
     except UserError as error:
         pytest.skip(f"{request.param}: {error}")
     yield made
@@ -17,7 +17,7 @@ def bench(request):
 
 
 @pytest.fixture(scope="session")
-def local_bench():
-    made = Bench("local")
+def local_rig():
+    made = Rig("local")
     yield made
     made.close()

@@ -1,6 +1,6 @@
 """200 programs whose verdict is known, for the flake audit: right, wrong, failing, over a limit, close to a limit."""
 
-from judge_bench import make_problem
+from judge_rig import make_problem
 
 from nouscoder_jax.types import Outcome
 

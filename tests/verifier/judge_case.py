@@ -7,7 +7,7 @@ numbers, so that a right program is one line.
 import secrets
 from dataclasses import dataclass
 
-from judge_bench import make_problem
+from judge_rig import make_problem
 
 from nouscoder_jax.types import Outcome
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from judge_bench import make_config, make_problem
+from judge_rig import make_config, make_problem
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
 from nouscoder_jax.verifier import breaker

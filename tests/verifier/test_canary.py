@@ -13,7 +13,7 @@ import secrets
 import socket
 
 import pytest
-from judge_bench import make_problem
+from judge_rig import make_problem
 
 from nouscoder_jax.types import Outcome
 from nouscoder_jax.verifier.verify import verify
@@ -88,13 +88,13 @@ FUNCTION = (
 )
 
 
-def said(bench, program, problem):
+def said(rig, program, problem):
     """What the program returned on each test, by way of the judge: through a session that is watched."""
     outputs = []
-    sandbox = bench.sandbox
+    sandbox = rig.sandbox
 
     class Watched:
-        """The bench's sandbox, with its outputs written down."""
+        """The rig's sandbox, with its outputs written down."""
 
         name = sandbox.name
 
@@ -107,7 +107,7 @@ def said(bench, program, problem):
         async def close(self):
             pass
 
-    verdict = bench.run(verify(problem, program, sandbox=Watched(), config=bench.config, stop_at_first_failure=False))
+    verdict = rig.run(verify(problem, program, sandbox=Watched(), config=rig.config, stop_at_first_failure=False))
     return verdict, outputs
 
 
@@ -133,51 +133,51 @@ class _Session:
         return await self.context.__aexit__(*error)
 
 
-def test_a_program_finds_no_expected_output_anywhere(bench):
+def test_a_program_finds_no_expected_output_anywhere(rig):
     tests = [(f"{number}\n", canary() + "\n") for number in range(3)]
     problem = make_problem(tests, time_limit_s=20.0)
-    verdict, found = said(bench, "readers = True\n" + SEARCH, problem)
+    verdict, found = said(rig, "readers = True\n" + SEARCH, problem)
     assert verdict.outcome is Outcome.WRONG_ANSWER
     assert found == [{}, {}, {}], verdict
 
 
-def test_a_function_finds_no_expected_output_anywhere(bench):
+def test_a_function_finds_no_expected_output_anywhere(rig):
     tests = [(json.dumps([str(number)]), json.dumps(canary())) for number in range(3)]
     problem = make_problem(tests, fn_name="f", kind="exact", time_limit_s=20.0)
-    verdict, found = said(bench, "readers = False\n" + FUNCTION, problem)
+    verdict, found = said(rig, "readers = False\n" + FUNCTION, problem)
     assert verdict.outcome is Outcome.WRONG_ANSWER
     assert found == [{}, {}, {}], verdict
 
 
-def test_a_program_finds_what_is_in_its_input(bench):
+def test_a_program_finds_what_is_in_its_input(rig):
     token = canary()
-    _, (found,) = said(bench, "readers = True\n" + SEARCH, make_problem([(token, "x")], time_limit_s=20.0))
+    _, (found,) = said(rig, "readers = True\n" + SEARCH, make_problem([(token, "x")], time_limit_s=20.0))
     assert {"stdin", "memory", "objects"} <= set(found)
     assert {hit for hits in found.values() for hit in hits} == {token}
 
 
-def test_a_function_finds_what_is_in_its_input(bench):
+def test_a_function_finds_what_is_in_its_input(rig):
     token = canary()
     problem = make_problem([(json.dumps([token]), '"x"')], fn_name="f", kind="exact", time_limit_s=20.0)
-    _, (found,) = said(bench, "readers = False\n" + FUNCTION, problem)
+    _, (found,) = said(rig, "readers = False\n" + FUNCTION, problem)
     assert "memory" in found
     assert {hit for hits in found.values() for hit in hits} == {token}
 
 
-def test_a_program_finds_no_input_of_the_test_before(bench):
+def test_a_program_finds_no_input_of_the_test_before(rig):
     first, second = sorted((canary(), canary()))
-    _, found = said(bench, "readers = True\n" + SEARCH, make_problem([(first, "x"), (second, "x")], time_limit_s=20.0))
+    _, found = said(rig, "readers = True\n" + SEARCH, make_problem([(first, "x"), (second, "x")], time_limit_s=20.0))
     assert [{hit for hits in each.values() for hit in hits} for each in found] == [{first}, {second}]
 
 
 @pytest.mark.parametrize("copies", [1, 10, 100, 2000])
-def test_a_program_finds_nothing_of_the_program_before_in_the_same_sandbox(bench, copies):
+def test_a_program_finds_nothing_of_the_program_before_in_the_same_sandbox(rig, copies):
     """A rollout of the same problem may have run there: its text and what it printed are as good as the answers."""
     source, given, printed = canary(), canary(), canary()
     program = f"input()\nx = '{source} '\n" * copies + f"print(('{printed[::-1]} ' * {copies})[::-1])"
     problem = make_problem([((given + "\n") * copies, "x")])
-    bench.run(verify(problem, program, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=False))
-    _, (found,) = said(bench, "readers = True\n" + SEARCH, make_problem([("1", "x")], time_limit_s=20.0))
+    rig.run(verify(problem, program, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=False))
+    _, (found,) = said(rig, "readers = True\n" + SEARCH, make_problem([("1", "x")], time_limit_s=20.0))
     assert found == {}, {"source": source, "input": given, "output": printed}
 
 
@@ -186,8 +186,8 @@ def test_a_program_finds_nothing_of_the_program_before_in_the_same_sandbox(bench
 WAIT = "import sys, time\ntext = sys.stdin.read()\nopen('/tmp/there', 'w').write(text)\ntime.sleep(4)\nprint('none')"
 
 
-def processes(bench):
-    """Every process in a place of the bench, as the host sees it: those in another pid namespace that end on ours."""
+def processes(rig):
+    """Every process in a place of the rig, as the host sees it: those in another pid namespace that end on ours."""
     if os.geteuid() != 0:
         pytest.skip("looking into the memory of other processes needs root")
     own = os.readlink("/proc/self/ns/pid")
@@ -200,7 +200,7 @@ def processes(bench):
             continue
         if inside and python:
             found.append(int(name))
-    if bench.backend == "docker" and not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://"):
+    if rig.backend == "docker" and not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://"):
         pytest.skip("the Docker host runs on another machine: its processes are out of sight")
     return found
 
@@ -269,20 +269,20 @@ def _memory(pid):
         return
 
 
-def searched_while_it_runs(bench, expected, given):
+def searched_while_it_runs(rig, expected, given):
     """What is found from outside while the second test runs, the first one having been judged."""
-    before = set(processes(bench))
+    before = set(processes(rig))
     tests = [("first " * 20, expected[0]), (given, expected[1])]
     program = WAIT.replace("text = sys.stdin.read()", "text = sys.stdin.read()\nif 'first' in text: sys.exit()")
     problem = make_problem(tests, time_limit_s=20.0)
 
     async def run():
         judged = asyncio.ensure_future(
-            verify(problem, program, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=False)
+            verify(problem, program, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=False)
         )
         for _ in range(100):
             await asyncio.sleep(0.1)
-            running = set(processes(bench)) - before | before
+            running = set(processes(rig)) - before | before
             if any(_is_waiting(pid) for pid in running):
                 break
         assert running, "no process of a sandbox is in sight"
@@ -290,7 +290,7 @@ def searched_while_it_runs(bench, expected, given):
         assert any(_is_waiting(pid) for pid in running), "the program ended before it was searched"
         return found, await judged
 
-    return bench.run(run())
+    return rig.run(run())
 
 
 def _is_waiting(pid):
@@ -298,16 +298,16 @@ def _is_waiting(pid):
     return os.path.exists(f"/proc/{pid}/root/tmp/there")
 
 
-def test_no_expected_output_is_found_from_outside_and_the_input_is(bench):
+def test_no_expected_output_is_found_from_outside_and_the_input_is(rig):
     expected, given = (canary(), canary()), canary()
-    found, verdict = searched_while_it_runs(bench, expected, given)
+    found, verdict = searched_while_it_runs(rig, expected, given)
     assert verdict.outcome is Outcome.WRONG_ANSWER and verdict.tests_total == 2
     assert {"memory", "files", "descriptors"} <= found[given]
     assert not set(expected) & set(found)
 
 
-@pytest.mark.parametrize("bench", ["docker"], indirect=True)
-def test_no_expected_output_is_in_what_the_docker_host_knows_of_its_containers(bench):
+@pytest.mark.parametrize("rig", ["docker"], indirect=True)
+def test_no_expected_output_is_in_what_the_docker_host_knows_of_its_containers(rig):
     import docker
 
     expected = canary()
@@ -316,7 +316,7 @@ def test_no_expected_output_is_in_what_the_docker_host_knows_of_its_containers(b
 
     async def run():
         judged = asyncio.ensure_future(
-            verify(problem, program, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=False)
+            verify(problem, program, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=False)
         )
         await asyncio.sleep(0.5)
         told = await asyncio.get_running_loop().run_in_executor(None, everything)
@@ -332,7 +332,7 @@ def test_no_expected_output_is_in_what_the_docker_host_knows_of_its_containers(b
                 told.append(json.dumps([container, inspected, api.top(container["Id"]), api.diff(container["Id"])]))
         return told
 
-    told = bench.run(run())
+    told = rig.run(run())
     assert told, "the Docker host has no container"
     assert not any(SHAPE.search(text.encode()) for text in told)
     assert any(socket.gethostname() in text for text in told), "the search reads nothing"

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from judge_bench import make_problem
+from judge_rig import make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import read_problems, write_problems
@@ -24,11 +24,9 @@ def problem(program, tests=(("10", "4 6"), ("7", "3 4"))):
     return dataclasses.replace(make_problem(tests), comparison=comparison)
 
 
-def judge(bench, checker, program, **changes):
-    return bench.run(
-        verify(
-            problem(checker, **changes), program, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True
-        )
+def judge(rig, checker, program, **changes):
+    return rig.run(
+        verify(problem(checker, **changes), program, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=True)
     )
 
 
@@ -45,39 +43,39 @@ def judge(bench, checker, program, **changes):
         ("raise ValueError", Outcome.RUNTIME_ERROR),
     ],
 )
-def test_the_problems_own_program_decides(bench, program, outcome):
-    assert judge(bench, SUM, program).outcome is outcome
+def test_the_problems_own_program_decides(rig, program, outcome):
+    assert judge(rig, SUM, program).outcome is outcome
 
 
-def test_an_output_that_the_checker_cannot_read_is_wrong_and_the_reason_is_told(bench):
-    verdict = judge(bench, SUM, "print('x')")
+def test_an_output_that_the_checker_cannot_read_is_wrong_and_the_reason_is_told(rig):
+    verdict = judge(rig, SUM, "print('x')")
     assert "cannot read the output" in verdict.detail and "ValueError" in verdict.detail
 
 
 @pytest.mark.parametrize(
     "checker", ["def check(i, e, o): return 1", "def check(i, e, o): raise KeyError", "x = 1", "("]
 )
-def test_a_checker_that_fails_on_the_expected_output_is_the_judges_failure(bench, checker):
+def test_a_checker_that_fails_on_the_expected_output_is_the_judges_failure(rig, checker):
     with pytest.raises(JudgeError, match="checker of problem 'p' fails on the expected output"):
-        judge(bench, checker, "print(1)")
+        judge(rig, checker, "print(1)")
 
 
-def test_nothing_else_runs_in_a_sandbox_that_has_seen_expected_outputs(bench):
+def test_nothing_else_runs_in_a_sandbox_that_has_seen_expected_outputs(rig):
     where = """
 import os
 def f():  # when pid 1 was started, and the namespace and name of its host
     started = open('/proc/1/stat').read().rpartition(')')[2].split()[19]
     return [started, os.stat('/proc/self/ns/pid').st_ino, os.uname().nodename]
 """
-    limits = limits_of(make_problem([("", "")]), bench.config)
+    limits = limits_of(make_problem([("", "")]), rig.config)
 
     async def visit(*, retire):
-        async with bench.sandbox.session(where, fn_name="f", limits=limits) as session:
+        async with rig.sandbox.session(where, fn_name="f", limits=limits) as session:
             if retire:
                 session.retire()
             return (await session.run("[]")).stdout
 
-    retired, kept, again = [bench.run(visit(retire=retire)) for retire in (True, False, False)]
+    retired, kept, again = [rig.run(visit(retire=retire)) for retire in (True, False, False)]
     assert kept == again  # so that the other one means something
     assert retired != kept
 

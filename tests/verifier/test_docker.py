@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_bench import Bench, make_config, make_problem
+from judge_rig import Rig, make_config, make_problem
 
 from nouscoder_jax.types import JudgeError, Outcome
 from nouscoder_jax.verifier.docker.host import _OPEN, DockerHost, is_orphan, start_time
@@ -51,21 +51,21 @@ def _containers():
 
 @pytest.mark.slow
 def test_a_dead_docker_host_is_a_judge_error_and_after_a_restart_nothing_is_left(own_docker_host):
-    bench = Bench("docker")
+    rig = Rig("docker")
 
     async def run():
         judged = asyncio.ensure_future(
-            verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
+            verify(PROBLEM, PROGRAM, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=True)
         )
         await asyncio.sleep(2.5)
         os.kill(int((own_docker_host / "docker.pid").read_text()), signal.SIGKILL)
         return await judged
 
     with pytest.raises(JudgeError, match="Docker host"):
-        bench.run(run())
-    bench.close()
+        rig.run(run())
+    rig.close()
     subprocess.run([SCRIPT, "start", own_docker_host], capture_output=True, check=True)
-    again = Bench("docker")
+    again = Rig("docker")
     quick = PROGRAM.replace("sleep(3)", "sleep(0)")
     verdict = again.run(verify(PROBLEM, quick, sandbox=again.sandbox, config=again.config, stop_at_first_failure=True))
     assert verdict.outcome is Outcome.ACCEPTED
@@ -75,18 +75,18 @@ def test_a_dead_docker_host_is_a_judge_error_and_after_a_restart_nothing_is_left
 
 @pytest.mark.slow
 def test_a_container_killed_under_a_program_changes_no_verdict(own_docker_host):
-    bench = Bench("docker")
+    rig = Rig("docker")
 
     async def run():
         judged = asyncio.ensure_future(
-            verify(PROBLEM, PROGRAM, sandbox=bench.sandbox, config=bench.config, stop_at_first_failure=True)
+            verify(PROBLEM, PROGRAM, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=True)
         )
         await asyncio.sleep(2.5)
         subprocess.run(["docker", "kill", *_containers()], capture_output=True, check=False)
         return await judged
 
-    assert bench.run(run()).outcome is Outcome.ACCEPTED
-    bench.close()
+    assert rig.run(run()).outcome is Outcome.ACCEPTED
+    rig.close()
     assert containers() == []
 
 

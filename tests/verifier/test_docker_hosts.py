@@ -7,7 +7,7 @@ import socket
 import subprocess
 
 import pytest
-from judge_bench import make_config, make_problem
+from judge_rig import make_config, make_problem
 from own_docker_host import OwnDockerHost
 
 from nouscoder_jax.config import UserError

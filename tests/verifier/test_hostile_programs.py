@@ -1,13 +1,13 @@
 """Every hostile or wrong program of the catalogue gets its outcome, and so do the programs after it in its sandbox.
 
-The bench keeps a sandbox for many rollouts, so what a program leaves behind would meet the one that is judged after it,
+The rig keeps a sandbox for many rollouts, so what a program leaves behind would meet the one that is judged after it,
 which adds, on a right and on a wrong test.
 """
 
 import pytest
 from hostile_programs import CASES, GROUPS, SLOW
-from judge_bench import make_problem
 from judge_case import RIGHT, SUMS
+from judge_rig import make_problem
 
 from nouscoder_jax.types import Outcome
 
@@ -19,20 +19,20 @@ PLACE = "print(open('/proc/1/stat').read().rpartition(')')[2].split()[19])"
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]
 )
-def test_a_hostile_program_gets_its_outcome_and_harms_no_other(bench, name):
+def test_a_hostile_program_gets_its_outcome_and_harms_no_other(rig, name):
     case = CASES[name]
-    verdict = bench.judge(case.problem(), case.program, stop_at_first_failure=False)
+    verdict = rig.judge(case.problem(), case.program, stop_at_first_failure=False)
     assert verdict.outcome in case.outcomes, verdict
     assert verdict.tests_passed == case.passed, verdict
     assert "ended its sandbox" not in verdict.detail, verdict
-    innocent = bench.judge(INNOCENT, RIGHT, stop_at_first_failure=False)
+    innocent = rig.judge(INNOCENT, RIGHT, stop_at_first_failure=False)
     assert (innocent.outcome, innocent.tests_passed) == (Outcome.WRONG_ANSWER, 1), innocent
     assert innocent.detail.startswith("test 2:"), innocent
 
 
-def test_the_innocent_programs_run_where_the_hostile_one_ran(bench):
+def test_the_innocent_programs_run_where_the_hostile_one_ran(rig):
     problem = make_problem([("", "no number\n")])
-    details = {bench.judge(problem, PLACE, stop_at_first_failure=False).detail for _ in range(3)}
+    details = {rig.judge(problem, PLACE, stop_at_first_failure=False).detail for _ in range(3)}
     assert len(details) == 1, details
 
 

@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from judge_bench import make_config, make_problem
+from judge_rig import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
@@ -164,7 +164,7 @@ def children():
     return found
 
 
-def test_a_cancelled_local_judgement_leaves_no_process(local_bench):
+def test_a_cancelled_local_judgement_leaves_no_process(local_rig):
     problem = make_problem([("", "")], time_limit_s=30.0)
     before = set(children())
 
@@ -173,8 +173,8 @@ def test_a_cancelled_local_judgement_leaves_no_process(local_bench):
             verify(
                 problem,
                 "import os\nos.fork()\nwhile True: pass",
-                sandbox=local_bench.sandbox,
-                config=local_bench.config,
+                sandbox=local_rig.sandbox,
+                config=local_rig.config,
                 stop_at_first_failure=True,
             )
         )
@@ -184,14 +184,14 @@ def test_a_cancelled_local_judgement_leaves_no_process(local_bench):
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    local_bench.run(run())
+    local_rig.run(run())
     deadline = time.monotonic() + 5
     while set(children()) - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not set(children()) - before
 
 
-def test_a_killed_local_runner_is_lost_and_never_a_verdict_by_itself(local_bench):
+def test_a_killed_local_runner_is_lost_and_never_a_verdict_by_itself(local_rig):
     """Killed from outside while the program runs: tried again, then accepted."""
     problem = make_problem([("", "5")], time_limit_s=10.0)
     before = set(children())
@@ -201,8 +201,8 @@ def test_a_killed_local_runner_is_lost_and_never_a_verdict_by_itself(local_bench
             verify(
                 problem,
                 "import time\ntime.sleep(2)\nprint(5)",
-                sandbox=local_bench.sandbox,
-                config=local_bench.config,
+                sandbox=local_rig.sandbox,
+                config=local_rig.config,
                 stop_at_first_failure=True,
             )
         )
@@ -210,4 +210,4 @@ def test_a_killed_local_runner_is_lost_and_never_a_verdict_by_itself(local_bench
         os.kill(min(set(children()) - before), 9)
         return await task
 
-    assert local_bench.run(run()).outcome is Outcome.ACCEPTED
+    assert local_rig.run(run()).outcome is Outcome.ACCEPTED

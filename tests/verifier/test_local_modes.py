@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from judge_bench import make_config, make_problem
+from judge_rig import make_config, make_problem
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.types import Outcome

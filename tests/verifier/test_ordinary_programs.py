@@ -9,10 +9,10 @@ from nouscoder_jax.types import Outcome
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_ordinary_program_is_accepted(bench, name):
+def test_an_ordinary_program_is_accepted(rig, name):
     case = CASES[name]
     started = time.monotonic()
-    verdict = bench.judge(case.problem(), case.program, stop_at_first_failure=False)
+    verdict = rig.judge(case.problem(), case.program, stop_at_first_failure=False)
     assert verdict.outcome is Outcome.ACCEPTED, verdict
     assert verdict.tests_passed == len(case.tests)
     if name in LEFTOVER:  # what is left sleeps for 60 s, in each of the two tests: nobody waited for it
@@ -20,9 +20,9 @@ def test_an_ordinary_program_is_accepted(bench, name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_ordinary_function_is_accepted(bench, name):
+def test_an_ordinary_function_is_accepted(rig, name):
     case = FUNCTIONS[name]
-    verdict = bench.judge(case.problem(), case.program, stop_at_first_failure=False)
+    verdict = rig.judge(case.problem(), case.program, stop_at_first_failure=False)
     assert verdict.outcome is Outcome.ACCEPTED, verdict
     assert verdict.tests_passed == len(case.tests)
 

@@ -16,15 +16,15 @@ from nouscoder_jax.verifier.inside.watch import Watch
 from nouscoder_jax.verifier.sandbox import Limits
 
 
-def execute(bench, program, *, cpu_s=5.0, memory_mib=128):
+def execute(rig, program, *, cpu_s=5.0, memory_mib=128):
     """What one run of the program came to."""
     limits = Limits(cpu_s=cpu_s, wall_s=15.0, memory_mib=memory_mib, output_mib=1, max_processes=16)
 
     async def run():
-        async with bench.sandbox.session(program, fn_name=None, limits=limits) as session:
+        async with rig.sandbox.session(program, fn_name=None, limits=limits) as session:
             return await session.run("")
 
-    return bench.run(run()).status
+    return rig.run(run()).status
 
 
 TOO_MUCH = "import os\ntry:\n    while True: os.write(1, b'x' * 65536)\nexcept OSError: pass\n"
@@ -32,64 +32,64 @@ BURN = "import time\nwhile time.process_time() < 0.21: pass\n"
 """More than 0.2 CPU seconds: it is stopped there or ends by itself a little later. Either way the limit is hit."""
 
 
-def test_output_comes_before_memory(bench):
-    assert execute(bench, TOO_MUCH + "raise MemoryError") is ExecutionStatus.OUTPUT_LIMIT
+def test_output_comes_before_memory(rig):
+    assert execute(rig, TOO_MUCH + "raise MemoryError") is ExecutionStatus.OUTPUT_LIMIT
 
 
-def test_output_comes_before_time(bench):
-    assert execute(bench, TOO_MUCH + BURN + "time.sleep(60)", cpu_s=0.2) is ExecutionStatus.OUTPUT_LIMIT
+def test_output_comes_before_time(rig):
+    assert execute(rig, TOO_MUCH + BURN + "time.sleep(60)", cpu_s=0.2) is ExecutionStatus.OUTPUT_LIMIT
 
 
-def test_output_comes_before_a_signal(bench):
-    assert execute(bench, TOO_MUCH + "os.kill(os.getpid(), 11)") is ExecutionStatus.OUTPUT_LIMIT
+def test_output_comes_before_a_signal(rig):
+    assert execute(rig, TOO_MUCH + "os.kill(os.getpid(), 11)") is ExecutionStatus.OUTPUT_LIMIT
 
 
-def test_output_comes_before_an_exception(bench):
-    assert execute(bench, "print('x' * 3_000_000, flush=True)") is ExecutionStatus.OUTPUT_LIMIT
+def test_output_comes_before_an_exception(rig):
+    assert execute(rig, "print('x' * 3_000_000, flush=True)") is ExecutionStatus.OUTPUT_LIMIT
 
 
-def test_memory_comes_before_time(bench):
+def test_memory_comes_before_time(rig):
     program = "x = bytearray(200 << 20)\nwhile True: x[::4096] = bytes(len(x) >> 12)"
-    assert execute(bench, program, cpu_s=10.0) is ExecutionStatus.MEMORY_LIMIT
+    assert execute(rig, program, cpu_s=10.0) is ExecutionStatus.MEMORY_LIMIT
 
 
-def test_memory_comes_before_the_signal_that_the_kernel_sends_for_it(bench):
+def test_memory_comes_before_the_signal_that_the_kernel_sends_for_it(rig):
     program = "x = []\nwhile True: x.append(bytearray(1 << 22))"
-    assert execute(bench, program, cpu_s=10.0) is ExecutionStatus.MEMORY_LIMIT
+    assert execute(rig, program, cpu_s=10.0) is ExecutionStatus.MEMORY_LIMIT
 
 
-def test_memory_comes_before_the_exception_that_says_so(bench):
-    assert execute(bench, "x = bytearray(1 << 45)") is ExecutionStatus.MEMORY_LIMIT
+def test_memory_comes_before_the_exception_that_says_so(rig):
+    assert execute(rig, "x = bytearray(1 << 45)") is ExecutionStatus.MEMORY_LIMIT
 
 
-def test_time_comes_before_the_signal_that_ends_the_program(bench):
-    assert execute(bench, "while True: pass", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
+def test_time_comes_before_the_signal_that_ends_the_program(rig):
+    assert execute(rig, "while True: pass", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
 
 
-def test_time_comes_before_a_signal_of_the_programs_own(bench):
+def test_time_comes_before_a_signal_of_the_programs_own(rig):
     program = BURN + "import os\nos.kill(os.getpid(), 9)"
-    assert execute(bench, program, cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
+    assert execute(rig, program, cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
 
 
-def test_time_comes_before_an_exception(bench):
-    assert execute(bench, BURN + "raise ValueError", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
+def test_time_comes_before_an_exception(rig):
+    assert execute(rig, BURN + "raise ValueError", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
 
 
-def test_time_comes_before_a_normal_end(bench):
-    assert execute(bench, BURN + "print(1)", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
+def test_time_comes_before_a_normal_end(rig):
+    assert execute(rig, BURN + "print(1)", cpu_s=0.2) is ExecutionStatus.TIME_LIMIT
 
 
-def test_a_signal_comes_before_the_exception_under_way(bench):
+def test_a_signal_comes_before_the_exception_under_way(rig):
     program = "import os\nclass X(Exception):\n    def __str__(self): os.kill(os.getpid(), 9)\nraise X"
-    assert execute(bench, program) is ExecutionStatus.SIGNALLED
+    assert execute(rig, program) is ExecutionStatus.SIGNALLED
 
 
-def test_an_exception_comes_before_a_normal_end(bench):
-    assert execute(bench, "print(1)\nraise ValueError") is ExecutionStatus.EXCEPTION
+def test_an_exception_comes_before_a_normal_end(rig):
+    assert execute(rig, "print(1)\nraise ValueError") is ExecutionStatus.EXCEPTION
 
 
-def test_an_exit_of_any_code_is_a_normal_end(bench):
-    assert execute(bench, "print(1)\nraise SystemExit(7)") is ExecutionStatus.EXITED
+def test_an_exit_of_any_code_is_a_normal_end(rig):
+    assert execute(rig, "print(1)\nraise SystemExit(7)") is ExecutionStatus.EXITED
 
 
 # What programs cannot bring about at the same moment for sure: every combination, put to the runner's own decision.

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from judge_bench import make_config, make_problem
+from judge_rig import make_config, make_problem
 from own_docker_host import OwnDockerHost
 
 from nouscoder_jax.types import Outcome

@@ -25,9 +25,9 @@ from nouscoder_jax.bench.conformance import compare, environment, inputs, ours, 
 from nouscoder_jax.bench.conformance.compare import Answer
 from nouscoder_jax.bench.conformance.environment import LIBRARIES, Answers
 from nouscoder_jax.bench.conformance.rows import NOT_RUN, ROWS
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, chosen
 from nouscoder_jax.bench.readme import write_block
 from nouscoder_jax.bench.update.peers import peers_python
-from nouscoder_jax.config import UserError
 
 BLOCK = "conformance"
 """Name of the README's block."""
@@ -42,9 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="environment of the libraries, the same as of `update`; made if new (default: in the cache folder)",
     )  # fmt: skip
     parser.add_argument("--seed", default=0, type=int, help=f"first of {_NUM_SEEDS} seeds (default: 0)")
-    parser.add_argument("--only", default="", metavar="NAMES", help=f"of {_names()} (default: all)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every number as JSON")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help=f"write the table into its block `{BLOCK}`")
+    parser.add_argument("--only", default="", metavar="NAMES", help=f"of {','.join(_names())} (default: all)")
+    add_outputs(parser, block=BLOCK)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,11 +64,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"asking {library.name}", file=sys.stderr)
             failure = failures.get(library.name, "")
             answers[library.name] = (
-                Answers(values={}, facts={}, failure=failure)
-                if failure
-                else environment.ask(library, folder, Path(place))
+                Answers(failure=failure) if failure else environment.ask(library, folder, Path(place))
             )
-    content = {"bench": "conformance", **facts, "seed": options.seed, "tolerance": compare.TOLERANCE}
+    content = {**facts, "seed": options.seed, "tolerance": compare.TOLERANCE}
     content |= judge(cases, files, answers)
     return _report(content, options)
 
@@ -97,57 +94,38 @@ def judge(
         if row.library not in answers:
             continue
         found = answers[row.library]
-        failure = found.failure or found.facts["failures"].get(f"{row.objective}/float32", "")
-        single = _theirs(row.objective, files, found, "float32")
-        judged = compare.compare(row, computed, single, failure=failure)
+        failure = found.failure or found.failures.get(f"{row.objective}/float32", "")
+        judged = compare.compare(row, computed, _theirs(row.objective, files, found, "float32"), failure=failure)
         double = _theirs(row.objective, files, found, "float64")
-        if double:
-            judged["float64"] = compare.compare(row, computed, double, failure="")
-        rows.append(judged)
+        rows.append(judged | ({"float64": compare.figures(row, computed, double)} if double else {}))
     reached = {name: inputs.reached(arrays) for name, arrays in cases.items()}
-    libraries = {name: found.facts for name, found in answers.items()}
+    libraries = {name: found.facts | {"failures": found.failures} for name, found in answers.items()}
     return {"inputs": reached, "libraries": libraries, "not_run": NOT_RUN, "rows": rows}
 
 
 def _theirs(name: str, files: dict[str, str], found: Answers, precision: str) -> dict[str, Answer]:
-    keys = {one: f"{name}/{stem}/{precision}" for one, stem in files.items()}
-    return {
-        one: (found.values[f"{key}/value"], found.values.get(f"{key}/gradient"))
-        for one, key in keys.items()
-        if f"{key}/value" in found.values
-    }
+    keys = {one: (name, stem, precision) for one, stem in files.items()}
+    return {one: found.values[key] for one, key in keys.items() if key in found.values}
 
 
 def _report(content: dict[str, Any], options: argparse.Namespace) -> int:
-    console = machine.console(width_chars=200)
-    console.print(table.table(content))
-    for what, why in content["not_run"].items():
-        console.print(f"not run: {what}: {why}")
     failing = table.num_failing(content)
-    console.print(f"{len(content['rows']) - failing} of {len(content['rows'])} rows agree or differ as stated")
-    if options.out:
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+    found = table.report(content)
+    found.show(machine.console(width_chars=200))
+    found.write(options.out)
     if options.readme:
         write_block(options.readme, BLOCK, table.markdown(content))
     return 1 if failing else 0
 
 
 def _check(options: argparse.Namespace) -> list[str]:
-    names = _names().split(",")
-    only = [name for name in options.only.split(",") if name] or names
-    if unknown := [name for name in only if name not in names]:
-        raise UserError(f"--only got {','.join(unknown)}, expected names of {_names()}; leave it out for all")
-    if options.seed < 0:
-        raise UserError(f"--seed got {options.seed}, expected 0 or more; leave it out for 0")
-    for option in ("out", "readme"):
-        path = getattr(options, option)
-        if path and not path.resolve().parent.is_dir():
-            raise UserError(f"--{option} got {path}, expected a file in a folder that exists; make {path.parent} first")
-    return only
+    check_numbers(options, "seed", at_least=0)
+    check_outputs(options, block=BLOCK)
+    return chosen("only", options.only, _names())
 
 
-def _names() -> str:
-    return ",".join(library.name for library in LIBRARIES)
+def _names() -> list[str]:
+    return [library.name for library in LIBRARIES]
 
 
 def _cache() -> Path:

@@ -1,6 +1,6 @@
 """The verdicts of `bench.py conformance`: values and gradients of two sides, compared over all inputs.
 
-In: ours and theirs by input. Out: a dict a row, ready for JSON, with a verdict:
+In: ours and theirs by input. Out: a dict a row, ready for JSON: the worst figures over all inputs, and a verdict:
 
     agrees              as defined, within the tolerance, on every input
     agrees once undone  they define it otherwise; with that difference put into ours it agrees on every input
@@ -14,7 +14,7 @@ an element relative to the gradient's largest element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,33 +35,35 @@ def compare(
     found: dict[str, Any] = asdict(row)
     if failure or not theirs:
         return found | {"verdict": "failed", "failure": failure or "no answer"}
+    return found | figures(row, ours, theirs)
+
+
+def figures(row: Row, ours: Callable[[str, str], Answer], theirs: Mapping[str, Answer]) -> dict[str, Any]:
+    """The verdict, and the worst differences from ours as defined; with the stated difference put in, where it can
+    be."""
+    found = {}
     for key, name in (("defined", row.objective), ("undone_differences", row.undone)):
         if name:
-            found[key] = {one: _difference(ours(name, one), answer) for one, answer in theirs.items()}
-    return found | {"verdict": _verdict(found)}
+            found[key] = worst([_difference(ours(name, one), answer) for one, answer in theirs.items()])
+    told, key = ("agrees once undone", "undone_differences") if row.undone else ("agrees", "defined")
+    if agrees(found[key]):
+        return found | {"verdict": told}
+    return found | {"verdict": "differs as stated" if row.difference and not row.undone else "DIFFERS"}
 
 
 def agrees(difference: Mapping[str, Any]) -> bool:
-    """Whether one input's difference is within the tolerance. A NaN is not."""
-    parts = [difference["value_difference_scaled"]]
-    if difference["gradient_norm_ours"] is not None:
-        parts.append(difference["gradient_difference_relative"])
-    return all(part <= TOLERANCE for part in parts)
+    """Whether the difference is within the tolerance. A NaN is not."""
+    parts = [difference["value_difference_scaled"], difference["gradient_difference_relative"]]
+    return all(part <= TOLERANCE for part in parts if part is not None)
 
 
-def worst(differences: Mapping[str, Mapping[str, Any]], name: str) -> float | None:
-    """The largest of a figure over inputs (of the cosine: the smallest); None where there is no gradient."""
-    values = [one[name] for one in differences.values() if one[name] is not None]
-    if not values:
-        return None
-    return float(np.min(values) if name == "cosine" else np.max(values))
-
-
-def _verdict(found: Mapping[str, Any]) -> str:
-    told, name = ("agrees once undone", "undone_differences") if found["undone"] else ("agrees", "defined")
-    if all(agrees(one) for one in found[name].values()):
-        return told
-    return "differs as stated" if found["difference"] and not found["undone"] else "DIFFERS"
+def worst(differences: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The largest of each figure over inputs (of the cosine: the smallest); None where there is no gradient."""
+    found = {}
+    for name in differences[0]:
+        values = [value for one in differences if (value := one[name]) is not None]
+        found[name] = float(np.min(values) if name == "cosine" else np.max(values)) if values else None
+    return found
 
 
 def is_failing(row: Mapping[str, Any]) -> bool:
@@ -69,16 +71,12 @@ def is_failing(row: Mapping[str, Any]) -> bool:
     return row["verdict"] in ("DIFFERS", "failed")
 
 
-def _difference(ours: Answer, theirs: Answer) -> dict[str, Any]:
+def _difference(ours: Answer, theirs: Answer) -> dict[str, float | None]:
     value, other = np.asarray(ours[0], np.float64), np.asarray(theirs[0], np.float64)
     largest = float(np.max(np.abs(value - other)))
-    found: dict[str, Any] = {
-        "value_ours": float(value) if value.ndim == 0 else None,
-        "value_theirs": float(other) if other.ndim == 0 else None,
+    found: dict[str, float | None] = {
         "value_difference": largest,
         "value_difference_scaled": largest / max(1.0, float(np.max(np.abs(other)))),
-        "gradient_norm_ours": None,
-        "gradient_norm_theirs": None,
         "gradient_difference": None,
         "gradient_difference_relative": None,
         "cosine": None,
@@ -94,8 +92,6 @@ def _gradients(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     scale = float(np.max(np.abs(theirs)))
     product = norms[0] * norms[1]
     return {
-        "gradient_norm_ours": norms[0],
-        "gradient_norm_theirs": norms[1],
         "gradient_difference": largest,
         "gradient_difference_relative": largest / scale if scale else largest,
         "cosine": float(np.vdot(ours, theirs)) / product if product else float(norms[0] == norms[1]),

@@ -9,19 +9,16 @@ what their modules import beside the loss is small and installed, or a placehold
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[3]
-_TIMEOUT_S = 3600
+from nouscoder_jax.bench.worker import Worker, WorkerError, environment
+
 _LIGHT = ("orjson==3.13.0", "colorlog==6.12.0", "loguru==0.7.3")
 """Small packages that the libraries import and the environment lacks."""
 
@@ -59,14 +56,16 @@ class Answers:
     """What one library answered.
 
     Example:
-        Answers(values={}, facts={}, failure="pip could not install verl==0.9.1")
+        Answers(failure="pip could not install verl==0.9.1")
     """
 
-    values: dict[str, np.ndarray]
-    """`NAME/INPUT/PRECISION/value` and `.../gradient`."""
-    facts: dict[str, Any]
+    values: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray | None]] = field(default_factory=dict)
+    """Name, input and precision -> value and, where it has one, gradient."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """`NAME/PRECISION` -> what the function raised."""
+    facts: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
-    """Why there are none; empty: there are."""
+    """Why there are none at all; empty: there are."""
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -90,28 +89,28 @@ def install(folder: Path) -> dict[str, str]:
 
 def ask(library: Library, folder: Path, inputs: Path) -> Answers:
     """The library's answers for every input in `inputs`."""
-    paths = [ROOT, _home(folder, library), folder / "conformance" / "light"]
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "JAX_PLATFORMS": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # a compiled function computes the same, minutes later
-        "XLA_FLAGS": "",
-    }
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
-        command = [str(folder / "bin" / "python"), "-m", library.module, str(inputs)]
-        try:
-            ran = subprocess.run(command, env=env, stdout=log, stderr=log, timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return Answers(values={}, facts={}, failure=f"no answer after {_TIMEOUT_S} s")
-        if ran.returncode:
-            log.seek(0)
-            lines = [line.strip() for line in log.read().splitlines() if line.strip()]
-            return Answers(values={}, facts={}, failure=lines[-1] if lines else f"ended with {ran.returncode}")
-    facts = json.loads((inputs / f"{library.name}.json").read_text())
-    with np.load(inputs / f"{library.name}.npz") as arrays:
-        return Answers(values=dict(arrays), facts=facts)
+    paths = (_home(folder, library), folder / "conformance" / "light")
+    variables = environment(1, *paths) | {"TORCHDYNAMO_DISABLE": "1"}  # compiled, it computes the same, minutes later
+    command = [str(folder / "bin" / "python"), "-m", library.module]
+    found = Answers()
+    try:
+        with Worker(library.name, command, inputs, variables) as worker:
+            found.facts = worker.wait_ready()
+            for precision in found.facts.pop("precisions"):
+                for path in sorted(inputs.glob("*.npz")):
+                    for name, answer in worker.ask("answer", inputs=path.name, precision=precision).items():
+                        if "failure" in answer:
+                            found.failures[f"{name}/{precision}"] = answer["failure"]
+                        else:
+                            key = (name, path.stem, precision)
+                            found.values[key] = (np.asarray(answer["value"]), _array(answer["gradient"]))
+    except WorkerError as error:
+        return Answers(failure=str(error))
+    return found
+
+
+def _array(values: list[Any] | None) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)
 
 
 def _home(folder: Path, library: Library) -> Path:

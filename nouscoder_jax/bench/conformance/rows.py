@@ -1,6 +1,6 @@
 """What `bench.py conformance` compares: a row for every objective and library, and where their definitions differ.
 
-In: nothing. Out: ROWS. A row names the library's own function; where it defines the objective otherwise, it says how in
+A row names the library's own function; where it defines the objective otherwise, it says how in
 one sentence, and which of ours (`ours`) is the same once that difference is put in.
 """
 

@@ -109,7 +109,7 @@ def report(results: list[ModeResult], facts: Mapping[str, Any], *, ratio_to: str
         rows.append([one.name, *cells])
     heads = ["mode", "rollouts", "tests/s", "rollouts/s", "p50 ms", "p99 ms", "CPU ms/test", "/ floor", f"x {ratio_to}"]
     return Report(
-        bench="judge", facts=facts, title="judge", heads=heads, rows=rows, targets=targets(results),
+        bench="judge", facts=facts, load_matters=False, title="judge", heads=heads, rows=rows, targets=targets(results),
         content={"ratio_to": ratio_to, "modes": modes},
         notes=[f"skipped: {one.name}: {one.skipped}" for one in results if one.skipped],
     )  # fmt: skip

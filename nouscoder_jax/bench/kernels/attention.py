@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from nouscoder_jax.bench import machine
+from nouscoder_jax.bench import in_turn, machine
 from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
-from nouscoder_jax.bench.results import Report, Target, median, quotients, readable, rotated, spread
+from nouscoder_jax.bench.results import Report, Target, median, quotients, readable, spread
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import attention as model_attention
 from nouscoder_kernels.flash_attention import flash_attention, flash_attention_reference
@@ -152,28 +152,25 @@ def measure(
     contenders: list[Contender], *, heads: int, kv_heads: int, head_dim: int, rounds: int, until: float
 ) -> list[Result]:
     """A result a contender: compiled and warmed up first, then all in turn; no round starts after `until`."""
-    results: list[Result] = []
-    steps: list[Callable[[], Any]] = []
-    for one in contenders:
-        tokens = one.segment_ids.shape[1]
+    steps = {
+        f"{one.workload} {one.name}": _step(one, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        for one in contenders
+    }
+    timed = in_turn.warmed_up(steps)
+    in_turn.measure(steps, timed, rounds=rounds, until=until, at_least_s=_ROUND_S)
+    results = []
+    for one, found in zip(contenders, timed, strict=True):
         tflop = _FLOPS_A_PAIR * head_dim * heads * seen_pairs(one.segment_ids) / 1e12
-        results.append(Result(name=one.name, workload=one.workload, tokens=tokens, tflop=tflop))
-        steps.append(lambda: None)
-        try:
-            steps[-1] = _compiled(one, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
-            steps[-1]()
-        except (RuntimeError, ValueError) as error:  # that this machine cannot run one is a result
-            results[-1].skipped = " ".join(str(error).split())[:200]
-    for number in range(rounds):
-        if number and time.monotonic() > until:
-            break
-        for at in rotated(range(len(results)), number):
-            if not results[at].skipped:
-                results[at].tflop_per_s.append(results[at].tflop / _seconds(steps[at]))
+        results.append(
+            Result(
+                name=one.name, workload=one.workload, tokens=one.segment_ids.shape[1], tflop=tflop,
+                skipped=found.skipped, tflop_per_s=[tflop / seconds for seconds in found.wall_s],
+            )
+        )  # fmt: skip
     return results
 
 
-def _compiled(one: Contender, *, heads: int, kv_heads: int, head_dim: int) -> Callable[[], Any]:
+def _step(one: Contender, *, heads: int, kv_heads: int, head_dim: int) -> Callable[[], Any]:
     """A call that runs forward and backward once and waits for the end."""
     key = jax.random.key(0)
     shapes = [(1, one.segment_ids.shape[1], count, head_dim) for count in (heads, kv_heads, kv_heads, heads)]
@@ -184,17 +181,8 @@ def _compiled(one: Contender, *, heads: int, kv_heads: int, head_dim: int) -> Ca
         out, pull = jax.vjp(lambda q, k, v: one.attention(q, k, v, segment_ids), queries, keys, values)
         return out, pull(d_out)
 
-    compiled = jax.jit(step).lower(*arrays).compile()
+    compiled = jax.jit(step)
     return lambda: jax.block_until_ready(compiled(*arrays))
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    """Seconds a step, over as many as `_ROUND_S` holds."""
-    num_steps, began = 0, time.perf_counter()
-    while num_steps == 0 or time.perf_counter() - began < _ROUND_S:
-        step()
-        num_steps += 1
-    return (time.perf_counter() - began) / num_steps
 
 
 def ratios(result: Result, results: list[Result]) -> list[float]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nouscoder_jax.bench import machine
+from nouscoder_jax.bench import in_turn, machine
+from nouscoder_jax.bench.in_turn import Timed
 from nouscoder_jax.bench.kernels import logprobs_memory
 from nouscoder_jax.bench.kernels.logprobs_memory import Logprobs, Memory, Sizes
 from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
-from nouscoder_jax.bench.results import Report, Target, median, quotients, rotated, spread
+from nouscoder_jax.bench.results import Report, Target, median, quotients, spread
 from nouscoder_jax.logprobs import WHOLE, plan_chunks, token_logprobs
 from nouscoder_jax.planning.compile import gpu_compiler_missing
 from nouscoder_kernels.linear_logprobs import linear_logprobs
@@ -40,17 +41,6 @@ GPUS = ("h100", "b200")
 _LIMIT_S = 400.0
 """No further round starts after this: compiling and the last round stay within 8 minutes."""
 _PALLAS_CHUNK = 8192
-
-
-@dataclass(kw_only=True)
-class Result:
-    """One implementation; seconds, one figure a round. `skipped` says why there is none."""
-
-    name: str
-    skipped: str = ""
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    """Of this process, all threads; means nothing for work on a GPU."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -113,25 +103,17 @@ def contenders(budgets: list[int], *, pallas: bool) -> dict[str, Logprobs]:
     return found | ({"pallas": _pallas} if pallas else {})
 
 
-def measure(functions: dict[str, Logprobs], sizes: Sizes, *, rounds: int, until: float) -> list[Result]:
+def measure(functions: dict[str, Logprobs], sizes: Sizes, *, rounds: int, until: float) -> list[Timed]:
     """A result an implementation: compiled and warmed up first, then all in turn; no round starts after `until`."""
     arrays = _arrays(sizes)
-    results, steps = [Result(name=name) for name in functions], []
-    for result, function in zip(results, functions.values(), strict=True):
-        step = jax.jit(logprobs_memory.with_gradients(function))
-        steps.append(partial(_seconds, step, arrays))
-        try:
-            steps[-1]()
-        except (RuntimeError, ValueError) as error:  # that this machine cannot run one is a result
-            result.skipped = " ".join(str(error).split())[:200]
-    for number in range(rounds):
-        if number and time.monotonic() > until:
-            break
-        for at in rotated(range(len(results)), number):
-            if not results[at].skipped:
-                wall_s, cpu_s = steps[at]()
-                results[at].wall_s.append(wall_s)
-                results[at].cpu_s.append(cpu_s)
+
+    def step(function: Logprobs) -> Callable[[], Any]:
+        compiled = jax.jit(logprobs_memory.with_gradients(function))
+        return lambda: jax.block_until_ready(compiled(*arrays))
+
+    steps = {name: step(function) for name, function in functions.items()}
+    results = in_turn.warmed_up(steps)
+    in_turn.measure(steps, results, rounds=rounds, until=until)
     return results
 
 
@@ -146,19 +128,12 @@ def _arrays(sizes: Sizes) -> tuple[Array, ...]:
     )
 
 
-def _seconds(step: Callable[..., Any], arrays: tuple[Array, ...]) -> tuple[float, float]:
-    """Wall and CPU seconds of one step."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    jax.block_until_ready(step(*arrays))
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def ratios(result: Result, results: list[Result], figure: str) -> list[float]:
+def ratios(result: Timed, results: list[Timed], figure: str) -> list[float]:
     """`wall_s` or `cpu_s` as a multiple of the first implementation's in the same round; empty where one has none."""
     return quotients(getattr(result, figure), getattr(results[0], figure))
 
 
-def report(results: list[Result], memory: list[Memory], facts: dict[str, Any], *, on_gpu: bool) -> Report:
+def report(results: list[Timed], memory: list[Memory], facts: dict[str, Any], *, on_gpu: bool) -> Report:
     """Every round, medians of ratios, temporaries, and the targets."""
     rows, kept, targets = [], [], []
     for one in results:
@@ -182,7 +157,7 @@ def report(results: list[Result], memory: list[Memory], facts: dict[str, Any], *
     )  # fmt: skip
 
 
-def _notes(results: list[Result], sizes: Sizes, budgets: list[int]) -> list[str]:
+def _notes(results: list[Timed], sizes: Sizes, budgets: list[int]) -> list[str]:
     lines = [f"skipped: {one.name}: {one.skipped}" for one in results if one.skipped]
     for mib in budgets:
         chunks = plan_chunks(num_tokens=sizes.num_tokens, vocab_rows=sizes.vocab, embed=sizes.embed, logits_mib=mib)

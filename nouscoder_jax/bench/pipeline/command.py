@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from nouscoder_jax import cli
 from nouscoder_jax.bench import machine
+from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
 from nouscoder_jax.bench.pipeline import table
 from nouscoder_jax.bench.pipeline.fleet import Placed, find_settings, read_plan, share_of
 from nouscoder_jax.bench.pipeline.simulate import Setting, simulate
@@ -57,8 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--steps", default=0, type=int, metavar="N", help=f"steps measured (default: {_STEPS}, {_STEPS_OF_FLEET})"
     )
     parser.add_argument("--seed", default=0, type=int, help="of everything drawn (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every run as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture (.png)")
+    add_outputs(parser, plot=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,7 +79,13 @@ def run(options: argparse.Namespace) -> int:
     else:
         by_slots = {number: find_settings(config, fleet, traffic, plan, slots=number) for number in slots}
         rows = bench.orders(by_slots, staleness)
-    _report(rows, options, _told(config, fleet, traffic, plan), seconds=time.monotonic() - started)
+    facts = {name: value for name, value in machine.describe(()).items() if name in ("date", "commit", "versions")}
+    told = _told(config, fleet, traffic, plan)
+    found = table.report(rows, facts, told, seconds=time.monotonic() - started)
+    found.show(machine.console(width_chars=160))
+    found.write(options.out)
+    if options.plot:
+        table.plot(options.plot, rows, title=told[0].partition(";")[0])
     return 0
 
 
@@ -208,44 +213,15 @@ def _told(config: TrainConfig, fleet: Fleet, traffic: Traffic, plan: dict[str, A
     ]
 
 
-def _report(rows: list[Row], options: argparse.Namespace, told: list[str], *, seconds: float) -> None:
-    console = machine.console(width_chars=160)
-    console.print(table.results_table(rows))
-    conclusions = table.conclusions(rows)
-    for line in [*conclusions, *told, *table.LEGEND, f"simulated in {seconds:.0f} s"]:
-        console.print(line, markup=False, soft_wrap=True)
-    if options.out:
-        facts = {name: value for name, value in machine.describe(()).items() if name in ("date", "commit", "versions")}
-        content = {"bench": "pipeline", **facts, "told": told, "conclusions": conclusions}
-        content["runs"] = [table.to_dict(row) for row in rows]
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if options.picture:
-        table.plot(options.picture, rows, title=told[0].partition(";")[0])
-
-
 def _check(options: argparse.Namespace) -> tuple[list[int], list[int]]:
     """max_staleness and slots to try. Raises UserError."""
     fleet = bool(options.gpus)
-    staleness = _numbers("staleness", options.staleness or ("" if fleet else _STALENESS))
-    slots = _numbers("slots", options.slots or ("0" if fleet else _SLOTS))
+    staleness = numbers("staleness", options.staleness or ("" if fleet else _STALENESS))
+    slots = numbers("slots", options.slots or ("0" if fleet else _SLOTS))
     if fleet and max(len(staleness), len(slots)) > 1:
         raise UserError(
             "with --gpus, --staleness and --slots take one number each; leave --gpus out to compare several"
         )
-    for name in ("gpus", "groups", "workers", "steps", "seed"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--{name} is {getattr(options, name)}; it cannot be below 0")
-    for name in ("out", "picture"):
-        path = getattr(options, name)
-        if path and not path.parent.is_dir():
-            raise UserError(f"--{name} got {path}; its folder does not exist, make it first")
-        if path and path.is_dir():
-            raise UserError(f"--{name} got {path}, a folder; give a file")
+    check_numbers(options, "gpus", "groups", "workers", "steps", "seed", at_least=0)
+    check_outputs(options)
     return staleness, slots
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
-        raise UserError(f"--{name} got {' '.join(wrong)}; use whole numbers from 0 on, such as 0,2,4")
-    return list(dict.fromkeys(int(word) for word in words))

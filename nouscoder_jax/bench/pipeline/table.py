@@ -1,18 +1,18 @@
 """Results of `bench.py pipeline` as text, as JSON and as a picture.
 
-In: `Row`s, one a simulated run. Out: a rich table, sentences, a dict, a PNG file.
+In: `Row`s, one a simulated run. Out: a `Report` with sentences, a PNG file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from nouscoder_jax.bench.pipeline.simulate import Measured
+from nouscoder_jax.bench.results import Report, picture
 
 IDLE_GOAL = 0.02
 """Idle share of the engine's slots that generation ahead of training should stay below."""
@@ -80,18 +80,20 @@ _OF_ORDERS_ONLY = ("slots\nidle", "staleness\nmean, max")
 _OF_FLEETS_ONLY = ("plan", "update", "weights", "judge")
 
 
-def results_table(rows: list[Row]) -> Table:
-    """A line a run; without the columns that say nothing about what is compared."""
+def report(rows: list[Row], facts: Mapping[str, Any], told: list[str], *, seconds: float) -> Report:
+    """A line a run, without the columns that say nothing about what is compared; what the runs say. `told`: what was
+    simulated; `seconds`: that the simulation took."""
     of_fleet = bool(rows[-1].binds)
     left_out = _OF_ORDERS_ONLY if of_fleet else _OF_FLEETS_ONLY
     columns = {head: shown for head, shown in _COLUMNS.items() if head not in left_out}
-    table = Table(title="pipeline (simulated)", title_justify="left")
-    table.add_column("what is changed" if of_fleet else "order", no_wrap=True)
-    for head in columns:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.label, *(shown(row) for shown in columns.values()))
-    return table
+    said = conclusions(rows)
+    return Report(
+        bench="pipeline", facts=facts, title="pipeline (simulated)",
+        heads=["what is changed" if of_fleet else "order", *columns],
+        rows=[[row.label, *(shown(row) for shown in columns.values())] for row in rows],
+        notes=[*said, *told, *LEGEND, f"simulated in {seconds:.0f} s"],
+        content={"told": told, "conclusions": said, "runs": [to_dict(row) for row in rows]},
+    )  # fmt: skip
 
 
 def conclusions(rows: list[Row]) -> list[str]:
@@ -161,29 +163,15 @@ def _percent(share: float) -> str:
 def plot(path: Path, rows: list[Row], *, title: str) -> None:
     """Above: decoded sequences over time, the first synchronous run and the fastest ahead on the same machines, updates
     as bars. Below: what each run is compared by, idle shares by order or the time of a step by change."""
-    import matplotlib  # here, not above: importing it takes a second
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shown = _shown(rows)
-    height = 2.2 * len(shown) + 1.2 + 0.3 * len(rows)
     ratios = [2.0] * len(shown) + [0.6 + 0.3 * len(rows)]
-    figure, panels = pyplot.subplots(
-        len(shown) + 1, 1, figsize=(11, height), dpi=150, layout="constrained", height_ratios=ratios
-    )
-    try:
+    size = (11, 2.2 * len(shown) + 1.2 + 0.3 * len(rows))
+    with picture(path, len(shown) + 1, 1, title=title, figsize=size, height_ratios=ratios) as axes:
         span_s = min(row.measured.timeline[-1][0] for row in shown)
-        for axes, row in zip(panels, shown, strict=False):
-            _draw_timeline(axes, row, span_s=span_s)
-        panels[len(shown) - 1].set_xlabel("hours (virtual)")
-        (_draw_steps if rows[-1].binds else _draw_idle)(panels[-1], rows)
-        for axes in panels:
-            axes.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(title, fontsize=10)
-        figure.savefig(path)
-    finally:
-        pyplot.close(figure)
+        for one, row in zip(axes, shown, strict=False):
+            _draw_timeline(one, row, span_s=span_s)
+        axes[len(shown) - 1].set_xlabel("hours (virtual)")
+        (_draw_steps if rows[-1].binds else _draw_idle)(axes[-1], rows)
 
 
 def _shown(rows: list[Row]) -> list[Row]:

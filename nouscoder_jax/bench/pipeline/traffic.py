@@ -128,7 +128,7 @@ def lengths(traffic: Traffic) -> tuple[int, ...]:
     return tuple(traffic.sample(problems[i % len(problems)], i).num_tokens for i in range(_SAMPLED))
 
 
-def _recorded(line: dict[str, Any]) -> Sample:
+def _recorded(line: Any) -> Sample:
     """A line of a run's rollouts (loop/folder.py). The run keeps the slowest test's CPU time: an upper bound for each
     of the tests that were run, which are those passed and the first that failed."""
     verdict = line["verdict"] or {"outcome": "", "tests_passed": 0, "tests_total": 0, "cpu_s": 0.0}

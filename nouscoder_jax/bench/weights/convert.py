@@ -28,7 +28,7 @@ from typing import Any
 from nouscoder_jax.bench import machine
 from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs
 from nouscoder_jax.bench.results import Report, Target, median, quotients, spread
-from nouscoder_jax.bench.weights.random_folder import hash_of, write_random
+from nouscoder_jax.bench.weights.random_folder import folder_on, hash_of, write_random
 from nouscoder_jax.config import UserError
 from nouscoder_jax.planning.sizes import find_architecture
 
@@ -71,22 +71,15 @@ def run(options: argparse.Namespace) -> int:
     facts = machine.describe(("jax", "orbax-checkpoint", "tensorstore"))
     tiny = Path(__file__).parents[3] / "configs" / "tiny" / "policy"
     architecture = find_architecture(str(tiny) if options.quick else f"Qwen/Qwen3-{options.size}")
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="nouscoder-convert-", dir=options.folder))
-    except OSError as error:
-        raise UserError(f"--folder got {options.folder} ({error.strerror}); give one that you may write to") from error
-    try:
-        with console.status("convert") as status:
-            say: Callable[[str], None] = status.update if console.is_terminal else lambda _: None
-            num_bytes = write_random(folder / "hf", architecture, say=say)
-            wanted = hash_of(folder / "hf")
-            turns = {"rounds": options.rounds, "cold": options.cold, "say": say}
-            results = measure(FROM_HF, folder / "hf", folder, **turns)
-            shutil.rmtree(folder / "hf")
-            results += measure(TO_HF, folder / FROM_HF, folder, **turns)
-            same = hash_of(folder / TO_HF) == wanted
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder_on(options.folder) as folder, console.status("convert") as status:
+        say: Callable[[str], None] = status.update if console.is_terminal else lambda _: None
+        num_bytes = write_random(folder / "hf", architecture, say=say)
+        wanted = hash_of(folder / "hf")
+        turns = {"rounds": options.rounds, "cold": options.cold, "say": say}
+        results = measure(FROM_HF, folder / "hf", folder, **turns)
+        shutil.rmtree(folder / "hf")
+        results += measure(TO_HF, folder / FROM_HF, folder, **turns)
+        same = hash_of(folder / TO_HF) == wanted
     settings = {"size": "tiny" if options.quick else options.size, "bytes": num_bytes, "cold": options.cold}
     facts["load_after"] = round(os.getloadavg()[0], 2)
     found = report(results, facts, num_bytes=num_bytes, same=same)

@@ -14,6 +14,7 @@ what remains for the host where a GPU does it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import resource
 import shutil
@@ -21,8 +22,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,34 +31,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nouscoder_jax.bench import machine
+from nouscoder_jax.bench import in_turn, machine
+from nouscoder_jax.bench.in_turn import Timed
 from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs
-from nouscoder_jax.bench.results import Report, Target, median, quotients, rotated, spread
+from nouscoder_jax.bench.results import Report, Target, median, quotients, spread
+from nouscoder_jax.bench.update.workload import QUICK_ARCHITECTURE
 from nouscoder_jax.bench.weights import reload
-from nouscoder_jax.config import UserError
+from nouscoder_jax.bench.weights.random_folder import folder_on
 from nouscoder_jax.manifest import check_files, read_manifest
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.name_table import abstract_model
 from nouscoder_jax.model.qwen3 import Qwen3
 from nouscoder_jax.model.weights_plan import Unit, plan_files
 from nouscoder_jax.model.weights_writer import Piece, gather_from, write_shards
+from nouscoder_jax.planning.sizes import find_architecture
 from nouscoder_jax.training.export import export
 
+MODEL = "Qwen/Qwen3-1.7B"
 GOAL_RATIO = 0.8
 """Of cp's GB/s."""
 CP, EXPORT, READY, CHECK = "cp + sync", "export", "export, layers ready", "check all hashes"
 _LIMIT_S = 400.0
 """No further round starts after this."""
-
-
-@dataclass(kw_only=True)
-class Result:
-    """One contender; seconds, one figure a round."""
-
-    name: str
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    """Of this process and those that it started; writing back dirty pages is the kernel's and not counted."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +74,9 @@ def run(options: argparse.Namespace) -> int:
     facts = machine.describe(("jax", "jaxlib"))
     on_gpu = jax.default_backend() == "gpu"
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "CPU"
-    architecture = _architecture(num_layers=options.layers, tiny=options.quick)
+    architecture = architecture_of(num_layers=options.layers, tiny=options.quick)
     reloaded = None
-    with _folder(options.folder) as folder, console.status("export") as status:
+    with folder_on(options.folder) as folder, console.status("export") as status:
         contenders = make_contenders(architecture, folder, dtype=options.dtype)
         results = measure(contenders, folder, rounds=options.rounds, until=until, say=status.update)
         manifest = read_manifest(folder / EXPORT)
@@ -107,35 +101,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _folder(parent: Path) -> Any:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="nouscoder-export-", dir=parent))
-    except OSError as error:
-        raise UserError(f"--folder got {parent} ({error.strerror}); give a folder that you may write to") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _architecture(*, num_layers: int, tiny: bool) -> Architecture:
+def architecture_of(*, num_layers: int, tiny: bool) -> Architecture:
     """The shape of Qwen3-1.7B, or of something tiny."""
-    return Architecture(
-        vocab_size=512 if tiny else 151936,
-        hidden_size=64 if tiny else 2048,
-        intermediate_size=192 if tiny else 6144,
-        num_layers=num_layers,
-        num_heads=4 if tiny else 16,
-        num_kv_heads=2 if tiny else 8,
-        head_dim=16 if tiny else 128,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        attention_bias=False,
-        max_position_embeddings=40960,
-    )
+    return dataclasses.replace(QUICK_ARCHITECTURE if tiny else find_architecture(MODEL), num_layers=num_layers)
 
 
 def random_model(architecture: Architecture) -> Qwen3:
@@ -196,22 +164,18 @@ def measure(
     rounds: int,
     until: float,
     say: Callable[[str], None],
-) -> list[Result]:
+) -> list[Timed]:
     """A result a contender, all in turn; no round starts after `until`. What a contender has written is deleted before
     it writes again, and the disk has nothing left to do."""
-    results = [Result(name=name) for name in contenders]
-    for number in range(rounds):
-        if number and time.monotonic() > until:
-            break
-        for result in rotated(results, number):
-            say(f"round {number + 1} of {rounds}: {result.name}")
-            if result.name in (CP, READY):
-                shutil.rmtree(folder / result.name, ignore_errors=True)
-            os.sync()
-            wall, cpu = time.perf_counter(), _cpu_s()
-            contenders[result.name]()
-            result.wall_s.append(time.perf_counter() - wall)
-            result.cpu_s.append(_cpu_s() - cpu)
+
+    def before(number: int, name: str) -> None:
+        say(f"round {number + 1} of {rounds}: {name}")
+        if name in (CP, READY):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        os.sync()
+
+    results = [Timed(name=name) for name in contenders]
+    in_turn.measure(contenders, results, rounds=rounds, until=until, cpu_s=_cpu_s, before=before)
     return results
 
 
@@ -220,13 +184,13 @@ def _cpu_s() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ratios(result: Result, results: list[Result]) -> list[float]:
+def ratios(result: Timed, results: list[Timed]) -> list[float]:
     """GB/s as a multiple of cp's in the same round."""
     (cp,) = (one for one in results if one.name == CP)
     return quotients(cp.wall_s, result.wall_s)
 
 
-def report(results: list[Result], facts: dict[str, Any], *, num_bytes: int) -> Report:
+def report(results: list[Timed], facts: dict[str, Any], *, num_bytes: int) -> Report:
     """Every round, medians, and the target."""
     gigabytes = num_bytes / 1e9
     rows, kept, targets = [], [], []

@@ -1,4 +1,4 @@
-"""A Hugging Face directory of random bytes in the shape of a Qwen3, for `bench.py convert`.
+"""A folder on the disk to measure, and in it a Hugging Face directory of random bytes in the shape of a Qwen3.
 
 In: an architecture, a folder. Out: config.json, tokenizer and bf16 safetensors with an index, as a download has them.
 """
@@ -9,12 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from nouscoder_jax.config import UserError
 from nouscoder_jax.manifest import hash_range, parse_header
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.name_table import NAME_TABLE
@@ -27,6 +30,19 @@ _TOKENIZER = Path(__file__).parents[3] / "configs" / "tiny" / "policy"
 _BLOCK_BYTES = 16 << 20
 _NOT_NAN = np.uint16(0xBFFF)
 """Without the exponent's highest bit a bf16 is neither NaN nor infinite."""
+
+
+@contextmanager
+def folder_on(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, deleted in the end. Raises UserError where none can be made."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="nouscoder-bench-", dir=parent))
+    except OSError as error:
+        raise UserError(f"--folder got {parent} ({error.strerror}); give one that you may write to") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_random(folder: Path, architecture: Architecture, *, say: Callable[[str], None]) -> int:

@@ -1,9 +1,8 @@
 """AReaL's objectives: its actor loss with rejection sampling, its normalisation of rewards, its overlong penalty.
 
-In: the folder of `worker`. Out: AReaL's answers there. Runs in the libraries' environment.
+In: the tensors of one input. Out: by objective, the value of AReaL's own function.
 """
 
-# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -12,23 +11,24 @@ from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
-ABSENT = ("ray", "torchdata", "hydra")
-WITHOUT_INIT = (
-    "areal",
-    "areal.engine",
-    "areal.engine.fsdp_utils",
-    "areal.infra",
-    "areal.utils",
-    "areal.utils.functional",
+STAND_INS = placeholders.install(
+    absent=("ray", "torchdata", "hydra"),
+    without_init=(
+        "areal",
+        "areal.engine",
+        "areal.engine.fsdp_utils",
+        "areal.infra",
+        "areal.utils",
+        "areal.utils.functional",
+    ),
 )
-placeholders.install(absent=ABSENT, without_init=WITHOUT_INIT)
 
 import torch
 from areal.api.cli_args import NormConfig, RejectionSamplingConfig
 from areal.utils.data import KLEstimator, Normalization
 from areal.utils.functional import functional, vocab_parallel
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, rows_to_tokens, serve, token_mean
+from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, k3, rows_to_tokens, serve
 
 
 def policy(*, level: str, dual_clip: bool, reject: Any) -> TensorAnswer:
@@ -71,10 +71,6 @@ def _sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
     return dict(level="sequence", action="mask", metric="ratio", agg="mean") | bounds
 
 
-def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return token_mean(KLEstimator("k3", apply_clamp=False)(case.logprobs, case.reference_logprobs), case.mask)
-
-
 def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
     labels = torch.zeros(case.logits.shape[:2], dtype=torch.long)
     rows, time, vocab = case.logits.shape
@@ -109,7 +105,7 @@ ANSWERS: dict[str, TensorAnswer] = {
     "icepop": policy(**_token | dict(reject=_icepop)),
     "decoupled": policy(**_token | dict(reject=_unbounded)),
     "sequence_rejection": policy(**_token | dict(reject=_sequence_rejection)),
-    "k3_kl": _k3,
+    "k3_kl": k3(lambda case: KLEstimator("k3", apply_clamp=False)(case.logprobs, case.reference_logprobs)),
     "entropy": _entropy,
     "group_mean_std": advantages(of="rewards", std_level="group", std_unbiased=True, eps=1e-6),
     "group_mean": advantages(of="rewards", std_level=None),
@@ -121,4 +117,4 @@ ANSWERS: dict[str, TensorAnswer] = {
 }
 
 if __name__ == "__main__":
-    serve("areal", ANSWERS, packages=("areal",), placeholders=(*ABSENT, *(f"{n} (init)" for n in WITHOUT_INIT)))
+    serve(ANSWERS, packages=("areal",), stand_ins=STAND_INS)

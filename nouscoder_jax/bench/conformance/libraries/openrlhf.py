@@ -1,9 +1,8 @@
 """OpenRLHF's objectives: `PolicyLoss`, its KL estimate, its overlong penalty.
 
-In: the folder of `worker`. Out: OpenRLHF's answers there. Runs in the libraries' environment.
+In: the tensors of one input. Out: by objective, the value of OpenRLHF's own function.
 """
 
-# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -12,16 +11,17 @@ from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
-ABSENT = ("deepspeed",)
-WITHOUT_INIT = ("openrlhf.models", "openrlhf.trainer", "openrlhf.trainer.ppo_utils")
-placeholders.install(absent=ABSENT, without_init=WITHOUT_INIT)
+STAND_INS = placeholders.install(
+    absent=("deepspeed",),
+    without_init=("openrlhf.models", "openrlhf.trainer", "openrlhf.trainer.ppo_utils"),
+)
 
 import torch
 from openrlhf.models import loss as openrlhf_loss
 from openrlhf.models import utils as openrlhf_utils
 from openrlhf.trainer.ppo_utils import length_penalty
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, rows_to_tokens, serve, token_mean
+from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, entropy, k3, rows_to_tokens, serve
 
 
 def policy(*, sequence: bool, token_level: bool, dual_clip: bool, correction: Any) -> TensorAnswer:
@@ -58,13 +58,8 @@ def _sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
     return dict(is_correction_level="seq", is_correction_mode="mask", is_correction_threshold=bounds)
 
 
-def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    kl = openrlhf_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, kl_estimator="k3")
-    return token_mean(kl, case.mask)
-
-
-def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return torch.where(case.mask, openrlhf_utils.compute_entropy(case.logits), 0.0)
+def _kl(case: SimpleNamespace) -> torch.Tensor:
+    return openrlhf_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, kl_estimator="k3")
 
 
 def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
@@ -83,11 +78,10 @@ ANSWERS: dict[str, TensorAnswer] = {
     "tis": policy(**_token | dict(correction=_truncated)),
     "icepop": policy(**_token | dict(correction=_icepop)),
     "sequence_rejection": policy(**_token | dict(correction=_sequence_rejection)),
-    "k3_kl": _k3,
-    "entropy": _entropy,
+    "k3_kl": k3(_kl),
+    "entropy": entropy(openrlhf_utils.compute_entropy),
     "overlong": _overlong,
 }
 
 if __name__ == "__main__":
-    stand_ins = (*ABSENT, *(f"{name} (init)" for name in WITHOUT_INIT))
-    serve("openrlhf", ANSWERS, packages=("openrlhf",), placeholders=stand_ins)
+    serve(ANSWERS, packages=("openrlhf",), stand_ins=STAND_INS)

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def install(*, absent: Sequence[str], without_init: Sequence[str]) -> None:
-    """From now on `absent` and what is below them are placeholders; `without_init` are packages as described above."""
+def install(*, absent: Sequence[str], without_init: Sequence[str]) -> list[str]:
+    """From now on `absent` and what is below them are placeholders; `without_init` are packages as described above.
+    Returns how a reader is told of them."""
     sys.meta_path.insert(0, _Finder(frozenset(absent), frozenset(without_init)))
+    return [*absent, *(f"{name} (init)" for name in without_init)]
 
 
 class _Empty:

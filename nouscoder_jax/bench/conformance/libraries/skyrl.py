@@ -1,11 +1,10 @@
 """SkyRL's objectives: the policy losses of its registry with the scaling of advantages that reduces them.
 
-In: the folder of `worker`. Out: SkyRL's answers there. Runs in the libraries' environment.
+In: the tensors of one input. Out: by objective, the value of SkyRL's own function.
 
 SkyRL's losses are sums: the mean is taken beforehand, by its `apply_loss_reduction_to_advantages_minibatch`.
 """
 
-# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -14,16 +13,23 @@ from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
-ABSENT = ("ray", "skyrl_gym")
-WITHOUT_INIT = ("skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.backends.skyrl_train.utils")
-placeholders.install(absent=ABSENT, without_init=WITHOUT_INIT)
+STAND_INS = placeholders.install(
+    absent=("ray", "skyrl_gym"),
+    without_init=("skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.backends.skyrl_train.utils"),
+)
 
-import numpy as np
 import torch
 from skyrl.backends.skyrl_train.utils import ppo_utils, torch_utils
 from skyrl.train.config import AlgorithmConfig
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, rows_to_tokens, serve, token_mean
+from nouscoder_jax.bench.conformance.libraries.tensors import (
+    TensorAnswer,
+    advantages,
+    entropy,
+    k3,
+    rows_to_tokens,
+    serve,
+)
 
 
 def policy(loss: Any, reduction: str, *, kind: str, sequence: bool, correct: Any) -> TensorAnswer:
@@ -65,28 +71,6 @@ def _sequence_rejection(config: Any, settings: SimpleNamespace) -> None:
     config.geo_mask_low, config.geo_mask_high = settings.min_ratio, settings.max_ratio
 
 
-def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    kl = ppo_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, case.mask, "k3")
-    return token_mean(kl, case.mask)
-
-
-def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return torch.where(case.mask, torch_utils.chunked_entropy_from_logits(case.logits), 0.0)
-
-
-def advantages(estimator: Any, *, of: str, **options: Any) -> TensorAnswer:
-    """An estimator on one reward a completion; `of` names them among the inputs."""
-
-    def answer(case: SimpleNamespace, _: SimpleNamespace) -> np.ndarray:
-        given = getattr(case, of)
-        groups, group = given.shape
-        rewards = given.reshape(-1, 1).clone()
-        found, _ = estimator(rewards, torch.ones_like(rewards), np.repeat(np.arange(groups), group), **options)
-        return found.reshape(groups, group).numpy()
-
-    return answer
-
-
 _token: dict[str, Any] = dict(kind="regular", sequence=False, correct=None)
 _sequence: dict[str, Any] = dict(kind="gspo", sequence=True, correct=None)
 _ppo = ppo_utils.ppo_policy_loss
@@ -101,8 +85,8 @@ ANSWERS: dict[str, TensorAnswer] = {
     "tis": policy(_ppo, "token_mean", **_token | dict(correct=_truncated)),
     "icepop": policy(_ppo, "token_mean", **_token | dict(correct=_icepop)),
     "sequence_rejection": policy(_ppo, "token_mean", **_token | dict(correct=_sequence_rejection)),
-    "k3_kl": _k3,
-    "entropy": _entropy,
+    "k3_kl": k3(lambda case: ppo_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, case.mask, "k3")),
+    "entropy": entropy(torch_utils.chunked_entropy_from_logits),
     "group_mean_std": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards"),
     "equal_rewards": advantages(ppo_utils.compute_grpo_outcome_advantage, of="equal_rewards"),
     "group_mean": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards", grpo_norm_by_std=False),
@@ -110,4 +94,4 @@ ANSWERS: dict[str, TensorAnswer] = {
 }
 
 if __name__ == "__main__":
-    serve("skyrl", ANSWERS, packages=("skyrl",), placeholders=(*ABSENT, *(f"{n} (init)" for n in WITHOUT_INIT)))
+    serve(ANSWERS, packages=("skyrl",), stand_ins=STAND_INS)

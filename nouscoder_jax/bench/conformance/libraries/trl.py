@@ -1,12 +1,11 @@
 """TRL's objectives: `GRPOTrainer._compute_loss` on given logprobs, and its parts that are functions.
 
-In: the folder of `worker`. Out: TRL's answers there. Runs in the libraries' environment.
+In: the tensors of one input. Out: by objective, the value of TRL's own function.
 
 The trainer is not started: it gets the attributes that the loss reads, and in place of the model's forward pass the
 logprobs of the input. Everything after the forward pass is TRL's.
 """
 
-# pyright: reportMissingImports=false, reportArgumentType=false
 from __future__ import annotations
 
 from collections import defaultdict
@@ -18,7 +17,7 @@ from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import entropy_from_logits
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, serve
+from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, entropy, serve
 
 
 class _GivenLogprobs(GRPOTrainer):
@@ -89,10 +88,6 @@ def policy(
     return answer
 
 
-def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return torch.where(case.mask, entropy_from_logits(case.logits), 0.0)
-
-
 def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> list[float]:
     punish = get_soft_overlong_punishment(settings.max_tokens, settings.buffer_tokens)
     return punish(completion_ids=[[0] * int(length) for length in case.num_tokens])
@@ -108,9 +103,9 @@ ANSWERS: dict[str, TensorAnswer] = {
     "cispo": policy("cispo", **_token | dict(clip_offset=1.0)),
     "dual_clip": policy("dapo", **_token | dict(dual_clip=True)),
     "k3_kl": policy("dapo", **_token | dict(beta=1.0, with_advantages=False)),
-    "entropy": _entropy,
+    "entropy": entropy(entropy_from_logits),
     "overlong": _overlong,
 }
 
 if __name__ == "__main__":
-    serve("trl", ANSWERS, packages=("trl", "transformers"), placeholders=())
+    serve(ANSWERS, packages=("trl", "transformers"))

@@ -1,14 +1,12 @@
 """google-tunix's objectives: `grpo_loss_fn` on given logprobs, its estimators of advantages, its KL and entropy.
 
-In: the folder of `worker`. Out: tunix's answers there. Runs in the libraries' environment.
+In: the arrays of one input. Out: by objective, the value of tunix's own function.
 
 The model's forward pass is replaced by the logprobs of the input; everything after it is tunix's.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
-import importlib.metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +16,7 @@ import numpy as np
 from flax import nnx
 from tunix.rl import algo_core, common
 
-from nouscoder_jax.bench.conformance.libraries import worker
-from nouscoder_jax.bench.conformance.libraries.worker import Answer
+from nouscoder_jax.bench.conformance.libraries.answers import Answer, serve
 
 
 class _GivenLogprobs(nnx.Module):
@@ -116,5 +113,4 @@ ANSWERS: dict[str, Answer] = {
 }
 
 if __name__ == "__main__":
-    versions = {name: importlib.metadata.version(name) for name in ("google-tunix", "jax")}
-    worker.serve("tunix", ANSWERS, facts={"versions": versions, "placeholders": []}, precisions=("float32",))
+    serve(ANSWERS, packages=("google-tunix", "jax"), stand_ins=(), precisions=("float32",))

@@ -1,9 +1,8 @@
 """verl's objectives: the policy losses of its registry, its estimators of advantages, its rollout correction.
 
-In: the folder of `worker`. Out: verl's answers there. Runs in the libraries' environment.
+In: the tensors of one input. Out: by objective, the value of verl's own function.
 """
 
-# pyright: reportMissingImports=false, reportArgumentType=false
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -12,17 +11,24 @@ from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
-ABSENT = ("ray", "tensordict", "codetiming", "torchdata", "hydra")
-WITHOUT_INIT = ("verl.workers",)
-placeholders.install(absent=ABSENT, without_init=WITHOUT_INIT)
+STAND_INS = placeholders.install(
+    absent=("ray", "tensordict", "codetiming", "torchdata", "hydra"),
+    without_init=("verl.workers",),
+)
 
-import numpy as np
 import torch
 from verl.trainer.ppo import core_algos, rollout_corr_helper
 from verl.utils import torch_functional
 from verl.workers.config import ActorConfig
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, rows_to_tokens, serve, token_mean
+from nouscoder_jax.bench.conformance.libraries.tensors import (
+    TensorAnswer,
+    advantages,
+    entropy,
+    k3,
+    rows_to_tokens,
+    serve,
+)
 
 NO_DUAL_CLIP = 1e9
 """clip_ratio_c has no value that turns it off."""
@@ -74,28 +80,6 @@ def rejection(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
     return kept
 
 
-def _k3(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return token_mean(core_algos.kl_penalty(case.logprobs, case.reference_logprobs, "low_var_kl"), case.mask)
-
-
-def advantages(estimator: Any, *, of: str, **options: Any) -> TensorAnswer:
-    """An estimator on one reward a completion; `of` names them among the inputs."""
-
-    def answer(case: SimpleNamespace, _: SimpleNamespace) -> np.ndarray:
-        given = getattr(case, of)
-        groups, group = given.shape
-        rewards = given.reshape(-1, 1).clone()
-        index = np.repeat(np.arange(groups), group)
-        found, _ = estimator(rewards, torch.ones_like(rewards), index, **options)
-        return found.reshape(groups, group).numpy()
-
-    return answer
-
-
-def _entropy(case: SimpleNamespace, _: SimpleNamespace) -> torch.Tensor:
-    return torch.where(case.mask, torch_functional.entropy_from_logits(case.logits), 0.0)
-
-
 _token: dict[str, Any] = dict(sequence=False, dual_clip=False, weights=None, mask=None)
 _sequence = _token | dict(sequence=True)
 ANSWERS: dict[str, TensorAnswer] = {
@@ -109,8 +93,8 @@ ANSWERS: dict[str, TensorAnswer] = {
     "tis": policy("vanilla", "token-mean", **_token | dict(weights=correction("tis"))),
     "icepop": policy("vanilla", "token-mean", **_token | dict(weights=correction("icepop"))),
     "sequence_rejection": policy("vanilla", "token-mean", **_token | dict(mask=rejection)),
-    "k3_kl": _k3,
-    "entropy": _entropy,
+    "k3_kl": k3(lambda case: core_algos.kl_penalty(case.logprobs, case.reference_logprobs, "low_var_kl")),
+    "entropy": entropy(torch_functional.entropy_from_logits),
     "group_mean_std": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards"),
     "equal_rewards": advantages(core_algos.compute_grpo_outcome_advantage, of="equal_rewards"),
     "group_mean": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards", norm_adv_by_std_in_grpo=False),
@@ -118,4 +102,4 @@ ANSWERS: dict[str, TensorAnswer] = {
 }
 
 if __name__ == "__main__":
-    serve("verl", ANSWERS, packages=("verl",), placeholders=(*ABSENT, *(f"{n} (init)" for n in WITHOUT_INIT)))
+    serve(ANSWERS, packages=("verl",), stand_ins=STAND_INS)

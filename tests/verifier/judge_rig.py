@@ -27,7 +27,7 @@ def make_problem(tests, *, fn_name=None, kind="tokens", time_limit_s=2.0, **chan
     return Problem(**(values | changes))
 
 
-class Bench:
+class Rig:
     """A sandbox together with the event loop that it lives on."""
 
     def __init__(self, backend):
