@@ -1,5 +1,6 @@
 # make train: set up and watch a tiny Qwen3 learn.   make test: set up and run the tests.   make plan: set up and plan the
-# run on 48 GPUs.   make sglang: set up SGLang for the CPU.   All are idempotent.
+# run on 48 GPUs.   make sglang: set up SGLang for the CPU.   make check: the whole check.   make fmt: format.   All are
+# idempotent.
 SHELL := /bin/bash
 VENV ?= .venv
 # Any Python from 3.11 on; the first that is found.
@@ -16,7 +17,7 @@ SGLANG_PYTHON ?= python3.11
 SGLANG_PIP := $(VENV)-sglang/bin/python -m pip install --quiet --disable-pip-version-check
 SGLANG_ITSELF := ^(sglang|sglang-router|xgrammar)==
 
-.PHONY: train test slow soak lint plan sglang tiny clean
+.PHONY: train test slow soak lint fmt check plan sglang tiny clean
 
 train: $(VENV)/.train
 	JAX_PLATFORMS=cpu $(VENV)/bin/python scripts/train.py --config configs/tiny.py $(ARGS)
@@ -35,6 +36,13 @@ soak: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python && $(VENV)/bin/lint-imports
+
+fmt: $(VENV)/.test
+	$(VENV)/bin/ruff check --fix --exit-zero . && $(VENV)/bin/ruff format .
+
+# What has to pass before a change is merged.
+check:
+	.ci/run
 
 # Plans the 48-GPU run with XLA's GPU compiler, which needs no GPU. In an environment of its own: where the compiler is
 # installed, jax looks for CUDA at every start and says on stderr that there is none.
@@ -58,12 +66,12 @@ $(VENV)/.python:
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing what training needs (CPU; about a minute)"
-	$(PIP) -c constraints.txt -e .
+	$(PIP) -c constraints.txt -e '.[train]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.train
 	@echo "installing what the tests need (about a minute)"
-	$(PIP) -c constraints.txt -e '.[test]'
+	$(PIP) -c constraints.txt -e '.[train,test]'
 	@touch $@
 
 $(VENV)/.plan: $(VENV)/.train

@@ -2,7 +2,7 @@
 
     make train          or          python scripts/train.py --config configs/tiny.py
 
-Cost: about 4 minutes on 2 CPU cores, no GPU. Result: see README.md.
+Cost: about 4 minutes on 2 CPU cores, no GPU. Result: see configs/README.md.
 The problems, the tokenizer and the warm-started policy in configs/tiny/ are this project's own; `make tiny` remakes
 them.
 """

@@ -6,7 +6,8 @@
     logits = model(tokens)      # tokens "rows time", logits "rows time vocab"
 
 `load_model` is fetched when it is first asked for and nothing else is imported here, so that
-`from nouscoder_jax.losses import dapo_loss` needs only jax and `import nouscoder_jax` nothing at all.
+`from nouscoder_jax.losses import dapo_loss` needs only jax and `import nouscoder_jax` nothing at all. `load_model`
+needs the extra `train`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,12 @@ def __getattr__(name: str) -> Any:
     """Imports what `__all__` names, on demand (PEP 562)."""
     if name != "load_model":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nouscoder_jax.model.causal_lm import load_model
-
+    try:
+        from nouscoder_jax.model.causal_lm import load_model
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("nouscoder"):
+            raise
+        raise ImportError(
+            f"load_model needs {error.name}, which is not installed: pip install 'nouscoder-jax[train]'"
+        ) from None
     return load_model

@@ -1,7 +1,8 @@
 """The command line of every script: a config file, overrides of its fields, and one clear line for every mistake.
 
 In: argv, a config file with `get_config()`. Out: a validated TrainConfig with usable paths; exit codes.
-Standard library and tyro only; importing this never imports jax.
+Standard library and tyro only; importing this never imports jax. Every script imports this first: where the extra
+`train` is not installed, the import itself ends the process with one line.
 """
 
 from __future__ import annotations
@@ -24,10 +25,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TextIO
 
-import tyro
-
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import ConservationError, DivergedError, DriftError, EngineError, JudgeError, ProcessLostError
+
+_HOW_TO_INSTALL = "pip install 'nouscoder-jax[train]', in a checkout pip install -e '.[train]'"
+
+try:
+    import tyro
+
+    from nouscoder_jax.types import (
+        ConservationError,
+        DivergedError,
+        DriftError,
+        EngineError,
+        JudgeError,
+        ProcessLostError,
+    )
+except ModuleNotFoundError as error:
+    if not error.name or error.name.startswith("nouscoder"):
+        raise
+    print(f"error: {error.name} is not installed; scripts need the extra train: {_HOW_TO_INSTALL}", file=sys.stderr)
+    sys.exit(2)
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
 """Fields that a config file may give relative to its own folder."""
@@ -158,10 +175,10 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and exits with what it returns (None: 0).
 
-    A UserError exits with 2; a failure of the judge or the engine, too much drift between engine and trainer, updates
-    that are not finite, or the loss of another process of the run with 1; each after one line on stderr. Ctrl-C with
-    130. Where whoever reads stdout or stderr is gone (`| head`), 141 and nothing is said, as for a program that SIGPIPE
-    ends.
+    A UserError, or a package that is not installed, exits with 2; a failure of the judge or the engine, too much drift
+    between engine and trainer, updates that are not finite, or the loss of another process of the run with 1; each
+    after one line on stderr. Ctrl-C with 130. Where whoever reads stdout or stderr is gone (`| head`), 141 and nothing
+    is said, as for a program that SIGPIPE ends.
     """
     try:
         code = _exit_code(main)
@@ -200,6 +217,11 @@ def _exit_code(main: Callable[[], int | None]) -> int:
             sys.stderr.flush()
             os._exit(1)
         return 1
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("nouscoder"):  # a fault of ours
+            raise
+        print(f"error: {error.name} is not installed; the extra train brings it: {_HOW_TO_INSTALL}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

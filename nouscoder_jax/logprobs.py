@@ -11,12 +11,17 @@ from the forward to the backward pass; where all fit, nothing is computed twice.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jax import Array
+
+# As in losses.py: shapes are checked in tests, and this module asks for no package but jax.
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float, Float32, Int
 
 _FLOATS_PER_MIB = 2**18
 _TILE_ROWS = 128

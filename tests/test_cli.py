@@ -179,6 +179,12 @@ def raise_(error: BaseException):
         (UserError("got 1,\nexpected 2"), 2, "error: got 1, expected 2\n"),
         (JudgeError("no docker"), 1, "error: the judge failed: no docker\n"),
         (EngineError("no server"), 1, "error: the engine failed: no server\n"),
+        (
+            ModuleNotFoundError("No module named 'flax'", name="flax"),
+            2,
+            "error: flax is not installed; the extra train brings it: pip install 'nouscoder-jax[train]', "
+            "in a checkout pip install -e '.[train]'\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -186,6 +192,11 @@ def test_a_script_ends_with_one_line_and_its_exit_code(error, code, line, capsys
     with pytest.raises(SystemExit) as exit_:
         cli.run_script(lambda: raise_(error))
     assert (exit_.value.code, capsys.readouterr().err) == (code, line)
+
+
+def test_a_module_of_ours_that_is_missing_is_no_matter_of_extras():
+    with pytest.raises(ModuleNotFoundError):
+        cli.run_script(lambda: raise_(ModuleNotFoundError("gone", name="nouscoder_jax.gone")))
 
 
 def test_a_script_exits_with_what_its_main_returns():

@@ -202,8 +202,8 @@ def test_the_recorded_table_agrees_and_has_every_row():
             assert agrees(row.get("undone_differences") or row["defined"])
 
 
-def test_the_table_in_the_readme_is_the_recorded_one(root):
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_table_on_the_page_of_the_benches_is_the_recorded_one(root):
+    text = (root / "nouscoder_jax/bench/README.md").read_text(encoding="utf-8")
     assert read_block(text, command.BLOCK) == table.markdown(json.loads(BASELINE.read_text())).strip("\n")
 
 

@@ -315,6 +315,6 @@ def test_the_picture_is_drawn_also_where_every_run_failed(tmp_path):
     assert (tmp_path / "failed.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_in_the_readme_is_the_kept_measurement():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_on_the_page_of_the_benches_is_the_kept_measurement():
+    text = (ROOT / "nouscoder_jax/bench/README.md").read_text(encoding="utf-8")
     assert read_block(text, "objectives") == objectives.markdown(json.loads(KEPT.read_text())).strip("\n")
