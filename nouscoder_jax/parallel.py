@@ -1,12 +1,12 @@
-"""What one device does with its neighbours: every collective of the forward and backward pass.
+"""Every collective of the forward and backward pass, as one device calls it.
 
 In: one device's arrays, inside `jax.shard_map` over the mesh of sharding.py. Out: arrays of that device. The model
 calls these methods and names no mesh axis; on one device all of them do nothing.
 
     weights      gathered over fsdp in the compute dtype, a layer at a time
     gradients    of weights: computed in float32, summed and scattered over fsdp in float32; over data once an update
-    activations  split over tensor as in Megatron-LM (arXiv:1909.08053): a block is entered and left, one sum each way
-    embedding    each device looks up its columns for its neighbours' tokens: neither table nor gradient is gathered
+    activations  split over tensor as in Megatron-LM (arXiv:1909.08053): x is copied into a block, all-reduced out of it
+    embedding    each device looks up its columns for the tokens of all of fsdp: neither table nor gradient is gathered
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Parallel:
     fsdp: int
     tensor: int
 
-    def gather(self, layer: Any, dtype: DTypeLike) -> Any:
+    def all_gather(self, layer: Any, dtype: DTypeLike) -> Any:
         """Returns a layer's weights whole over fsdp, from shards. They are float32 by type but moved, and so rounded,
         in `dtype`; the gradient that arrives at the shards is summed and scattered in float32."""
         if self.fsdp == 1:
@@ -47,13 +47,13 @@ class Parallel:
 
         return jax.tree.map_with_path(whole, layer)
 
-    def enter(self, x: Array) -> Array:
-        """Returns x, at the entry to what is split over tensor: its gradient is the sum over that axis."""
-        return x if self.tensor == 1 else _enter(x)
+    def copy_to_tensor(self, x: Array) -> Array:
+        """Returns x, which every device of the tensor axis has; backward, the all-reduce of its gradient over the axis."""
+        return x if self.tensor == 1 else _copy_to_tensor(x)
 
-    def leave(self, x: Array) -> Array:
-        """Returns the sum of x over the tensor axis; its gradient goes back as it is."""
-        return x if self.tensor == 1 else _leave(x)
+    def all_reduce(self, x: Array) -> Array:
+        """Returns the sum of x over the tensor axis; backward, the gradient as it is."""
+        return x if self.tensor == 1 else _all_reduce(x)
 
     def embed(
         self, table: Float[Array, "vocab_shard embed_shard"], tokens: Int[Array, "rows time"], dtype: DTypeLike
@@ -65,7 +65,7 @@ class Parallel:
             local = tokens - _first_row(self.tensor, table.shape[0])
             inside = (local >= 0) & (local < table.shape[0])
             found = jnp.where(inside[:, :, None], table[jnp.where(inside, local, 0)], 0.0)
-            columns = _leave(found.astype(dtype))
+            columns = _all_reduce(found.astype(dtype))
         else:
             columns = table[tokens].astype(dtype)
         if self.fsdp == 1:
@@ -94,7 +94,7 @@ class Parallel:
 
 
 ONE_DEVICE = Parallel(fsdp=1, tensor=1)
-"""Nobody to talk to: for use outside of shard_map."""
+"""No collectives: for use outside of shard_map."""
 
 
 def over_mesh(mesh: Mesh) -> Parallel:
@@ -152,16 +152,16 @@ _gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 @jax.custom_vjp
-def _enter(x: Array) -> Array:
+def _copy_to_tensor(x: Array) -> Array:
     return x
 
 
-_enter.defvjp(lambda x: (x, None), lambda _, grad: (jax.lax.psum(grad, "tensor"),))
+_copy_to_tensor.defvjp(lambda x: (x, None), lambda _, grad: (jax.lax.psum(grad, "tensor"),))
 
 
 @jax.custom_vjp
-def _leave(x: Array) -> Array:
+def _all_reduce(x: Array) -> Array:
     return jax.lax.psum(x, "tensor")
 
 
-_leave.defvjp(lambda x: (jax.lax.psum(x, "tensor"), None), lambda _, grad: (grad,))
+_all_reduce.defvjp(lambda x: (jax.lax.psum(x, "tensor"), None), lambda _, grad: (grad,))

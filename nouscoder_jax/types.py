@@ -291,7 +291,7 @@ class Batch(NamedTuple):
     segment_ids: Int32[Any, "rows time"]
     loss_mask: Bool[Any, "rows time"]
     """True where `targets` is a completion token of a trainable experience."""
-    same_weights: Bool[Any, "rows time"]
+    on_policy: Bool[Any, "rows time"]
     """True where the engine drew the token with the very weights whose logprobs it is compared with."""
     behavior_logprobs: Float32[Any, "rows time"]
     advantages: Float32[Any, "rows time"]

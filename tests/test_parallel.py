@@ -67,7 +67,7 @@ def test_a_block_split_over_tensor_gives_value_and_gradients_of_the_whole_block(
     x, up, down = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 4), (4, 16), (16, 4)))
 
     def block(parallel, x, up, down):
-        return (x + parallel.leave(jnp.tanh(parallel.enter(x) @ up) @ down)) ** 2
+        return (x + parallel.all_reduce(jnp.tanh(parallel.copy_to_tensor(x) @ up) @ down)) ** 2
 
     def body(x, up, down):
         return jax.grad(lambda *inputs: block(over_mesh(mesh), *inputs).sum(), argnums=(0, 1, 2))(x, up, down)
@@ -80,7 +80,7 @@ def test_a_block_split_over_tensor_gives_value_and_gradients_of_the_whole_block(
 
 def test_one_device_talks_to_nobody():
     x, table = jnp.ones((2, 3)), jnp.arange(8.0).reshape(4, 2)
-    assert ONE_DEVICE.enter(x) is x and ONE_DEVICE.leave(x) is x and ONE_DEVICE.gather({"a": x}, "bfloat16")["a"] is x
+    assert ONE_DEVICE.copy_to_tensor(x) is x and ONE_DEVICE.all_reduce(x) is x and ONE_DEVICE.all_gather({"a": x}, "bfloat16")["a"] is x
     jaxpr = str(jax.make_jaxpr(lambda t: ONE_DEVICE.embed(t, jnp.zeros((1, 2), int), "float32"))(table))
     assert not any(word in jaxpr for word in ("all_gather", "psum", "all_to_all"))
 

@@ -1,6 +1,6 @@
 """Which groups and completions enter an update, and why the others do not.
 
-In: a group's rollouts with their verdicts. Out: its experiences, and for the group a `GroupFate`. Once the batch is
+In: a group's rollouts with their verdicts. Out: its experiences, and for the group a `DropReason`. Once the batch is
 full: the same experiences with their advantages.
 """
 
@@ -18,7 +18,7 @@ from nouscoder_jax.experience.rewards import reward
 from nouscoder_jax.types import Experience, Rollout, Verdict
 
 
-class GroupFate(enum.Enum):
+class DropReason(enum.Enum):
     """What becomes of a group. Values are names for metrics and logs."""
 
     USED = "used"
@@ -29,9 +29,9 @@ class GroupFate(enum.Enum):
     ABORTED = "aborted"  # fewer than two completions are left after those that the engine gave up
 
 
-def judge_group(
+def classify_group(
     rollouts: Sequence[Rollout], verdicts: Sequence[Verdict | None], *, config: ExperienceConfig
-) -> tuple[tuple[Experience, ...], GroupFate]:
+) -> tuple[tuple[Experience, ...], DropReason]:
     """A group's experiences, in the order of its rollouts and with no advantages yet, and its fate.
 
     Completions that the engine aborted count as never drawn, like those whose judge failed. A group whose fate is not
@@ -50,7 +50,7 @@ def judge_group(
             verdict=verdict,
             reward=value,
             advantage=0.0,
-            trainable=bool(trains) and fate is GroupFate.USED,
+            trainable=bool(trains) and fate is DropReason.USED,
         )
         for rollout, verdict, value, trains in zip(rollouts, verdicts, rewards, trained, strict=True)
     )
@@ -97,12 +97,12 @@ def _fate(
     *,
     num_aborted: int,
     config: ExperienceConfig,
-) -> GroupFate:
-    """The first reason that holds, in the order of GroupFate's comments on what is left."""
+) -> DropReason:
+    """The first reason that holds, in the order of DropReason's comments on what is left."""
     if len(rewards) - num_aborted < 2:
-        return GroupFate.ABORTED
+        return DropReason.ABORTED
     if sum(value is not None for value in rewards) < 2:
-        return GroupFate.JUDGE_FAILURE
+        return DropReason.JUDGE_FAILURE
     if not any(trained):
-        return GroupFate.OVERLONG
-    return GroupFate.EQUAL if config.drop_equal_groups and len(counted_rewards) < 2 else GroupFate.USED
+        return DropReason.OVERLONG
+    return DropReason.EQUAL if config.drop_equal_groups and len(counted_rewards) < 2 else DropReason.USED

@@ -16,7 +16,7 @@ import numpy as np
 
 from nouscoder_jax.types import Batch, Experience
 
-FEATURES = ("tokens", "targets", "loss_mask", "same_weights", "behavior_logprobs", "advantages")
+FEATURES = ("tokens", "targets", "loss_mask", "on_policy", "behavior_logprobs", "advantages")
 
 
 def pick_row_tokens(experiences: Sequence[Experience], *, row_tokens: int) -> int:
@@ -46,7 +46,7 @@ def pack(
     experience needs more than a row of its own, and always the same, so that `update` is compiled once. Longest first,
     ties in the given order, each into the first row with room, or without `packed_rows` each into a row of its own: the
     same experiences give the same batch. `policy_version` is of the weights that the engine's logprobs are compared
-    with: it says which tokens are of `same_weights`. Raises ValueError for more experiences than `max_experiences` or
+    with: it says which tokens are of `on_policy`. Raises ValueError for more experiences than `max_experiences` or
     one longer than a row.
     """
     trainable = sorted((e for e in experiences if e.trainable), key=_num_tokens, reverse=True)
@@ -106,15 +106,15 @@ def _sequence(experience: Experience, *, policy_version: int) -> dict[str, np.nd
     first = len(rollout.prompt.token_ids) - 1
     loss_mask = np.zeros(len(ids), bool)
     loss_mask[first:-1] = True
-    same_weights = np.zeros(len(ids), bool)
-    same_weights[first:-1] = np.equal(rollout.completion.token_versions, policy_version)
+    on_policy = np.zeros(len(ids), bool)
+    on_policy[first:-1] = np.equal(rollout.completion.token_versions, policy_version)
     behavior_logprobs = np.zeros(len(ids), np.float32)
     behavior_logprobs[first:-1] = rollout.completion.behavior_logprobs
     return {
         "tokens": ids,
         "targets": np.append(ids[1:], np.int32(0)),
         "loss_mask": loss_mask,
-        "same_weights": same_weights,
+        "on_policy": on_policy,
         "behavior_logprobs": behavior_logprobs,
         "advantages": np.full(len(ids), experience.advantage, np.float32),
     }
@@ -134,7 +134,7 @@ def _empty(rows: int, time: int) -> Batch:
         positions=np.zeros(shape, np.int32),
         segment_ids=np.zeros(shape, np.int32),
         loss_mask=np.zeros(shape, bool),
-        same_weights=np.zeros(shape, bool),
+        on_policy=np.zeros(shape, bool),
         behavior_logprobs=np.zeros(shape, np.float32),
         advantages=np.zeros(shape, np.float32),
     )

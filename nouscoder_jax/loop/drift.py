@@ -1,4 +1,4 @@
-"""The gate on drift, told to a person: which token, of which rollout, was where the limit was passed.
+"""Drift over its bounds, in words: which token, of which rollout, drifts most.
 
 In: an update's metrics, its batch and the experiences in it. Out: nothing, or a DriftError.
 """
@@ -13,18 +13,18 @@ from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.types import Batch, DriftError, Experience
 
 
-def check_gate(
+def check_drift(
     metrics: dict[str, float], batch: Batch, experiences: Sequence[Experience], *, config: TrainConfig, step: int
 ) -> None:
-    """Raises DriftError where the update was not taken because the gate is shut (training/update.py)."""
-    if "gate_shut_at" not in metrics:
+    """Raises DriftError where the update was not taken because drift exceeded its bounds (training/update.py)."""
+    if "drift_exceeded_at" not in metrics:
         return
     loss = config.loss
     raise DriftError(
         f"step {step}: trainer and engine hold the same weights, yet their logprobs of the sampled tokens differ by "
-        f"{metrics['same_weights_drift_mean']:.3g} nats on average (loss.max_drift_mean {_bound(loss.max_drift_mean)}) "
-        f"and by {metrics['same_weights_drift_max']:.3g} at most (loss.max_drift {_bound(loss.max_drift)}), most at "
-        f"{_where(int(metrics['gate_shut_at']), batch, experiences)}; this update was not taken. See "
+        f"{metrics['on_policy_drift_mean']:.3g} nats on average (loss.max_drift_mean {_bound(loss.max_drift_mean)}) "
+        f"and by {metrics['on_policy_drift_max']:.3g} at most (loss.max_drift {_bound(loss.max_drift)}), most at "
+        f"{_where(int(metrics['drift_exceeded_at']), batch, experiences)}; this update was not taken. See "
         "that the engine has the exported weights, temperature and dtype of the config, or raise the bounds"
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.pipeline import ProblemStream
-from nouscoder_jax.experience.filters import GroupFate, judge_group
+from nouscoder_jax.experience.filters import DropReason, classify_group
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import extract_program
@@ -102,7 +102,7 @@ class Group:
     """All rollouts of one draw of one problem.
 
     Example:
-        Group(draw=Draw(17, 203), started_after=2, experiences=(Experience(...), ...), fate=GroupFate.EQUAL,
+        Group(draw=Draw(17, 203), started_after=2, experiences=(Experience(...), ...), fate=DropReason.EQUAL,
               judge_failures=())
     """
 
@@ -110,7 +110,7 @@ class Group:
     started_after: int
     """Trained steps when its first token was asked for."""
     experiences: tuple[Experience, ...]
-    fate: GroupFate
+    fate: DropReason
     """USED, or why it is not trained on."""
     judge_failures: tuple[str, ...]
     """Messages of failures of the judge, one a rollout that is not trainable because of it."""
@@ -145,7 +145,7 @@ class Collected:
     @property
     def used(self) -> tuple[Group, ...]:
         """Groups that make the batch."""
-        return tuple(group for group in self.groups if group.fate is GroupFate.USED)
+        return tuple(group for group in self.groups if group.fate is DropReason.USED)
 
     @property
     def experiences(self) -> Iterator[Experience]:
@@ -161,7 +161,7 @@ class Collected:
         """The same with other experiences in the groups that make the batch."""
         others = iter(used)
         groups = (
-            replace(group, experiences=next(others)) if group.fate is GroupFate.USED else group for group in self.groups
+            replace(group, experiences=next(others)) if group.fate is DropReason.USED else group for group in self.groups
         )
         return replace(self, groups=tuple(groups))
 
@@ -282,7 +282,7 @@ class GroupMaker:
         return await self.read(draw) or await self._make(draw, started_after, self._sample(draw))
 
     def _with_fate(self, draw: Draw, judged: Judged, started_after: int) -> Group:
-        experiences, fate = judge_group(judged.rollouts, judged.verdicts, config=self._config.experience)
+        experiences, fate = classify_group(judged.rollouts, judged.verdicts, config=self._config.experience)
         return Group(
             draw=draw,
             started_after=started_after,

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nouscoder_jax.experience.filters import GroupFate
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.groups import Collected, Draw, Group, Position
 from nouscoder_jax.types import ConservationError, Experience
 
-FILTERED = tuple(f"filtered/{fate.value}" for fate in GroupFate if fate is not GroupFate.USED)
+FILTERED = tuple(f"filtered/{fate.value}" for fate in DropReason if fate is not DropReason.USED)
 CLASSES = ("trained", *FILTERED, "quarantined")
 """What becomes of a rollout that was handed over; those that were not are in flight."""
 
@@ -116,5 +116,5 @@ def class_of(experience: Experience, group: Group) -> str:
         return "trained"
     if experience.reward is None:
         return "quarantined"
-    fate = GroupFate.OVERLONG if group.fate is GroupFate.USED else group.fate  # of a used group, it was cut
+    fate = DropReason.OVERLONG if group.fate is DropReason.USED else group.fate  # of a used group, it was cut
     return f"filtered/{fate.value}"

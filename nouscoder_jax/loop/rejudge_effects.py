@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.experience.filters import GroupFate, assign_advantages, judge_group
+from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group
 from nouscoder_jax.loop.stored import StoredRollout, StoredStep
 from nouscoder_jax.types import Experience, Verdict
 
@@ -32,7 +32,7 @@ class Change:
 
     Example:
         Change(step=3, old=StoredRollout(...), new=Verdict(...), before=Experience(...), after=Experience(...),
-               old_fate=GroupFate.EQUAL, new_fate=GroupFate.USED)
+               old_fate=DropReason.EQUAL, new_fate=DropReason.USED)
     """
 
     step: int
@@ -40,8 +40,8 @@ class Change:
     new: Verdict
     before: Experience
     after: Experience
-    old_fate: GroupFate
-    new_fate: GroupFate
+    old_fate: DropReason
+    new_fate: DropReason
 
     @property
     def outcomes(self) -> tuple[str, str]:
@@ -202,15 +202,15 @@ def outcome_name(verdict: Verdict | None) -> str:
 
 def _experiences(
     stored: StoredStep, verdicts: Sequence[Sequence[Verdict | None]], *, config: TrainConfig
-) -> tuple[list[tuple[Experience, ...]], list[GroupFate]]:
+) -> tuple[list[tuple[Experience, ...]], list[DropReason]]:
     """The step's experiences with their advantages, and the fates of its groups."""
     judged = [
-        judge_group([r.rollout for r in group], found, config=config.experience)
+        classify_group([r.rollout for r in group], found, config=config.experience)
         for group, found in zip(stored.groups, verdicts, strict=True)
     ]
-    used = [experiences for experiences, fate in judged if fate is GroupFate.USED]
+    used = [experiences for experiences, fate in judged if fate is DropReason.USED]
     advantaged = iter(assign_advantages(used, config=config.experience, group_size=config.rollout.group_size))
-    groups = [next(advantaged) if fate is GroupFate.USED else experiences for experiences, fate in judged]
+    groups = [next(advantaged) if fate is DropReason.USED else experiences for experiences, fate in judged]
     return groups, [fate for _, fate in judged]
 
 

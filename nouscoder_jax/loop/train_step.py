@@ -13,7 +13,7 @@ from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.experience.packing import pack, pick_row_tokens
 from nouscoder_jax.loop.collect import told
-from nouscoder_jax.loop.drift import check_gate
+from nouscoder_jax.loop.drift import check_drift
 from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics.timer import StageTimer
@@ -68,7 +68,7 @@ def train_on(
         batch, num_micro_batches = packed[number]
         with timer.stage("update"):
             metrics = trainer.update(batch, num_micro_batches, old)
-        check_gate(metrics, batch, share, config=config, step=collected.step)
+        check_drift(metrics, batch, share, config=config, step=collected.step)
         _count(metrics, progress, config=config, step=collected.step)
         used = batch.segment_ids[: num_micro_batches * config.experience.rows_per_micro_batch]
         metrics["padding_share"] = 1 - float((used > 0).mean())

@@ -60,9 +60,9 @@ APPROX_KL = "update/approx_kl"
 DRIFT_MEAN = "update/drift_mean"
 DRIFT_MAX = "update/drift_max"
 DRIFT_KL = "update/drift_kl"
-SAME_WEIGHTS_SHARE = "update/same_weights_share"
-SAME_WEIGHTS_DRIFT_MEAN = "update/same_weights_drift_mean"
-SAME_WEIGHTS_DRIFT_MAX = "update/same_weights_drift_max"
+ON_POLICY_SHARE = "update/on_policy_share"
+ON_POLICY_DRIFT_MEAN = "update/on_policy_drift_mean"
+ON_POLICY_DRIFT_MAX = "update/on_policy_drift_max"
 IMPORTANCE_WEIGHT_MEAN = "update/importance_weight_mean"
 REJECTED_SHARE = "update/rejected_share"
 TRAINED_TOKENS = "update/trained_tokens"
@@ -132,9 +132,9 @@ METRICS: dict[str, str] = {
     DRIFT_MEAN: "mean |trainer logprob - engine logprob| over trained tokens, nats",
     DRIFT_MAX: "largest of the same",
     DRIFT_KL: "estimate (k3) of KL between the engine and the trainer, nats a token",
-    SAME_WEIGHTS_SHARE: "share of trained tokens that the engine drew with the very weights they are compared with",
-    SAME_WEIGHTS_DRIFT_MEAN: "drift_mean over these tokens: what is not the weights' doing, and what the gate looks at",
-    SAME_WEIGHTS_DRIFT_MAX: "largest of the same",
+    ON_POLICY_SHARE: "share of trained tokens that the engine drew with the very weights they are compared with",
+    ON_POLICY_DRIFT_MEAN: "drift_mean over these tokens: what is not the weights' doing, and what has bounds",
+    ON_POLICY_DRIFT_MAX: "largest of the same",
     IMPORTANCE_WEIGHT_MEAN: "mean weight that loss.correction gives a trained token",
     REJECTED_SHARE: "share of trained tokens that loss.correction left out",
     TRAINED_TOKENS: "completion tokens that entered the loss",

@@ -22,7 +22,7 @@ from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import ATTENTION
 from nouscoder_jax.model.linear import project, swiglu, swiglu_in_chunks
 from nouscoder_jax.model.rope import cos_sin, rotate
-from nouscoder_jax.model.walk import add_to_gradient, walk
+from nouscoder_jax.model.layer_scan import add_to_gradient, scan_layers
 from nouscoder_jax.parallel import ONE_DEVICE, Parallel
 from nouscoder_jax.sharding import param_name
 
@@ -133,7 +133,7 @@ def _attention_block(
     weights: Attention, x: Array, context: _Context, *, attention: str, eps: float, parallel: Parallel
 ) -> Array:
     """Returns the attention branch of one layer, before it is added to the residual stream."""
-    x = parallel.enter(x)
+    x = parallel.copy_to_tensor(x)
     q = project("BTD,DNH->BTNH", x, weights.q_proj[...])
     k = project("BTD,DKH->BTKH", x, weights.k_proj[...])
     v = project("BTD,DKH->BTKH", x, weights.v_proj[...])
@@ -142,10 +142,10 @@ def _attention_block(
         q = q + weights.q_bias[...].astype(x.dtype)[None, None]
         k = k + weights.k_bias[...].astype(x.dtype)[None, None]
         v = v + weights.v_bias[...].astype(x.dtype)[None, None]
-    q = rotate(rms_norm(q, parallel.enter(weights.q_norm[...]), eps=eps), context.cos, context.sin)
-    k = rotate(rms_norm(k, parallel.enter(weights.k_norm[...]), eps=eps), context.cos, context.sin)
+    q = rotate(rms_norm(q, parallel.copy_to_tensor(weights.q_norm[...]), eps=eps), context.cos, context.sin)
+    k = rotate(rms_norm(k, parallel.copy_to_tensor(weights.k_norm[...]), eps=eps), context.cos, context.sin)
     attended = ATTENTION[attention](q, k, v, context.segment_ids)
-    out = parallel.leave(project("BTNH,NHD->BTD", attended, weights.o_proj[...]))
+    out = parallel.all_reduce(project("BTNH,NHD->BTD", attended, weights.o_proj[...]))
     return out + weights.o_bias[...].astype(x.dtype)[None, None] if has_bias else out
 
 
@@ -200,23 +200,23 @@ def forward_shards(
     x = parallel.embed(model.embed_tokens[...], tokens, compute_dtype)
 
     def layer(x: Array, shards: Layers, context: _Context) -> Array:
-        weights = parallel.gather(shards, compute_dtype)
+        weights = parallel.all_gather(shards, compute_dtype)
         normed = rms_norm(x, weights.attention_norm[...], eps=a.rms_norm_eps)
         x = x + _attention_block(
             weights.attention, normed, context, attention=attention, eps=a.rms_norm_eps, parallel=parallel
         )
-        normed = parallel.enter(rms_norm(x, weights.mlp_norm[...], eps=a.rms_norm_eps))
+        normed = parallel.copy_to_tensor(rms_norm(x, weights.mlp_norm[...], eps=a.rms_norm_eps))
         matrices = weights.mlp.gate_proj[...], weights.mlp.up_proj[...], weights.mlp.down_proj[...]
         mlp = (
             swiglu(normed, *matrices)
             if remat == "none"
             else swiglu_in_chunks(normed, *matrices, chunk_tokens=MLP_CHUNK_TOKENS)
         )
-        return x + parallel.leave(mlp)
+        return x + parallel.all_reduce(mlp)
 
     if remat == "layer":
         sums = jax.tree.map(jnp.zeros_like, model.layers) if gradient_sums is None else gradient_sums
-        x = walk(layer, x, model.layers, sums, context)
+        x = scan_layers(layer, x, model.layers, sums, context)
     else:
         layers = model.layers if gradient_sums is None else add_to_gradient(model.layers, gradient_sums)
         x, _ = jax.lax.scan(lambda x, weights: (layer(x, weights, context), None), x, layers)

@@ -35,7 +35,7 @@ _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
 _DTYPES = {
     "loss_mask": jnp.bool_,
-    "same_weights": jnp.bool_,
+    "on_policy": jnp.bool_,
     "behavior_logprobs": jnp.float32,
     "advantages": jnp.float32,
 }

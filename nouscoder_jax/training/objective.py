@@ -1,4 +1,4 @@
-"""The objective that a config asks for, as one function of a micro-batch's logprobs; and the gate on drift.
+"""The objective that a config asks for, as one function of a micro-batch's logprobs; and its bounds on drift.
 
 In: the config's loss section, and on a device logprobs, entropy and a `Batch`. Out: the loss's `Mean`, metrics, and the
 token where trainer and engine are farthest apart. losses.py and mismatch.py compute; what is chosen is chosen here.
@@ -31,11 +31,11 @@ LOSSES: dict[str, Callable[..., tuple[Mean, dict[str, Mean | Max]]]] = {
 """Every objective by name; `supervised` is the warm start's and no choice of LossConfig."""
 
 
-class Worst(NamedTuple):
+class LargestDrift(NamedTuple):
     """The token whose two logprobs differ most, of those drawn with the very weights they are compared with.
 
     Example:
-        Worst(drift=jnp.float32(0.7), index=jnp.int32(1041))
+        LargestDrift(drift=jnp.float32(0.7), index=jnp.int32(1041))
     """
 
     drift: Float32[Array, ""]
@@ -48,14 +48,14 @@ class Measured(NamedTuple):
     """What one micro-batch gives besides its gradient.
 
     Example:
-        Measured(loss=Mean(...), metrics={"entropy": Mean(...), ...}, num_tokens=jnp.float32(4096.0), worst=Worst(...))
+        Measured(loss=Mean(...), metrics={"entropy": Mean(...), ...}, num_tokens=jnp.float32(4096.0), worst=LargestDrift(...))
     """
 
     loss: Mean
     metrics: dict[str, Mean | Max]
     num_tokens: Float32[Array, ""]
     """Trained tokens, those that a correction left out included."""
-    worst: Worst
+    worst: LargestDrift
 
 
 Objective = Callable[[Array, Array, Array, Batch], Measured]
@@ -97,7 +97,8 @@ def make_objective(config: TrainConfig, *, loss_name: str) -> Objective:
 
 
 def within_bounds(config: LossConfig, drift_mean: Array, drift_max: Array) -> Bool[Array, ""]:
-    """Whether the gate is open: no bound is exceeded, and nothing is NaN."""
+    """Whether an update may be taken: drift between engine and trainer, over tokens that the engine drew with the very
+    weights that are trained, exceeds neither `loss.max_drift_mean` nor `loss.max_drift` (0: no bound), and is not NaN."""
     mean_fits = drift_mean <= config.max_drift_mean if config.max_drift_mean else jnp.bool_(True)
     return mean_fits & (drift_max <= config.max_drift) if config.max_drift else mean_fits
 
@@ -116,7 +117,7 @@ def _supervised(logprobs: Array, entropy: Array, old_logprobs: Array, batch: Bat
     del old_logprobs
     loss, metrics = losses.supervised_loss(logprobs, where=batch.loss_mask)
     metrics |= {"entropy": token_mean(jax.lax.stop_gradient(entropy), where=batch.loss_mask)}
-    return Measured(loss, metrics, _num_tokens(batch), Worst(jnp.float32(0.0), jnp.int32(0)))
+    return Measured(loss, metrics, _num_tokens(batch), LargestDrift(jnp.float32(0.0), jnp.int32(0)))
 
 
 def _num_tokens(batch: Batch) -> Float32[Array, ""]:
@@ -151,15 +152,15 @@ def _correct(
             return kept, ones
 
 
-def _drift(trainers_logprobs: Array, batch: Batch) -> tuple[dict[str, Mean | Max], Worst]:
-    """Drift over all trained tokens, and over those of equal weights, which the gate looks at."""
+def _drift(trainers_logprobs: Array, batch: Batch) -> tuple[dict[str, Mean | Max], LargestDrift]:
+    """Drift over all trained tokens, and over those that are on-policy, which have bounds."""
     arrays = (trainers_logprobs, batch.behavior_logprobs)
-    same = batch.loss_mask & batch.same_weights
+    same = batch.loss_mask & batch.on_policy
     of_same = mismatch.drift_metrics(*arrays, where=same)
     largest, row, time = mismatch.worst_drift(*arrays, where=same)
     metrics = mismatch.drift_metrics(*arrays, where=batch.loss_mask) | {
-        "same_weights_share": token_mean(same.astype(jnp.float32), where=batch.loss_mask),
-        "same_weights_drift_mean": of_same["drift_mean"],
-        "same_weights_drift_max": of_same["drift_max"],
+        "on_policy_share": token_mean(same.astype(jnp.float32), where=batch.loss_mask),
+        "on_policy_drift_mean": of_same["drift_mean"],
+        "on_policy_drift_max": of_same["drift_max"],
     }
-    return metrics, Worst(largest, (row * same.shape[1] + time).astype(jnp.int32))
+    return metrics, LargestDrift(largest, (row * same.shape[1] + time).astype(jnp.int32))

@@ -30,7 +30,7 @@ from nouscoder_jax.parallel import Parallel, first_row, max_over_rows, over_mesh
 from nouscoder_jax.training.objective import (
     Measured,
     Objective,
-    Worst,
+    LargestDrift,
     make_objective,
     pick_old_logprobs,
     within_bounds,
@@ -66,10 +66,11 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     `num_micro_batches` micro-batches count; with 0 the gradient is zero, but moments still act and decay. With several
     processes all of them call it with the same batch. `old_logprobs` "rows time" is needed where `loss.old_logprobs` is
     recomputed: `make_token_logprobs` gives it. Metrics: loss, grad_norm, learning_rate, num_tokens, and the objective's
-    own. Where the gate on drift is shut (training/objective.py) the returned state is the given one and metrics have
-    `gate_shut_at`: the index, row * time + position, of the token that drifts most. Else, where loss, gradient or new
-    weights are not finite, it is the given one too and `skipped` is 1. The same input gives the same bits on the same
-    machine.
+    own. The same input gives the same bits on the same machine.
+
+    The returned state is the given one where drift exceeds `loss.max_drift_mean` or `loss.max_drift` (see
+    `objective.within_bounds`): metrics then have `drift_exceeded_at`, the index, row * time + position, of the token that
+    drifts most. Else, where loss, gradient or new weights are not finite, it is the given one too and `skipped` is 1.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -89,11 +90,11 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
 
 
 def _told(values: dict[str, float], counts: dict[str, float]) -> UpdateMetrics:
-    """Without what was measured on nothing. An engine whose logprobs are NaN is the gate's matter: that says where."""
-    is_finite, gate_open = values.pop("is_finite"), values.pop("gate_open")
-    values["skipped"] = float(gate_open and not is_finite)
-    if gate_open:
-        del values["gate_shut_at"]
+    """Without what was measured on nothing. Where an engine's logprobs are NaN, drift is exceeded, which says where."""
+    is_finite, drift_within_bounds = values.pop("is_finite"), values.pop("drift_within_bounds")
+    values["skipped"] = float(drift_within_bounds and not is_finite)
+    if drift_within_bounds:
+        del values["drift_exceeded_at"]
     empty = {name for name, count in counts.items() if count == 0 and name != "loss"}
     empty |= {name.removesuffix("_mean") + "_max" for name in empty if name.endswith("_mean")}
     return UpdateMetrics(
@@ -137,14 +138,14 @@ def make_update_on_mesh(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": make_schedule(config.optimizer)(state.update_count),
             "num_tokens": measured.num_tokens,
-            "gate_open": jnp.bool_(True),
-            "gate_shut_at": measured.worst.index,
+            "drift_within_bounds": jnp.bool_(True),
+            "drift_exceeded_at": measured.worst.index,
         }
         if loss_name != "supervised" and (config.loss.max_drift_mean or config.loss.max_drift):
-            drift_mean = metrics["same_weights_drift_mean"]
-            metrics["gate_open"] = within_bounds(config.loss, drift_mean, measured.worst.drift)
+            drift_mean = metrics["on_policy_drift_mean"]
+            metrics["drift_within_bounds"] = within_bounds(config.loss, drift_mean, measured.worst.drift)
         metrics["is_finite"] = all_finite((metrics["loss"], metrics["grad_norm"], model))
-        taken = metrics["is_finite"] & metrics["gate_open"]
+        taken = metrics["is_finite"] & metrics["drift_within_bounds"]
         after = TrainState(model, opt_state, state.update_count + 1)
         after = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
         means = measured.metrics | {"loss": measured.loss}
@@ -211,7 +212,7 @@ def _accumulate(
         grads, new = one(so_far[0], index)
         before = so_far[1]
         rows, time = old_logprobs.shape[1:]
-        worst = Worst(new.worst.drift, new.worst.index + first_row(index, rows) * time)
+        worst = LargestDrift(new.worst.drift, new.worst.index + first_row(index, rows) * time)
         loss, metrics = losses.add((before.loss, before.metrics), (new.loss, new.metrics))
         worst = jax.tree.map(partial(jnp.where, worst.drift > before.worst.drift), worst, before.worst)
         return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, worst)
@@ -231,7 +232,7 @@ def _over_rows(measured: Measured) -> Measured:
     maxima, drift = max_over_rows((maxima, measured.worst.drift))
     is_here = measured.worst.drift == drift
     index = -max_over_rows(jnp.where(is_here, -measured.worst.index, -jnp.iinfo(jnp.int32).max))
-    return Measured(loss, means | maxima, num_tokens, Worst(drift, index))
+    return Measured(loss, means | maxima, num_tokens, LargestDrift(drift, index))
 
 
 def _micro_batch_loss(

@@ -19,7 +19,7 @@ def bench(*arguments) -> int:
     return export.run(parser.parse_args(arguments))
 
 
-def test_all_contenders_write_the_same_weights(tmp_path):
+def test_all_contenders_write_the_on_policy(tmp_path):
     contenders = export.make_contenders(export.architecture_of(num_layers=1, tiny=True), tmp_path, dtype="bfloat16")
     for contender in contenders.values():
         contender()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nouscoder_jax.experience.filters import GroupFate, assign_advantages, judge_group
+from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group
 from nouscoder_jax.experience.rewards import reward
 
 
@@ -22,8 +22,8 @@ def judge(make_rollout, make_verdict, experience_config):
         rollouts = [make_rollout(index=i, finish_reason=f) for i, f in enumerate(finish)]
         verdicts = [None if letter == "x" else make_verdict(letter == "A") for letter in accepted]
         config = dataclasses.replace(experience_config, **changes)
-        experiences, fate = judge_group(rollouts, verdicts, config=config)
-        if fate is GroupFate.USED:
+        experiences, fate = classify_group(rollouts, verdicts, config=config)
+        if fate is DropReason.USED:
             (experiences,) = assign([experiences], config)
         return experiences, fate
 
@@ -39,7 +39,7 @@ def test_reward_is_one_number_for_accepted_another_for_the_rest_and_none_for_a_j
 
 def test_a_mixed_group_is_used_whole(judge):
     experiences, fate = judge("ARRA")
-    assert fate is GroupFate.USED
+    assert fate is DropReason.USED
     assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, -1.0, 1.0]
     assert all(e.trainable for e in experiences)
 
@@ -47,38 +47,38 @@ def test_a_mixed_group_is_used_whole(judge):
 @pytest.mark.parametrize("letters", ["AAAA", "RRRR"])
 def test_a_group_of_equal_rewards_is_dropped(judge, letters):
     experiences, fate = judge(letters)
-    assert fate is GroupFate.EQUAL and not any(e.trainable for e in experiences)
+    assert fate is DropReason.EQUAL and not any(e.trainable for e in experiences)
 
 
 def test_a_group_of_equal_rewards_is_used_where_dynamic_sampling_is_off(judge):
     experiences, fate = judge("RRRR", drop_equal_groups=False)
-    assert fate is GroupFate.USED and {e.advantage for e in experiences} == {0.0}
+    assert fate is DropReason.USED and {e.advantage for e in experiences} == {0.0}
 
 
 def test_a_group_equal_but_for_judge_failures_is_dropped_as_equal(judge):
-    assert judge("RxRR")[1] is GroupFate.EQUAL
+    assert judge("RxRR")[1] is DropReason.EQUAL
 
 
 def test_a_group_with_fewer_than_two_verdicts_is_a_judge_failure(judge):
-    assert judge("Axxx")[1] is GroupFate.JUDGE_FAILURE
+    assert judge("Axxx")[1] is DropReason.JUDGE_FAILURE
 
 
 def test_an_aborted_completion_counts_as_never_drawn(judge):
     experiences, fate = judge("ARR", ["stop", "stop", "abort"])
-    assert fate is GroupFate.USED
+    assert fate is DropReason.USED
     assert [e.trainable for e in experiences] == [True, True, False]
     assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, 0.0]
-    assert judge("ARR", ["stop", "abort", "abort"])[1] is GroupFate.ABORTED
+    assert judge("ARR", ["stop", "abort", "abort"])[1] is DropReason.ABORTED
 
 
 def test_a_cut_completion_still_decides_whether_rewards_are_equal_as_in_the_original(judge):
     finish = ["stop", "stop", "length"]
-    assert judge("AAR", finish)[1] is GroupFate.USED
-    assert judge("AAR", finish, overlong="leave_group")[1] is GroupFate.EQUAL
+    assert judge("AAR", finish)[1] is DropReason.USED
+    assert judge("AAR", finish, overlong="leave_group")[1] is DropReason.EQUAL
 
 
 def test_a_group_with_nothing_but_cut_completions_is_overlong(judge):
-    assert judge("AR", ["length", "length"])[1] is GroupFate.OVERLONG
+    assert judge("AR", ["length", "length"])[1] is DropReason.OVERLONG
 
 
 def test_advantages_over_the_batch_are_those_of_one_large_group(make_rollout, make_verdict, experience_config):
@@ -86,7 +86,7 @@ def test_advantages_over_the_batch_are_those_of_one_large_group(make_rollout, ma
     groups = []
     for letters in ("ARRR", "AAAR"):
         rollouts = [make_rollout(index=i) for i in range(4)]
-        groups.append(judge_group(rollouts, [make_verdict(x == "A") for x in letters], config=config)[0])
+        groups.append(classify_group(rollouts, [make_verdict(x == "A") for x in letters], config=config)[0])
     values = [[e.advantage for e in group] for group in assign(groups, config)]
     np.testing.assert_allclose(values, [[1, -1, -1, -1], [1, 1, 1, -1]], rtol=1e-5)  # mean 0, deviation 1 over all 8
 

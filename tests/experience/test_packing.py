@@ -91,7 +91,7 @@ def test_unpacked_rows_hold_one_sequence_each(make_experience):
 def test_tokens_drawn_with_the_weights_that_are_trained_are_marked(make_experience):
     def marked(policy_version):
         batch, _ = pack([make_experience()], **SHAPE | {"policy_version": policy_version})
-        return batch.same_weights[0].tolist()
+        return batch.on_policy[0].tolist()
 
     assert marked(0) == [False, False, True, True, False, False, False, False]
     assert not any(marked(1))

@@ -143,7 +143,7 @@ def test_two_tasks_train_with_a_server_on_a_third_node(submit):
     )
     job.wait_for(lambda: job.state == "COMPLETED")
     assert job.summary()["finished"] and "in 2 processes" in job.told()
-    name = "update/same_weights_drift_max"
+    name = "update/on_policy_drift_max"
     drifts = [line[name] for line in job.metrics() if name in line]
     assert len(drifts) == 4 and max(drifts) < 1e-3
     with socket.socket() as server:

@@ -55,7 +55,7 @@ def test_the_probe_stops_a_run_before_its_first_token_and_a_wider_bound_goes_on(
     done = train(root, "--resume", str(run_dir))
     assert done.returncode == 0, done.stderr
     assert last_metrics(run_dir)["step"] == 1
-    assert last_metrics(run_dir)["update/same_weights_drift_max"] < 1e-4
+    assert last_metrics(run_dir)["update/on_policy_drift_max"] < 1e-4
 
 
 def test_a_batch_that_stays_short_stops_the_run_where_the_config_says_so(root: Path, tmp_path: Path):
@@ -88,6 +88,6 @@ def test_every_correction_trains_and_old_logprobs_are_those_before_the_first_upd
     assert done.returncode == 0, done.stderr
     metrics = last_metrics(run_dir)
     assert metrics["update/importance_weight_mean"] == pytest.approx(1.0, abs=1e-4)  # the weights are the same
-    assert metrics["update/rejected_share"] == 0 and metrics["update/same_weights_share"] == 1
+    assert metrics["update/rejected_share"] == 0 and metrics["update/on_policy_share"] == 1
     # The second of the batch's two updates is compared with the weights before the first.
     assert metrics["update/approx_kl"] > 1e-8

@@ -95,7 +95,7 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
         *SMALL,
     )
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert all(line["update/same_weights_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
+    assert all(line["update/on_policy_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
     assert any("update/loss" in line for line in lines)
     assert all(line["staleness/batches_max"] == 0 for line in lines[1:] if "update/loss" in line)
     assert (run_dir / "export/manifest.json").is_file()
@@ -103,7 +103,7 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
         httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
 
 
-def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_of_same_weights_stays(root, server, tmp_path):
+def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_of_on_policy_stays(root, server, tmp_path):
     run_dir = tmp_path / "run"
     arguments = ["--rollout.max-staleness=1", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
     lines = train(
@@ -112,7 +112,7 @@ def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_of_sam
     assert max(line.get("staleness/batches_max", 0) for line in lines[1:]) == 1
     assert max(line.get("staleness/versions_max", 0) for line in lines[1:]) == 2
     assert all(line["probe/drift_max"] < 1e-3 for line in lines)  # of every version, whatever is trained on
-    same = [line["update/same_weights_drift_max"] for line in lines[1:] if line.get("update/same_weights_share")]
+    same = [line["update/on_policy_drift_max"] for line in lines[1:] if line.get("update/on_policy_share")]
     assert all(drift < 1e-3 for drift in same)
     for line in lines[1:]:
         settled = line["rollouts/trained"] + line["rollouts/filtered"] + line["rollouts/quarantined"]
@@ -133,7 +133,7 @@ def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(
     httpx.post(f"{server.url}/update_weights_from_disk", json=base, timeout=120).raise_for_status()
     lines = train(root, run_dir, "--resume", str(run_dir))
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert all(line["update/same_weights_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
+    assert all(line["update/on_policy_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
 
 
 def test_prompts_that_are_too_long_are_left_out_before_they_are_sent_and_counted(root, server, tmp_path):

@@ -104,7 +104,7 @@ def test_query_walks_worked_out_by_hand(run, packed):
 
 
 @pytest.mark.parametrize("query_block, key_block", [(8, 4), (4, 8), (8, 8)])
-def test_walks_leave_out_only_what_nobody_sees_and_mask_all_but_what_all_see(query_block, key_block, run, packed):
+def test_layer_scans_leave_out_only_what_nobody_sees_and_mask_all_but_what_all_see(query_block, key_block, run, packed):
     time = 64
     segment_ids = packed(time, [13, 3, 30, 11], [64], [], [32, 32])
     blocks = {"query_block": query_block, "key_block": key_block}

@@ -13,7 +13,7 @@ import pytest
 from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import write_problems
-from nouscoder_jax.experience.filters import GroupFate, assign_advantages, judge_group
+from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group
 from nouscoder_jax.loop import folder as folders
 from nouscoder_jax.loop.folder import rollout_line
 from nouscoder_jax.loop.rejudge import Rejudge, parse_steps, rejudge
@@ -73,13 +73,13 @@ class Run:
                 else verdict(opposite(TRUE[program]) if (number, i) in flipped else TRUE[program])
                 for i, program in enumerate(programs)
             ]
-            judged.append(judge_group(rollouts, verdicts, config=self.config.experience))
-        used = [experiences for experiences, fate in judged if fate is GroupFate.USED]
+            judged.append(classify_group(rollouts, verdicts, config=self.config.experience))
+        used = [experiences for experiences, fate in judged if fate is DropReason.USED]
         advantaged = iter(assign_advantages(used, config=self.config.experience, group_size=4))
         lines = [
             rollout_line(step, experience, fate.value)
             for experiences, fate in judged
-            for experience in (next(advantaged) if fate is GroupFate.USED else experiences)
+            for experience in (next(advantaged) if fate is DropReason.USED else experiences)
         ]
         self.folder.write_rollouts(step, lines)
 

@@ -10,7 +10,7 @@ from scripted import START, ScriptedEngine, ScriptedJudge, by_parity, chance, sc
 from nouscoder_jax import cli
 from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.experience.filters import GroupFate
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.collect import step_metrics
 from nouscoder_jax.loop.pipeline import run_steps
 from nouscoder_jax.loop.progress import Progress
@@ -104,7 +104,7 @@ def test_a_group_that_is_too_old_when_its_turn_comes_is_dropped_and_counted(root
 
     first, second, late = run_virtually(main())
     (group,) = (group for group in second.groups if group.draw == late)
-    assert group.fate is GroupFate.STALE and not any(e.trainable for e in group.experiences)
+    assert group.fate is DropReason.STALE and not any(e.trainable for e in group.experiences)
     assert late not in {group.draw for group in second.used} and len(second.used) == 4
     progress = Progress()
     for collected in (first, second):

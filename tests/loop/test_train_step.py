@@ -20,10 +20,10 @@ FEW = UpdateMetrics(
 MANY = UpdateMetrics(
     {
         "loss": 0.4, "entropy": 2.0, "clip_high_share": 0.0, "ratio_max": 1.2, "grad_norm": 3.0,
-        "learning_rate": 2e-6, "num_tokens": 990.0, "skipped": 0.0, "same_weights_drift_mean": 0.25,
-        "same_weights_drift_max": 0.5,
+        "learning_rate": 2e-6, "num_tokens": 990.0, "skipped": 0.0, "on_policy_drift_mean": 0.25,
+        "on_policy_drift_max": 0.5,
     },
-    counts={"loss": 990.0, "entropy": 990.0, "clip_high_share": 990.0, "same_weights_drift_mean": 4.0},
+    counts={"loss": 990.0, "entropy": 990.0, "clip_high_share": 990.0, "on_policy_drift_mean": 4.0},
 )  # fmt: skip
 NOT_FINITE = UpdateMetrics(
     {"loss": math.nan, "entropy": math.nan, "grad_norm": math.inf, "num_tokens": 7.0, "skipped": 1.0},
@@ -37,13 +37,13 @@ def test_a_mean_over_a_step_is_over_its_tokens_not_over_its_updates():
         {
             "loss": 0.398, "entropy": 1.99, "clip_high_share": 0.005, "ratio_max": 1.5, "grad_norm": 2.0,
             "learning_rate": 2e-6, "trained_tokens": 1000.0, "skipped": 0.0,
-            "same_weights_drift_mean": 0.25, "same_weights_drift_max": 0.5,
+            "on_policy_drift_mean": 0.25, "on_policy_drift_max": 0.5,
         }
     )  # fmt: skip
 
 
 def test_what_no_update_measured_is_absent():
-    assert not any(name.startswith("same_weights") for name in train_step.join([FEW, FEW]))
+    assert not any(name.startswith("on_policy") for name in train_step.join([FEW, FEW]))
 
 
 def test_an_update_that_was_not_taken_is_counted_and_spoils_nothing():

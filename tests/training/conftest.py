@@ -58,7 +58,7 @@ def batch():
         positions=positions.astype(np.int32),
         segment_ids=segment_ids.astype(np.int32),
         loss_mask=(segment_ids > 0) & ~last & (positions >= 2),
-        same_weights=np.zeros((rows, time), bool),
+        on_policy=np.zeros((rows, time), bool),
         behavior_logprobs=rng.normal(-4.2, 0.2, (rows, time)).astype(np.float32),
         advantages=advantages.astype(np.float32),
     )

@@ -64,7 +64,7 @@ def test_every_tensor_has_the_bytes_of_hf_tensors(architecture, small_files, tmp
 
 
 @pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_a_model_spread_over_devices_gives_the_same_weights(architecture, model, start, make_config, tmp_path, mesh):
+def test_a_model_spread_over_devices_gives_the_on_policy(architecture, model, start, make_config, tmp_path, mesh):
     _, state = start(make_config(mesh=mesh))
     assert not state.model.layers.mlp.up_proj[...].is_fully_replicated
     spread = save(state.model, architecture, tmp_path / "spread", dtype="bfloat16")

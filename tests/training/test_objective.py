@@ -1,4 +1,4 @@
-"""What a config's loss section makes of a micro-batch, and the gate on drift."""
+"""What a config's loss section makes of a micro-batch, and its bounds on drift."""
 
 import dataclasses
 import functools
@@ -67,18 +67,18 @@ def test_a_correction_of_the_config_is_the_function_of_that_name(make_config, ba
 
 def test_drift_compares_what_the_trainer_had_before_the_batch_with_the_engine(make_config, batch, logprobs):
     now, old = logprobs
-    arrays = jax.tree.map(jnp.asarray, batch._replace(same_weights=batch.loss_mask & (batch.segment_ids == 2)))
-    mask = {"all": batch.loss_mask, "same": np.asarray(arrays.same_weights)}
+    arrays = jax.tree.map(jnp.asarray, batch._replace(on_policy=batch.loss_mask & (batch.segment_ids == 2)))
+    mask = {"all": batch.loss_mask, "same": np.asarray(arrays.on_policy)}
     for old_logprobs, trainers in (("recomputed", old), ("behavior", now)):
         config = make_config(loss={"old_logprobs": old_logprobs})
         metrics = make_objective(config, loss_name="dapo")(now, -now, old, arrays).metrics
         drift = np.abs(np.asarray(trainers) - batch.behavior_logprobs)
         np.testing.assert_allclose(metrics["drift_mean"].value(), drift[mask["all"]].mean(), rtol=1e-5)
         np.testing.assert_allclose(metrics["drift_max"].value(), drift[mask["all"]].max(), rtol=1e-5)
-        np.testing.assert_allclose(metrics["same_weights_drift_mean"].value(), drift[mask["same"]].mean(), rtol=1e-5)
-        np.testing.assert_allclose(metrics["same_weights_drift_max"].value(), drift[mask["same"]].max(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["on_policy_drift_mean"].value(), drift[mask["same"]].mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["on_policy_drift_max"].value(), drift[mask["same"]].max(), rtol=1e-5)
         share = mask["same"].sum() / mask["all"].sum()
-        np.testing.assert_allclose(metrics["same_weights_share"].value(), share, rtol=1e-6)
+        np.testing.assert_allclose(metrics["on_policy_share"].value(), share, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +86,12 @@ def agreeing(make_config, batch, start):
     """The batch as an engine without any drift would have sampled it."""
     mesh, state = start(make_config())
     logprobs = make_token_logprobs(make_config(), mesh)(state.model, batch, 2)
-    return batch._replace(behavior_logprobs=logprobs, same_weights=batch.loss_mask)
+    return batch._replace(behavior_logprobs=logprobs, on_policy=batch.loss_mask)
 
 
 @pytest.fixture(scope="module")
-def gated(make_config, architecture, start):
-    """gated(batch, axes) -> (leaves before, leaves after, metrics) with bounds of 0.01 and 0.3 nats."""
+def bounded(make_config, architecture, start):
+    """bounded(batch, axes) -> (leaves before, leaves after, metrics) with bounds of 0.01 and 0.3 nats."""
 
     @functools.cache
     def compiled(axes):
@@ -102,58 +102,58 @@ def gated(make_config, architecture, start):
         mesh, _ = start(config)
         return config, make_update(config, architecture, mesh, loss_name="dapo")
 
-    def gated(batch, axes=(1, 1, 1)):
+    def bounded(batch, axes=(1, 1, 1)):
         config, update = compiled(axes)
         _, state = start(config)
         before = named_leaves(jax.device_get(state))
         state, metrics = update(state, batch, 2)
         return before, named_leaves(jax.device_get(state)), metrics
 
-    return gated
+    return bounded
 
 
 def changed(before, after):
     return [name for name in before if not np.array_equal(before[name], after[name])]
 
 
-def test_the_gate_is_open_where_engine_and_trainer_agree(gated, agreeing):
-    before, after, metrics = gated(agreeing)
-    assert "gate_shut_at" not in metrics and changed(before, after)
-    assert metrics["same_weights_drift_max"] < 1e-5 and metrics["same_weights_share"] == 1.0
+def test_an_update_is_taken_where_engine_and_trainer_agree(bounded, agreeing):
+    before, after, metrics = bounded(agreeing)
+    assert "drift_exceeded_at" not in metrics and changed(before, after)
+    assert metrics["on_policy_drift_max"] < 1e-5 and metrics["on_policy_share"] == 1.0
 
 
 @pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2)])
 @pytest.mark.parametrize("row", [3, 13])
-def test_one_token_beyond_the_bound_shuts_the_gate_and_changes_nothing(gated, agreeing, axes, row):
+def test_one_token_beyond_the_bound_changes_nothing(bounded, agreeing, axes, row):
     time = int(np.flatnonzero(agreeing.loss_mask[row])[-1])
     drifted = agreeing.behavior_logprobs.copy()
     drifted[row, time] -= 0.5
-    before, after, metrics = gated(agreeing._replace(behavior_logprobs=drifted), axes)
-    assert metrics["gate_shut_at"] == row * 32 + time
-    assert metrics["same_weights_drift_max"] == pytest.approx(0.5, rel=1e-4)
+    before, after, metrics = bounded(agreeing._replace(behavior_logprobs=drifted), axes)
+    assert metrics["drift_exceeded_at"] == row * 32 + time
+    assert metrics["on_policy_drift_max"] == pytest.approx(0.5, rel=1e-4)
     assert changed(before, after) == []
 
 
-def test_a_small_drift_everywhere_shuts_the_gate_by_its_mean(gated, agreeing):
-    _, _, metrics = gated(agreeing._replace(behavior_logprobs=agreeing.behavior_logprobs + np.float32(0.02)))
-    assert "gate_shut_at" in metrics and metrics["same_weights_drift_mean"] == pytest.approx(0.02, rel=1e-3)
+def test_a_small_drift_everywhere_exceeds_the_bound_of_the_mean(bounded, agreeing):
+    _, _, metrics = bounded(agreeing._replace(behavior_logprobs=agreeing.behavior_logprobs + np.float32(0.02)))
+    assert "drift_exceeded_at" in metrics and metrics["on_policy_drift_mean"] == pytest.approx(0.02, rel=1e-3)
 
 
-def test_nan_shuts_the_gate(gated, agreeing):
+def test_nan_exceeds_any_bound(bounded, agreeing):
     drifted = agreeing.behavior_logprobs.copy()
     row, time = np.argwhere(agreeing.loss_mask)[7]
     drifted[row, time] = np.nan
-    before, after, metrics = gated(agreeing._replace(behavior_logprobs=drifted))
-    assert metrics["gate_shut_at"] == row * 32 + time and changed(before, after) == []
+    before, after, metrics = bounded(agreeing._replace(behavior_logprobs=drifted))
+    assert metrics["drift_exceeded_at"] == row * 32 + time and changed(before, after) == []
 
 
-def test_drift_of_older_weights_leaves_the_gate_open(gated, agreeing):
+def test_drift_of_older_weights_has_no_bound(bounded, agreeing):
     older = agreeing._replace(
-        behavior_logprobs=agreeing.behavior_logprobs - np.float32(0.7), same_weights=np.zeros_like(agreeing.loss_mask)
+        behavior_logprobs=agreeing.behavior_logprobs - np.float32(0.7), on_policy=np.zeros_like(agreeing.loss_mask)
     )
-    before, after, metrics = gated(older)
-    assert "gate_shut_at" not in metrics and changed(before, after)
-    assert metrics["same_weights_share"] == 0.0 and metrics["drift_mean"] == pytest.approx(0.7, rel=1e-4)
+    before, after, metrics = bounded(older)
+    assert "drift_exceeded_at" not in metrics and changed(before, after)
+    assert metrics["on_policy_share"] == 0.0 and metrics["drift_mean"] == pytest.approx(0.7, rel=1e-4)
 
 
 @pytest.mark.parametrize(

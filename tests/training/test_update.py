@@ -209,7 +209,7 @@ def test_an_update_that_is_not_finite_is_not_taken(run, make_config, batch, star
     _, state = start(config)
     before = named_leaves(jax.device_get(state))
     leaves, metrics = run(config, batch=batch, num_updates=2)
-    assert metrics["skipped"] == 1 and "gate_shut_at" not in metrics
+    assert metrics["skipped"] == 1 and "drift_exceeded_at" not in metrics
     for name, leaf in leaves.items():
         if spoilt == "gradient" or not np.isfinite(leaf).all():
             np.testing.assert_array_equal(leaf, before[name], err_msg=name)
@@ -221,9 +221,9 @@ def test_every_mean_says_over_how_much_it_is_and_nothing_measured_is_absent(run,
     num_tokens = batch.loss_mask.sum()
     assert metrics.counts["entropy"] == metrics.counts["drift_mean"] == num_tokens
     assert metrics["skipped"] == 0 and "ratio_max" in metrics and "ratio_max" not in metrics.counts
-    assert not any(name.startswith("same_weights_drift") for name in metrics)  # no token is of these weights
-    _, metrics = run(make_config(), batch=batch._replace(same_weights=batch.loss_mask))
-    assert {"same_weights_drift_mean", "same_weights_drift_max"} <= metrics.keys()
+    assert not any(name.startswith("on_policy_drift") for name in metrics)  # no token is of these weights
+    _, metrics = run(make_config(), batch=batch._replace(on_policy=batch.loss_mask))
+    assert {"on_policy_drift_mean", "on_policy_drift_max"} <= metrics.keys()
 
 
 def test_logprobs_of_micro_batches_that_hold_nothing_are_not_computed(make_config, batch, start):

@@ -196,7 +196,7 @@ def make_batch(case: Case, *, vocab_size: int) -> Batch:
         positions=positions.copy(),
         segment_ids=np.ones(shape, np.int32),
         loss_mask=(positions >= case.row_tokens // 16) & (positions < case.row_tokens - 1),
-        same_weights=np.zeros(shape, bool),
+        on_policy=np.zeros(shape, bool),
         behavior_logprobs=rng.normal(-np.log(vocab_size), 0.2, shape).astype(np.float32),
         advantages=np.broadcast_to(rng.normal(size=(shape[0], 1)), shape).astype(np.float32),
     )

@@ -1,4 +1,4 @@
-"""The way through all layers and back, one layer's memory at a time.
+"""A scan over all layers and back, one layer's memory at a time.
 
 In: a layer as a function, its input, the stacked weights of all layers, running sums of gradients. Out: the last
 layer's output; backward, the sums with this pass's gradients added in place. Between the two only each layer's input
@@ -19,17 +19,17 @@ Layer = Callable[[Array, Any, Any], Array]
 """layer(x, weights of one layer, context) -> x"""
 
 
-def walk(layer: Layer, x: Float[Array, "rows time embed"], layers: Any, sums: Any, context: Any) -> Array:
+def scan_layers(layer: Layer, x: Float[Array, "rows time embed"], layers: Any, sums: Any, context: Any) -> Array:
     """Returns x after all layers, whose weights are stacked in `layers` along dimension 0.
 
     The gradient that arrives at `layers` is `sums`, a tree like `layers`, plus that of this call. `context` is what
     every layer sees; like `sums` it gets no gradient. Backward, each layer is computed again from its input.
     """
-    return _walk(layer, x, layers, sums, context)
+    return _scan_layers(layer, x, layers, sums, context)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _walk(layer: Layer, x: Array, layers: Any, sums: Any, context: Any) -> Array:
+def _scan_layers(layer: Layer, x: Array, layers: Any, sums: Any, context: Any) -> Array:
     return jax.lax.scan(lambda x, weights: (layer(x, weights, context), None), x, layers)[0]
 
 
@@ -61,7 +61,7 @@ def _backward(layer: Layer, residuals: Any, grad: Array) -> tuple[Array, Any, No
     return grad, sums, None, None
 
 
-_walk.defvjp(_forward, _backward)
+_scan_layers.defvjp(_forward, _backward)
 
 
 def add_to_gradient(tree: Any, sums: Any) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nouscoder_jax.model.walk import add_to_gradient, walk
+from nouscoder_jax.model.layer_scan import add_to_gradient, scan_layers
 
 
 def layer(x, weights, context):
@@ -27,7 +27,7 @@ def plain(x, layers, context):
 def test_value_and_gradients_are_those_of_a_scan():
     x, layers, context = inputs()
     zeros = jax.tree.map(jnp.zeros_like, layers)
-    ours = jax.vjp(lambda x, layers: walk(layer, x, layers, zeros, context), x, layers)
+    ours = jax.vjp(lambda x, layers: scan_layers(layer, x, layers, zeros, context), x, layers)
     theirs = jax.vjp(lambda x, layers: plain(x, layers, context), x, layers)
     pairs = (ours[0], ours[1](jnp.ones_like(x))), (theirs[0], theirs[1](jnp.ones_like(x)))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), *pairs)
@@ -43,7 +43,7 @@ def test_the_gradient_is_added_to_the_sums():
     own = gradient(lambda layers: plain(x, layers, context))
     expected = jax.tree.map(lambda leaf: leaf + 7, own)
     close = partial(np.testing.assert_allclose, atol=1e-5)
-    jax.tree.map(close, gradient(lambda layers: walk(layer, x, layers, sums, context)), expected)
+    jax.tree.map(close, gradient(lambda layers: scan_layers(layer, x, layers, sums, context)), expected)
     jax.tree.map(close, gradient(lambda layers: plain(x, add_to_gradient(layers, sums), context)), expected)
 
 
@@ -52,7 +52,7 @@ def test_no_second_stack_of_gradients_is_made():
     x, layers, context = inputs()
 
     def loss(layers, sums):
-        return walk(layer, x, layers, sums, context).sum()
+        return scan_layers(layer, x, layers, sums, context).sum()
 
     loops = [eqn for eqn in jax.make_jaxpr(jax.grad(loss))(layers, layers).eqns if eqn.primitive.name == "scan"]
     forward, backward = loops
