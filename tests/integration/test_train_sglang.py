@@ -130,7 +130,9 @@ def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(
     trainer.kill()
     trainer.wait()
     base = {"model_path": str(root / "configs/tiny/policy"), "weight_version": "stranger", "abort_all_requests": True}
-    httpx.post(f"{server.url}/update_weights_from_disk", json=base, timeout=120).raise_for_status()
+    # A flush of the cache is refused where a request of the killed trainer still runs this very moment.
+    stranger = httpx.post(f"{server.url}/update_weights_from_disk", json=base | {"flush_cache": False}, timeout=120)
+    assert stranger.status_code == 200, stranger.text
     lines = train(root, run_dir, "--resume", str(run_dir))
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert all(line["update/on_policy_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)

@@ -291,7 +291,7 @@ def test_tokens_of_strange_weights_are_refused_and_the_server_is_given_the_right
     said = []
 
     async def behind_its_back(engine):
-        body = {"model_path": str(checkpoints["b"].folder), "weight_version": "stranger"}
+        body = {"model_path": str(checkpoints["b"].folder), "weight_version": "stranger", "flush_cache": False}
         update = httpx.post(f"{server.url}/update_weights_from_disk", json=body, timeout=60)
         update.raise_for_status()
         return await engine.generate(PROMPT, sampling())
@@ -344,7 +344,7 @@ def test_weights_that_change_in_the_file_after_they_were_checked_are_noticed(ser
         await engine.reload(folder, policy_version=1)
         weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
         save_file(weights, folder / "model.safetensors")
-        body = {"model_path": str(folder), "weight_version": model_name(server.url)}
+        body = {"model_path": str(folder), "weight_version": model_name(server.url), "flush_cache": False}
         httpx.post(f"{server.url}/update_weights_from_disk", json=body, timeout=60).raise_for_status()
         return await engine._server_weights.holds(engine._fleet.workers[0], engine._weights)
 
@@ -410,7 +410,7 @@ def test_the_router_cannot_pass_truncated_sampling_on_and_that_is_said(router, c
 
 def test_a_server_behind_the_router_with_strange_weights_is_given_the_right_ones(router, two_servers, checkpoints):
     async def behind_its_back(engine):
-        body = {"model_path": str(checkpoints["b"].folder), "weight_version": "stranger"}
+        body = {"model_path": str(checkpoints["b"].folder), "weight_version": "stranger", "flush_cache": False}
         httpx.post(f"{two_servers[0].url}/update_weights_from_disk", json=body, timeout=60).raise_for_status()
         return await asyncio.gather(*(engine.generate(PROMPT, sampling(seed=seed)) for seed in range(6)))
 
