@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all of the time here is compilation: a third of it with XLA's older emitters and no splitting of programs.
-# `make train`, the loss trace and runs with a real SGLang server compile as users do (integration/small_run.py).
+# `make train` and the loss trace compile as users do (integration/small_run.py).
 os.environ["XLA_FLAGS"] = " ".join((
     os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_force_host_platform_device_count=8",

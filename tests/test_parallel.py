@@ -80,7 +80,11 @@ def test_a_block_split_over_tensor_gives_value_and_gradients_of_the_whole_block(
 
 def test_one_device_talks_to_nobody():
     x, table = jnp.ones((2, 3)), jnp.arange(8.0).reshape(4, 2)
-    assert ONE_DEVICE.copy_to_tensor(x) is x and ONE_DEVICE.all_reduce(x) is x and ONE_DEVICE.all_gather({"a": x}, "bfloat16")["a"] is x
+    assert (
+        ONE_DEVICE.copy_to_tensor(x) is x
+        and ONE_DEVICE.all_reduce(x) is x
+        and ONE_DEVICE.all_gather({"a": x}, "bfloat16")["a"] is x
+    )
     jaxpr = str(jax.make_jaxpr(lambda t: ONE_DEVICE.embed(t, jnp.zeros((1, 2), int), "float32"))(table))
     assert not any(word in jaxpr for word in ("all_gather", "psum", "all_to_all"))
 

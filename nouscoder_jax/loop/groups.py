@@ -161,7 +161,8 @@ class Collected:
         """The same with other experiences in the groups that make the batch."""
         others = iter(used)
         groups = (
-            replace(group, experiences=next(others)) if group.fate is DropReason.USED else group for group in self.groups
+            replace(group, experiences=next(others)) if group.fate is DropReason.USED else group
+            for group in self.groups
         )
         return replace(self, groups=tuple(groups))
 

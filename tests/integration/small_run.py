@@ -24,13 +24,14 @@ ARGUMENTS = [
 ]
 
 
-def environment(cache: Path | None = None, *, devices: int | None = None) -> dict[str, str]:
+def environment(cache: Path | None = None, *, devices: int | None = None, torch: bool = False) -> dict[str, str]:
     """On the CPU, compiled quickly, without torch: else a small run spends most of its time compiling and importing.
 
     Args:
         cache: Programs compiled by one session are here for the next; by default where all tests have theirs. A session
             that is killed needs one of its own: jax writes an entry in place, and would leave half of it to others.
         devices: Of a process; by default what XLA finds, which is one.
+        torch: Whether it is found, as a session that starts SGLang servers wants.
     """
     flags = _xla_flags(without=("--xla_force_host_platform_device_count",))
     if devices:
@@ -41,8 +42,10 @@ def environment(cache: Path | None = None, *, devices: int | None = None) -> dic
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         "XLA_FLAGS": " ".join(flags),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "without_torch"), os.environ.get("PYTHONPATH")))),
     }
+    if not torch:
+        without = str(HERE / "without_torch")
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, (without, os.environ.get("PYTHONPATH"))))
     return own | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
 
 

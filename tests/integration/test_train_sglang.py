@@ -48,7 +48,7 @@ def start(root: Path, script: str, *arguments: str, log: Path) -> subprocess.Pop
     command = [sys.executable, root / "scripts" / script, *arguments]
     with log.open("wb") as output:
         return subprocess.Popen(
-            command, env=small_run.user_environment(), stdout=output, stderr=subprocess.STDOUT, cwd=root
+            command, env=small_run.environment(torch=True), stdout=output, stderr=subprocess.STDOUT, cwd=root
         )
 
 
@@ -103,7 +103,7 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
         httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
 
 
-def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_of_on_policy_stays(root, server, tmp_path):
+def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_on_policy_stays(root, server, tmp_path):
     run_dir = tmp_path / "run"
     arguments = ["--rollout.max-staleness=1", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
     lines = train(
