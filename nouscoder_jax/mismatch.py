@@ -110,7 +110,7 @@ def drift_metrics(
     }
 
 
-def worst_drift(
+def largest_drift(
     logprobs: Float[Array, "rows time"],
     behavior_logprobs: Float[Array, "rows time"],
     *,

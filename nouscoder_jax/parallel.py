@@ -48,7 +48,7 @@ class Parallel:
         return jax.tree.map_with_path(whole, layer)
 
     def copy_to_tensor(self, x: Array) -> Array:
-        """Returns x, which every device of the tensor axis has; backward, the all-reduce of its gradient over the axis."""
+        """Returns x, of which every device of the tensor axis has a copy; backward, the all-reduce of its gradient."""
         return x if self.tensor == 1 else _copy_to_tensor(x)
 
     def all_reduce(self, x: Array) -> Array:

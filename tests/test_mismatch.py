@@ -112,10 +112,10 @@ def test_drift_by_hand():
 
 
 def test_the_worst_token_is_named_by_row_and_time():
-    largest, row, time = mismatch.worst_drift(*ARRAYS, where=WHERE)
+    largest, row, time = mismatch.largest_drift(*ARRAYS, where=WHERE)
     np.testing.assert_allclose(largest, np.log(4.0), rtol=1e-6)
     assert (int(row), int(time)) == (0, 1)
-    largest, row, time = mismatch.worst_drift(*ARRAYS, where=WHERE.at[0].set(False))
+    largest, row, time = mismatch.largest_drift(*ARRAYS, where=WHERE.at[0].set(False))
     np.testing.assert_allclose(largest, np.log(1.25), rtol=1e-6)
     assert int(row) == 1
 

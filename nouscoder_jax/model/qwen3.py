@@ -20,9 +20,9 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import ATTENTION
+from nouscoder_jax.model.layer_scan import add_to_gradient, scan_layers
 from nouscoder_jax.model.linear import project, swiglu, swiglu_in_chunks
 from nouscoder_jax.model.rope import cos_sin, rotate
-from nouscoder_jax.model.layer_scan import add_to_gradient, scan_layers
 from nouscoder_jax.parallel import ONE_DEVICE, Parallel
 from nouscoder_jax.sharding import param_name
 

@@ -48,14 +48,14 @@ class Measured(NamedTuple):
     """What one micro-batch gives besides its gradient.
 
     Example:
-        Measured(loss=Mean(...), metrics={"entropy": Mean(...), ...}, num_tokens=jnp.float32(4096.0), worst=LargestDrift(...))
+        Measured(loss=Mean(...), metrics={...}, num_tokens=jnp.float32(4096.0), largest_drift=LargestDrift(...))
     """
 
     loss: Mean
     metrics: dict[str, Mean | Max]
     num_tokens: Float32[Array, ""]
     """Trained tokens, those that a correction left out included."""
-    worst: LargestDrift
+    largest_drift: LargestDrift
 
 
 Objective = Callable[[Array, Array, Array, Batch], Measured]
@@ -86,19 +86,19 @@ def make_objective(config: TrainConfig, *, loss_name: str) -> Objective:
             **knobs,
         )
         trainers = old_logprobs if loss_config.old_logprobs == "recomputed" else jax.lax.stop_gradient(logprobs)
-        drift, worst = _drift(trainers, batch)
+        drift, largest_drift = _drift(trainers, batch)
         corrected = {
             "importance_weight_mean": token_mean(jnp.where(where, weights, 0.0), where=batch.loss_mask),
             "rejected_share": token_mean((~where | (weights == 0)).astype(jnp.float32), where=batch.loss_mask),
         }
-        return Measured(loss, metrics | drift | corrected, _num_tokens(batch), worst)
+        return Measured(loss, metrics | drift | corrected, _num_tokens(batch), largest_drift)
 
     return objective
 
 
 def within_bounds(config: LossConfig, drift_mean: Array, drift_max: Array) -> Bool[Array, ""]:
     """Whether an update may be taken: drift between engine and trainer, over tokens that the engine drew with the very
-    weights that are trained, exceeds neither `loss.max_drift_mean` nor `loss.max_drift` (0: no bound), and is not NaN."""
+    weights that are trained, exceeds neither `loss.max_drift_mean` nor `loss.max_drift` (0: no bound) and is no NaN."""
     mean_fits = drift_mean <= config.max_drift_mean if config.max_drift_mean else jnp.bool_(True)
     return mean_fits & (drift_max <= config.max_drift) if config.max_drift else mean_fits
 
@@ -157,7 +157,7 @@ def _drift(trainers_logprobs: Array, batch: Batch) -> tuple[dict[str, Mean | Max
     arrays = (trainers_logprobs, batch.behavior_logprobs)
     same = batch.loss_mask & batch.on_policy
     of_same = mismatch.drift_metrics(*arrays, where=same)
-    largest, row, time = mismatch.worst_drift(*arrays, where=same)
+    largest, row, time = mismatch.largest_drift(*arrays, where=same)
     metrics = mismatch.drift_metrics(*arrays, where=batch.loss_mask) | {
         "on_policy_share": token_mean(same.astype(jnp.float32), where=batch.loss_mask),
         "on_policy_drift_mean": of_same["drift_mean"],

@@ -28,9 +28,9 @@ from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.qwen3 import Architecture, Layers, Qwen3, param_name
 from nouscoder_jax.parallel import Parallel, first_row, max_over_rows, over_mesh, sum_gradients, sum_over_rows
 from nouscoder_jax.training.objective import (
+    LargestDrift,
     Measured,
     Objective,
-    LargestDrift,
     make_objective,
     pick_old_logprobs,
     within_bounds,
@@ -69,8 +69,8 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
     own. The same input gives the same bits on the same machine.
 
     The returned state is the given one where drift exceeds `loss.max_drift_mean` or `loss.max_drift` (see
-    `objective.within_bounds`): metrics then have `drift_exceeded_at`, the index, row * time + position, of the token that
-    drifts most. Else, where loss, gradient or new weights are not finite, it is the given one too and `skipped` is 1.
+    `objective.within_bounds`): metrics then have `drift_exceeded_at`, the index, row * time + position, of the token
+    that drifts most. Else, where loss, gradient or new weights are not finite, it is the given one too and `skipped` is 1.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -139,11 +139,11 @@ def make_update_on_mesh(
             "learning_rate": make_schedule(config.optimizer)(state.update_count),
             "num_tokens": measured.num_tokens,
             "drift_within_bounds": jnp.bool_(True),
-            "drift_exceeded_at": measured.worst.index,
+            "drift_exceeded_at": measured.largest_drift.index,
         }
         if loss_name != "supervised" and (config.loss.max_drift_mean or config.loss.max_drift):
             drift_mean = metrics["on_policy_drift_mean"]
-            metrics["drift_within_bounds"] = within_bounds(config.loss, drift_mean, measured.worst.drift)
+            metrics["drift_within_bounds"] = within_bounds(config.loss, drift_mean, measured.largest_drift.drift)
         metrics["is_finite"] = all_finite((metrics["loss"], metrics["grad_norm"], model))
         taken = metrics["is_finite"] & metrics["drift_within_bounds"]
         after = TrainState(model, opt_state, state.update_count + 1)
@@ -212,10 +212,12 @@ def _accumulate(
         grads, new = one(so_far[0], index)
         before = so_far[1]
         rows, time = old_logprobs.shape[1:]
-        worst = LargestDrift(new.worst.drift, new.worst.index + first_row(index, rows) * time)
+        largest_drift = LargestDrift(new.largest_drift.drift, new.largest_drift.index + first_row(index, rows) * time)
         loss, metrics = losses.add((before.loss, before.metrics), (new.loss, new.metrics))
-        worst = jax.tree.map(partial(jnp.where, worst.drift > before.worst.drift), worst, before.worst)
-        return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, worst)
+        largest_drift = jax.tree.map(
+            partial(jnp.where, largest_drift.drift > before.largest_drift.drift), largest_drift, before.largest_drift
+        )
+        return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, largest_drift)
 
     grads = jax.tree.map(jnp.zeros_like, model)
     shapes = jax.eval_shape(one, grads, jnp.int32(0))[1]
@@ -229,9 +231,9 @@ def _over_rows(measured: Measured) -> Measured:
     means = {name: metric for name, metric in measured.metrics.items() if isinstance(metric, Mean)}
     maxima = {name: metric for name, metric in measured.metrics.items() if isinstance(metric, Max)}
     loss, means, num_tokens = sum_over_rows((measured.loss, means, measured.num_tokens))
-    maxima, drift = max_over_rows((maxima, measured.worst.drift))
-    is_here = measured.worst.drift == drift
-    index = -max_over_rows(jnp.where(is_here, -measured.worst.index, -jnp.iinfo(jnp.int32).max))
+    maxima, drift = max_over_rows((maxima, measured.largest_drift.drift))
+    is_here = measured.largest_drift.drift == drift
+    index = -max_over_rows(jnp.where(is_here, -measured.largest_drift.index, -jnp.iinfo(jnp.int32).max))
     return Measured(loss, means | maxima, num_tokens, LargestDrift(drift, index))
 
 
