@@ -7,11 +7,11 @@ In: orders of the head, each its name and fields as JSON, then its arrays as raw
       its own LocalTrainer, at the same time       the same method, the same arguments
       waits for all replies  <--- reply ---------
                              <--- interrupted ---  Ctrl-C or SIGTERM there: the head ends the run in order
-                    a closed line: the process is gone, and everyone leaves
+                    a closed connection: the process is gone, and everyone leaves
 
 A hand waits for orders on its socket and never inside a collective, which would keep its GPU busy while engines use it.
 Arrays are whole in every process, which puts on its devices what lies there; so any mesh works over any processes. The
-line is made of `multiprocessing.connection` with a key that the head has made for this run.
+connection is one of `multiprocessing.connection`, with a key that the head has made for this run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),) + tuple(
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
     if hasattr(socket, name)
 )
-"""A machine that has lost power closes no line: after 30 s without an answer the line counts as closed."""
+"""A machine that has lost power closes no connection: after 30 s without an answer it counts as closed."""
 
 _ADDRESS_BYTES = 1024
 
@@ -75,23 +75,23 @@ class Message(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def send(line: Connection, message: Message) -> None:
+def send(connection: Connection, message: Message) -> None:
     """Sends the fields as JSON, then each array's bytes. Raises OSError where the other side is gone."""
     described = {name: [array.dtype.str, list(array.shape)] for name, array in message.arrays.items()}
-    line.send_bytes(json.dumps(message.fields | {"arrays": described}).encode())
+    connection.send_bytes(json.dumps(message.fields | {"arrays": described}).encode())
     for array in message.arrays.values():
         if array.size:
-            line.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def receive(line: Connection) -> Message:
+def receive(connection: Connection) -> Message:
     """The next message. Raises EOFError, OSError where the other side is gone."""
-    fields = json.loads(line.recv_bytes())
+    fields = json.loads(connection.recv_bytes())
     arrays = {}
     for name, (dtype, shape) in fields.pop("arrays").items():
         array = np.empty(shape, np.dtype(dtype))
         if array.size:
-            line.recv_bytes_into(array.reshape(-1).view(np.uint8).data)
+            connection.recv_bytes_into(array.reshape(-1).view(np.uint8).data)
         arrays[name] = array
     return Message(fields, arrays)
 
@@ -99,8 +99,8 @@ def receive(line: Connection) -> Message:
 class _Hand:
     """A process as the head sees it."""
 
-    def __init__(self, process: int, host: str, line: Connection) -> None:
-        self.process, self.host, self.line = process, host, line
+    def __init__(self, process: int, host: str, connection: Connection) -> None:
+        self.process, self.host, self.connection = process, host, connection
         self.replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.sending = threading.Lock()
         self.left = threading.Event()
@@ -181,7 +181,7 @@ class Crew:
     def _send(self, hand: _Hand, message: Message) -> None:
         try:
             with hand.sending:
-                send(hand.line, message)
+                send(hand.connection, message)
         except (OSError, ValueError):
             self._lose(hand, "its connection closed")
 
@@ -196,7 +196,7 @@ class Crew:
     def _listen(self, hand: _Hand) -> None:
         while True:
             try:
-                fields = receive(hand.line).fields
+                fields = receive(hand.connection).fields
             except (EOFError, OSError, ValueError):
                 self._lose(hand, "its connection closed")
                 hand.left.set()
@@ -371,14 +371,14 @@ def gather() -> Crew:
 def _accept(listener: Listener, number: int, called: queue.SimpleQueue[_Hand]) -> None:
     while number > 0:
         try:
-            line = listener.accept()
-            hello = receive(line).fields
+            connection = listener.accept()
+            hello = receive(connection).fields
         except (AuthenticationError, EOFError, ValueError, KeyError):
             continue  # a stranger
         except OSError:
             return  # the listener is closed
-        _keep_alive(line)
-        called.put(_Hand(hello["process"], hello["host"], line))
+        _keep_alive(connection)
+        called.put(_Hand(hello["process"], hello["host"], connection))
         number -= 1
 
 
@@ -400,8 +400,8 @@ def _tell_address(text: str | None) -> str:
     return bytes(np.asarray(told).astype(np.uint8)).decode().strip()
 
 
-def _keep_alive(line: Connection) -> None:
-    with contextlib.closing(socket.socket(fileno=os.dup(line.fileno()))) as handle:
+def _keep_alive(connection: Connection) -> None:
+    with contextlib.closing(socket.socket(fileno=os.dup(connection.fileno()))) as handle:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for level, option, value in _KEEPALIVE:
             handle.setsockopt(level, option, value)
@@ -414,11 +414,11 @@ def serve() -> int:
     Leaves the process at once, with one line on stderr and exit code 1, where the head is gone. Raises UserError where
     it cannot be reached.
     """
-    line, head = _call_head()
+    connection, head = _call_head()
     sending = threading.Lock()
     orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_take_orders, args=(line, head, orders), daemon=True).start()
-    with _forward_signals(lambda name: _answer(line, sending, {"interrupted": name})):
+    threading.Thread(target=_take_orders, args=(connection, head, orders), daemon=True).start()
+    with _forward_signals(lambda name: _answer(connection, sending, {"interrupted": name})):
         hand: dict[str, LocalTrainer] = {}
         while True:
             order = orders.get()
@@ -426,7 +426,7 @@ def serve() -> int:
                 if order.fields["why"]:
                     print(f"process {jax.process_index()} ends: {order.fields['why']}", file=sys.stderr)
                 return 1 if order.fields["why"] else 0
-            _answer(line, sending, _carry_out(order, hand))
+            _answer(connection, sending, _carry_out(order, hand))
 
 
 def _call_head() -> tuple[Connection, str]:
@@ -435,10 +435,10 @@ def _call_head() -> tuple[Connection, str]:
     while True:
         for host in told["hosts"]:
             with contextlib.suppress(OSError, AuthenticationError, EOFError):
-                line = Client((host, told["port"]), authkey=bytes.fromhex(told["key"]))
-                _keep_alive(line)
-                send(line, Message({"process": jax.process_index(), "host": socket.gethostname()}, {}))
-                return line, told["hosts"][0]
+                connection = Client((host, told["port"]), authkey=bytes.fromhex(told["key"]))
+                _keep_alive(connection)
+                send(connection, Message({"process": jax.process_index(), "host": socket.gethostname()}, {}))
+                return connection, told["hosts"][0]
         if time.monotonic() > deadline:
             raise UserError(
                 f"process 0 cannot be reached at {', '.join(told['hosts'])}, port {told['port']}; see that the "
@@ -447,11 +447,11 @@ def _call_head() -> tuple[Connection, str]:
         time.sleep(0.5)
 
 
-def _take_orders(line: Connection, head: str, orders: queue.SimpleQueue[Message]) -> None:
+def _take_orders(connection: Connection, head: str, orders: queue.SimpleQueue[Message]) -> None:
     """Runs in a thread, so that a head that is gone is noticed in the middle of a collective."""
     while True:
         try:
-            order = receive(line)
+            order = receive(connection)
         except (EOFError, OSError, ValueError):
             _leave(f"process 0 on {head} is gone")
             return
@@ -476,9 +476,9 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _answer(line: Connection, sending: threading.Lock, fields: dict[str, Any]) -> None:
+def _answer(connection: Connection, sending: threading.Lock, fields: dict[str, Any]) -> None:
     with contextlib.suppress(OSError), sending:  # the thread that reads says it where the head is gone
-        send(line, Message(fields, {}))
+        send(connection, Message(fields, {}))
 
 
 def _carry_out(order: Message, hand: dict[str, LocalTrainer]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def make_update(config: TrainConfig, architecture: Architecture, mesh: Mesh, *, 
 
     The returned state is the given one where drift exceeds `loss.max_drift_mean` or `loss.max_drift` (see
     `objective.within_bounds`): metrics then have `drift_exceeded_at`, the index, row * time + position, of the token
-    that drifts most. Else, where loss, gradient or new weights are not finite, it is the given one too and `skipped` is 1.
+    that drifts most. Else, where loss, gradient or new weights are not finite, it is the given one too, and `skipped`
+    is 1.
     """
     update_on_mesh = make_update_on_mesh(config, architecture, mesh, loss_name=loss_name)
 
@@ -212,12 +213,11 @@ def _accumulate(
         grads, new = one(so_far[0], index)
         before = so_far[1]
         rows, time = old_logprobs.shape[1:]
-        largest_drift = LargestDrift(new.largest_drift.drift, new.largest_drift.index + first_row(index, rows) * time)
         loss, metrics = losses.add((before.loss, before.metrics), (new.loss, new.metrics))
-        largest_drift = jax.tree.map(
-            partial(jnp.where, largest_drift.drift > before.largest_drift.drift), largest_drift, before.largest_drift
-        )
-        return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, largest_drift)
+        drift, index_here = new.largest_drift
+        here = LargestDrift(drift, index_here + first_row(index, rows) * time)
+        largest = jax.tree.map(partial(jnp.where, drift > before.largest_drift.drift), here, before.largest_drift)
+        return grads, Measured(loss, metrics, before.num_tokens + new.num_tokens, largest)
 
     grads = jax.tree.map(jnp.zeros_like, model)
     shapes = jax.eval_shape(one, grads, jnp.int32(0))[1]
