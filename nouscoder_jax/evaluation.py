@@ -165,7 +165,7 @@ async def evaluate(
 
 
 @runtime_checkable
-class Progress(Protocol):
+class ShowProgress(Protocol):
     """Takes how far a stage is."""
 
     def __call__(self, stage: str, *, done: int, total: int) -> None:
@@ -174,7 +174,7 @@ class Progress(Protocol):
 
 
 async def evaluate_directory(
-    config: TrainConfig, *, progress: Progress, line: Callable[[str], None]
+    config: TrainConfig, *, progress: ShowProgress, line: Callable[[str], None]
 ) -> EvaluationResult:
     """Evaluates the Hugging Face directory model.path on data.held_out with the embedded engine, by the config.
 

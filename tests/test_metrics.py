@@ -89,7 +89,7 @@ def test_a_name_that_is_not_documented_is_refused(tmp_path, make):
 def test_every_name_has_a_meaning():
     constants = {value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
     assert constants - {names.SECONDS_PREFIX} <= names.METRICS.keys()
-    assert all(meaning for meaning in names.METRICS.values())
+    assert all(metric.meaning for metric in names.METRICS.values())
 
 
 def test_tensorboard_files_hold_the_numbers(tmp_path):

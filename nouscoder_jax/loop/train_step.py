@@ -16,6 +16,7 @@ from nouscoder_jax.loop.collect import told
 from nouscoder_jax.loop.drift import check_drift
 from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.training.trainer import Trainer
 from nouscoder_jax.training.update import UpdateMetrics
@@ -106,21 +107,22 @@ def _pack(experiences: Sequence[Experience], *, config: TrainConfig, policy_vers
 
 
 def join(measured: Sequence[UpdateMetrics]) -> dict[str, float]:
-    """What the updates of a step measured together: means over all that was counted in any of them, maxima, sums of
-    tokens and skipped updates, the last learning rate, the mean gradient norm. What no update measured is absent;
-    updates that were not taken count as skipped and in nothing else."""
+    """What the updates of a step measured together, each metric by its reduction (metrics/names.py). What no update
+    measured is absent; updates that were not taken count as skipped and in nothing else."""
     taken = [metrics for metrics in measured if not metrics["skipped"]]
     joined = {"skipped": sum(metrics["skipped"] for metrics in measured)}
-    for name in {name: None for metrics in taken for name in metrics}:
+    for name in {name: None for metrics in taken for name in metrics if name != "skipped"}:
         having = [metrics for metrics in taken if name in metrics]
         values = [metrics[name] for metrics in having]
         counts = [metrics.counts.get(name, 0.0) for metrics in having]
-        if sum(counts) > 0:
-            joined[name] = sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
-        elif name == "learning_rate":
-            joined[name] = values[-1]
-        elif name == "num_tokens":
-            joined["trained_tokens"] = sum(values)
-        elif name != "skipped":
-            joined[name] = max(values) if name.endswith("_max") else sum(values) / len(values)
+        name = "trained_tokens" if name == "num_tokens" else name
+        joined[name] = _reduce(values, counts, names.METRICS[f"update/{name}"].reduction)
     return joined
+
+
+def _reduce(values: Sequence[float], counts: Sequence[float], reduction: names.Reduction) -> float:
+    """`counts`: over how much each value is a mean; all 0 where an update is what counts."""
+    if reduction == "mean":
+        weights = counts if sum(counts) > 0 else [1.0] * len(values)
+        return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+    return {"max": max, "sum": sum, "last": lambda values: values[-1]}[reduction](values)

@@ -1,11 +1,13 @@
 """Every metric of a run: its name and what it means.
 
-In: nothing. Out: constants, and METRICS, name -> meaning with its unit. Sinks refuse a name that is not here.
+Constants, and METRICS: name -> meaning with its unit, and how the values of several updates make one of a step. Sinks
+refuse a name that is not here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 STEP = "step"
 POLICY_VERSION = "policy_version"
@@ -84,73 +86,109 @@ SECONDS_TOTAL = "seconds/total"
 STAGES = ("generate", "verify", "pack", "update", "export", "reload", "probe", "evaluate", "checkpoint")
 """Stages that a StageTimer measures; generate and verify overlap, so the sum may exceed seconds/total."""
 
-METRICS: dict[str, str] = {
-    STEP: "turn of the outer loop, from 1; 0 is the evaluation before training",
-    POLICY_VERSION: "version of the weights after the step",
-    REWARD_MEAN: "mean reward of all judged rollouts drawn in the step, dropped groups included",
-    SOLVED_SHARE: "share of judged rollouts whose program was accepted, dropped groups included",
-    TRUNCATED_SHARE: "share of completions cut at the length limit",
-    COMPLETION_TOKENS_MEAN: "mean length of a completion, tokens",
-    COMPLETION_TOKENS_MAX: "longest completion, tokens",
-    GROUPS_USED: "groups that entered the batch",
-    GROUPS_DROPPED: "groups dropped: rewards all equal, or too few completions to judge or to train on",
-    GROUPS_ALL_SOLVED: "groups in which every program was accepted",
-    GROUPS_NONE_SOLVED: "groups in which no program was accepted",
-    ROLLOUTS_DRAWN: "rollouts started so far in the run",
-    ROLLOUTS_TRAINED: "rollouts that entered an update so far",
-    ROLLOUTS_FILTERED: "rollouts dropped so far, for whatever reason",
-    **{f"{ROLLOUTS_FILTERED}/{reason}": f"rollouts dropped so far: {why}" for reason, why in FILTER_REASONS.items()},
-    ROLLOUTS_QUARANTINED: "rollouts set aside so far because the judge or the engine failed",
-    ROLLOUTS_IN_FLIGHT: "rollouts started and not yet trained, filtered or quarantined",
-    "completion_tokens/trained": "mean length of the rollouts trained on so far, tokens",
-    "completion_tokens/quarantined": "mean length of the rollouts set aside so far, tokens",
-    "completion_tokens/in_flight": "mean length of the rollouts that are judged and wait for a batch, tokens",
+Reduction = Literal["mean", "max", "sum", "last"]
+
+
+class Metric(NamedTuple):
+    """What a name means."""
+
+    meaning: str
+    """With its unit."""
+    reduction: Reduction = "last"
+    """What one value for a step is made of, out of those of its updates. mean: over all that was counted in them."""
+
+
+METRICS: dict[str, Metric] = {
+    STEP: Metric("turn of the outer loop, from 1; 0 is the evaluation before training"),
+    POLICY_VERSION: Metric("version of the weights after the step"),
+    REWARD_MEAN: Metric("mean reward of all judged rollouts drawn in the step, dropped groups included"),
+    SOLVED_SHARE: Metric("share of judged rollouts whose program was accepted, dropped groups included"),
+    TRUNCATED_SHARE: Metric("share of completions cut at the length limit"),
+    COMPLETION_TOKENS_MEAN: Metric("mean length of a completion, tokens"),
+    COMPLETION_TOKENS_MAX: Metric("longest completion, tokens"),
+    GROUPS_USED: Metric("groups that entered the batch"),
+    GROUPS_DROPPED: Metric("groups dropped: rewards all equal, or too few completions to judge or to train on"),
+    GROUPS_ALL_SOLVED: Metric("groups in which every program was accepted"),
+    GROUPS_NONE_SOLVED: Metric("groups in which no program was accepted"),
+    ROLLOUTS_DRAWN: Metric("rollouts started so far in the run"),
+    ROLLOUTS_TRAINED: Metric("rollouts that entered an update so far"),
+    ROLLOUTS_FILTERED: Metric("rollouts dropped so far, for whatever reason"),
     **{
-        f"completion_tokens/filtered/{reason}": f"mean length of the rollouts dropped so far, tokens: {why}"
+        f"{ROLLOUTS_FILTERED}/{reason}": Metric(f"rollouts dropped so far: {why}")
         for reason, why in FILTER_REASONS.items()
     },
-    STALENESS_BATCHES_MEAN: "batches trained between the start of a group and its own batch, mean over the batch",
-    STALENESS_BATCHES_MAX: "largest of the same; rollout.max_staleness is its bound",
-    STALENESS_VERSIONS_MEAN: "policy version before the batch minus that of a completion's oldest token, mean over the "
-    "batch; a later update of the batch is one version further each",
-    STALENESS_VERSIONS_MAX: "largest of the same",
-    TOKENS_PER_S: "completion tokens sampled per second of the step",
-    VERIFICATIONS_PER_S: "verdicts per second of the step",
-    ENGINE_IDLE_SHARE: "share of the engine's slots, over the step without its evaluation, that generated nothing",
-    TRAINER_IDLE_SHARE: "share of the same time in which no update was computed",
-    JUDGE_OUTAGES: "times so far, since the process started, that nothing could run programs and judging waited",
-    JUDGE_OUTAGE_S: "seconds of these waits",
-    LOSS: "value of the objective: its sum over its count, over all updates of the step",
-    GRAD_NORM: "global gradient norm before clipping, mean over updates",
-    LEARNING_RATE: "learning rate of the last update",
-    ENTROPY: "mean entropy of the policy over trained tokens, nats",
-    RATIO_MEAN: "mean over trained tokens of the ratio that the objective clips: the token's or its sequence's",
-    RATIO_MAX: "largest of these ratios",
-    CLIP_LOW_SHARE: "share of trained tokens whose ratio was clipped from below",
-    CLIP_HIGH_SHARE: "share of trained tokens whose ratio was clipped from above",
-    APPROX_KL: "estimate (k3) of KL between the policy and old_logprobs, nats a token",
-    DRIFT_MEAN: "mean |trainer logprob - engine logprob| over trained tokens, nats",
-    DRIFT_MAX: "largest of the same",
-    DRIFT_KL: "estimate (k3) of KL between the engine and the trainer, nats a token",
-    ON_POLICY_SHARE: "share of trained tokens that the engine drew with the very weights they are compared with",
-    ON_POLICY_DRIFT_MEAN: "drift_mean over these tokens: what is not the weights' doing, and what has bounds",
-    ON_POLICY_DRIFT_MAX: "largest of the same",
-    IMPORTANCE_WEIGHT_MEAN: "mean weight that loss.correction gives a trained token",
-    REJECTED_SHARE: "share of trained tokens that loss.correction left out",
-    TRAINED_TOKENS: "completion tokens that entered the loss",
-    PADDING_SHARE: "share of the packed rows that is padding",
-    NUM_UPDATES: "optimizer updates so far in the run",
-    SKIPPED: "updates of the step that were not taken, because loss, gradient or new weights were not finite",
-    PROBE_DRIFT_MEAN: "mean |trainer logprob - engine logprob| over fixed sequences, both with the step's weights, "
-    "nats; of several servers the worst",
-    PROBE_DRIFT_MAX: "largest of the same",
-    HELD_OUT_PASS_AT_1: "mean over held-out problems of the share of samples accepted",
-    HELD_OUT_TRUNCATED_SHARE: "share of held-out completions cut at the length limit",
-    HELD_OUT_COMPLETION_TOKENS_MEAN: "mean length of a held-out completion, tokens",
-    HELD_OUT_JUDGE_FAILURES: "held-out samples left out because the judge failed",
-    HELD_OUT_ENGINE_FAILURES: "held-out samples left out because the engine gave them up",
-    SECONDS_TOTAL: "wall seconds of the step",
-    **{f"{SECONDS_PREFIX}{stage}": f"wall seconds of the step in which {stage} was going on" for stage in STAGES},
+    ROLLOUTS_QUARANTINED: Metric("rollouts set aside so far because the judge or the engine failed"),
+    ROLLOUTS_IN_FLIGHT: Metric("rollouts started and not yet trained, filtered or quarantined"),
+    "completion_tokens/trained": Metric("mean length of the rollouts trained on so far, tokens"),
+    "completion_tokens/quarantined": Metric("mean length of the rollouts set aside so far, tokens"),
+    "completion_tokens/in_flight": Metric("mean length of the rollouts that are judged and wait for a batch, tokens"),
+    **{
+        f"completion_tokens/filtered/{reason}": Metric(f"mean length of the rollouts dropped so far, tokens: {why}")
+        for reason, why in FILTER_REASONS.items()
+    },
+    STALENESS_BATCHES_MEAN: Metric(
+        "batches trained between the start of a group and its own batch, mean over the batch"
+    ),
+    STALENESS_BATCHES_MAX: Metric("largest of the same; rollout.max_staleness is its bound"),
+    STALENESS_VERSIONS_MEAN: Metric(
+        "policy version before the batch minus that of a completion's oldest token, mean over "
+        "the batch; a later update of the batch is one version further each"
+    ),
+    STALENESS_VERSIONS_MAX: Metric("largest of the same"),
+    TOKENS_PER_S: Metric("completion tokens sampled per second of the step"),
+    VERIFICATIONS_PER_S: Metric("verdicts per second of the step"),
+    ENGINE_IDLE_SHARE: Metric(
+        "share of the engine's slots, over the step without its evaluation, that generated nothing"
+    ),
+    TRAINER_IDLE_SHARE: Metric("share of the same time in which no update was computed"),
+    JUDGE_OUTAGES: Metric(
+        "times so far, since the process started, that nothing could run programs and judging waited"
+    ),
+    JUDGE_OUTAGE_S: Metric("seconds of these waits"),
+    LOSS: Metric("value of the objective: its sum over its count, over all updates of the step", "mean"),
+    GRAD_NORM: Metric("global gradient norm before clipping, mean over updates", "mean"),
+    LEARNING_RATE: Metric("learning rate of the last update"),
+    ENTROPY: Metric("mean entropy of the policy over trained tokens, nats", "mean"),
+    RATIO_MEAN: Metric(
+        "mean over trained tokens of the ratio that the objective clips: the token's or its sequence's", "mean"
+    ),
+    RATIO_MAX: Metric("largest of these ratios", "max"),
+    CLIP_LOW_SHARE: Metric("share of trained tokens whose ratio was clipped from below", "mean"),
+    CLIP_HIGH_SHARE: Metric("share of trained tokens whose ratio was clipped from above", "mean"),
+    APPROX_KL: Metric("estimate (k3) of KL between the policy and old_logprobs, nats a token", "mean"),
+    DRIFT_MEAN: Metric("mean |trainer logprob - engine logprob| over trained tokens, nats", "mean"),
+    DRIFT_MAX: Metric("largest of the same", "max"),
+    DRIFT_KL: Metric("estimate (k3) of KL between the engine and the trainer, nats a token", "mean"),
+    ON_POLICY_SHARE: Metric(
+        "share of trained tokens that the engine drew with the very weights they are compared with", "mean"
+    ),
+    ON_POLICY_DRIFT_MEAN: Metric(
+        "drift_mean over these tokens: what is not the weights' doing, and what has bounds", "mean"
+    ),
+    ON_POLICY_DRIFT_MAX: Metric("largest of the same", "max"),
+    IMPORTANCE_WEIGHT_MEAN: Metric("mean weight that loss.correction gives a trained token", "mean"),
+    REJECTED_SHARE: Metric("share of trained tokens that loss.correction left out", "mean"),
+    TRAINED_TOKENS: Metric("completion tokens that entered the loss", "sum"),
+    PADDING_SHARE: Metric("share of the packed rows that is padding"),
+    NUM_UPDATES: Metric("optimizer updates so far in the run"),
+    SKIPPED: Metric(
+        "updates of the step that were not taken, because loss, gradient or new weights were not finite", "sum"
+    ),
+    PROBE_DRIFT_MEAN: Metric(
+        "mean |trainer logprob - engine logprob| over fixed sequences, both with the step's weights, "
+        "nats; of several servers the worst"
+    ),
+    PROBE_DRIFT_MAX: Metric("largest of the same"),
+    HELD_OUT_PASS_AT_1: Metric("mean over held-out problems of the share of samples accepted"),
+    HELD_OUT_TRUNCATED_SHARE: Metric("share of held-out completions cut at the length limit"),
+    HELD_OUT_COMPLETION_TOKENS_MEAN: Metric("mean length of a held-out completion, tokens"),
+    HELD_OUT_JUDGE_FAILURES: Metric("held-out samples left out because the judge failed"),
+    HELD_OUT_ENGINE_FAILURES: Metric("held-out samples left out because the engine gave them up"),
+    SECONDS_TOTAL: Metric("wall seconds of the step"),
+    **{
+        f"{SECONDS_PREFIX}{stage}": Metric(f"wall seconds of the step in which {stage} was going on")
+        for stage in STAGES
+    },
 }
 
 

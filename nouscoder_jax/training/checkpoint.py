@@ -28,7 +28,7 @@ from nouscoder_jax.types import ProcessLostError
 
 T = TypeVar("T")
 
-Progress = dict[str, Any]
+Record = dict[str, Any]
 """What the loop wants back: step, policy version, position of the data iterator. JSON values only."""
 
 
@@ -78,7 +78,7 @@ class Checkpointer:
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_not_of_orbax)
 
-    def save(self, step: int, state: TrainState, progress: Progress, *, pass_at_1: float | None = None) -> None:
+    def save(self, step: int, state: TrainState, progress: Record, *, pass_at_1: float | None = None) -> None:
         """Copies the state off the device and returns; writing goes on in the background.
 
         Waits for an earlier save that is still being written: see `busy`. A step that has a checkpoint already is left
@@ -152,7 +152,7 @@ class Checkpointer:
         best = folders.best(folders.complete_scores(self.directory), number=1)
         return best[0] if best else None
 
-    def restore(self, abstract_state: TrainState, *, step: int | None) -> tuple[TrainState, Progress]:
+    def restore(self, abstract_state: TrainState, *, step: int | None) -> tuple[TrainState, Record]:
         """The state of `step` (None: of the newest that restores), each array placed as `abstract_state` says, and the
         progress. Says which newer ones are damaged, and unless `read_only` sets them aside, as STEP.damaged.
 
@@ -241,7 +241,7 @@ class Checkpointer:
             "on with --resume"
         )
 
-    def restore_step(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Progress]:
+    def restore_step(self, abstract_state: TrainState, step: int) -> tuple[TrainState, Record]:
         """The state and the progress of one step. Raises whatever is wrong."""
         wanted = named_leaves(abstract_state)
         restored = self._manager.restore(

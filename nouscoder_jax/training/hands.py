@@ -40,7 +40,7 @@ from jax.experimental import multihost_utils
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.training import export as exports
-from nouscoder_jax.training.checkpoint import Progress
+from nouscoder_jax.training.checkpoint import Record
 from nouscoder_jax.training.trainer import LocalTrainer
 from nouscoder_jax.training.update import UpdateMetrics
 from nouscoder_jax.types import Batch, ProcessLostError
@@ -265,10 +265,10 @@ class RemoteTrainer:
         """As Trainer says."""
         self.crew.order("start", {}, {}, self.own.start)
 
-    def restore(self, step: int | None) -> Progress:
+    def restore(self, step: int | None) -> Record:
         """As Trainer says."""
 
-        def restore_step(one: int) -> Progress:
+        def restore_step(one: int) -> Record:
             return self.crew.order("restore", {"step": one}, {}, lambda: self.own.restore_step(one))
 
         return self.own.checkpointer.newest_that(restore_step, step=step)
@@ -315,7 +315,7 @@ class RemoteTrainer:
         finally:
             exports.discard(out_dir)
 
-    def checkpoint(self, step: int, progress: Progress, *, pass_at_1: float | None) -> None:
+    def checkpoint(self, step: int, progress: Record, *, pass_at_1: float | None) -> None:
         """As Trainer says."""
         fields = {"step": step, "progress": progress, "pass_at_1": pass_at_1}
         self.crew.order("checkpoint", fields, {}, lambda: self.own.checkpoint(step, progress, pass_at_1=pass_at_1))

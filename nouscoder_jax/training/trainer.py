@@ -23,7 +23,7 @@ from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.attention import check_attention
 from nouscoder_jax.model.weights import abstract_model, read_config
 from nouscoder_jax.training import export as exports
-from nouscoder_jax.training.checkpoint import Checkpointer, Progress
+from nouscoder_jax.training.checkpoint import Checkpointer, Record
 from nouscoder_jax.training.optimizer import make_optimizer
 from nouscoder_jax.training.state import TrainState, abstract, all_finite, from_folder
 from nouscoder_jax.training.update import UpdateMetrics, make_token_logprobs, make_update
@@ -49,7 +49,7 @@ class Trainer(Protocol):
         """Takes the weights that the config names. Raises UserError."""
         ...
 
-    def restore(self, step: int | None) -> Progress:
+    def restore(self, step: int | None) -> Record:
         """Takes the checkpoint of `step`, and sets later ones aside; None: the newest that is whole. Returns what was
         saved with it. Raises UserError."""
         ...
@@ -70,7 +70,7 @@ class Trainer(Protocol):
         """Writes a Hugging Face directory, complete or not at all. Raises UserError."""
         ...
 
-    def checkpoint(self, step: int, progress: Progress, *, pass_at_1: float | None) -> None:
+    def checkpoint(self, step: int, progress: Record, *, pass_at_1: float | None) -> None:
         """Has a checkpoint written in the background. Raises UserError where this or an earlier one failed."""
         ...
 
@@ -139,11 +139,11 @@ class LocalTrainer:
         """As Trainer says."""
         self._state = from_folder(self.model_folder, self.architecture, self.optimizer, mesh=self.mesh)
 
-    def restore(self, step: int | None) -> Progress:
+    def restore(self, step: int | None) -> Record:
         """As Trainer says."""
         return self.checkpointer.newest_that(self.restore_step, step=step)
 
-    def restore_step(self, step: int) -> Progress:
+    def restore_step(self, step: int) -> Record:
         """Takes the checkpoint of one step. Raises whatever is wrong with it."""
         self._state = None  # two states at once may not fit
         target = abstract(self.architecture, self.optimizer, mesh=self.mesh)
@@ -201,7 +201,7 @@ class LocalTrainer:
             num_processes=num_processes,
         )
 
-    def checkpoint(self, step: int, progress: Progress, *, pass_at_1: float | None) -> None:
+    def checkpoint(self, step: int, progress: Record, *, pass_at_1: float | None) -> None:
         """As Trainer says."""
         self._refuse_spoilt(self.checkpointer.directory / str(step))
         self.checkpointer.save(step, self.state, progress, pass_at_1=pass_at_1)
