@@ -28,13 +28,6 @@ def replace_block(text: str, name: str, block: str) -> str:
     return f"{text[:before]}\n\n{body}\n\n{text[after:]}" if body else f"{text[:before]}\n{text[after:]}"
 
 
-def read_block(text: str, name: str) -> str:
-    """What stands between the marker lines of `name`, without the empty lines around it. Raises UserError as
-    `replace_block` does."""
-    before, after = _markers(text, name)
-    return text[before:after].strip("\n")
-
-
 def write_block(path: Path, name: str, block: str) -> None:
     """Replaces the block in the file, all or nothing. Raises UserError as `replace_block` does, and where the file
     cannot be read or written."""

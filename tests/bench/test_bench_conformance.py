@@ -1,4 +1,4 @@
-"""`bench.py conformance`: a difference is seen, a stated one is undone, and the recorded table agrees."""
+"""`bench.py conformance`: a difference is seen, a stated one adjusted for, and the recorded table agrees."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from nouscoder_jax.bench.conformance.compare import agrees, compare, is_failing
 from nouscoder_jax.bench.conformance.environment import Answers
 from nouscoder_jax.bench.conformance.libraries import placeholders
 from nouscoder_jax.bench.conformance.rows import ROWS, Row
-from nouscoder_jax.bench.readme import read_block
+from nouscoder_jax.bench.readme import replace_block
 from nouscoder_jax.bench.worker import Worker
 from nouscoder_jax.config import UserError
 
@@ -22,7 +22,7 @@ BASELINE = Path(__file__).parents[1] / "baselines" / "conformance.json"
 PEERS_ENV = os.environ.get("NOUSCODER_PEERS_ENV", "")
 
 PLAIN = Row(objective="dapo", library="verl", theirs="vanilla")
-STATED = Row(objective="grpo", library="trl", theirs="loss_type grpo", difference="twice ours", undone="grpo, twice")
+STATED = Row(objective="grpo", library="trl", theirs="loss_type grpo", difference="twice ours", adjusted="grpo, twice")
 
 NUMBERS = {
     "dapo": (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
@@ -86,8 +86,8 @@ def test_the_worst_input_counts():
     assert row["defined"]["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
 
 
-def test_a_stated_difference_agrees_only_once_it_is_undone():
-    assert compared(STATED, 0.5, [0.6, 0.0])["verdict"] == "agrees once undone"
+def test_a_stated_difference_agrees_only_after_adjusting_for_it():
+    assert compared(STATED, 0.5, [0.6, 0.0])["verdict"] == "agrees after adjusting"
     assert compared(STATED, 0.25, [0.3, 0.0])["verdict"] == "DIFFERS"
 
 
@@ -127,11 +127,11 @@ def test_bad_options_are_user_errors(changes, told):
         command.run(options(**changes))
 
 
-def test_every_row_has_ours_and_what_it_is_undone_with():
+def test_every_row_has_ours_and_what_it_is_adjusted_with():
     known = ours.LOSSES | ours.PARTS
     for row in ROWS:
         assert row.objective in known
-        assert not row.undone or row.undone in known
+        assert not row.adjusted or row.adjusted in known
         assert row.library in table.NAMES
     assert len({(row.objective, row.library) for row in ROWS}) == len(ROWS)
 
@@ -199,12 +199,12 @@ def test_the_recorded_table_agrees_and_has_every_row():
     }
     for row in content["rows"]:
         if row["verdict"].startswith("agrees"):
-            assert agrees(row.get("undone_differences") or row["defined"])
+            assert agrees(row.get("adjusted_differences") or row["defined"])
 
 
 def test_the_table_on_the_page_of_the_benches_is_the_recorded_one(root):
     text = (root / "nouscoder_jax/bench/README.md").read_text(encoding="utf-8")
-    assert read_block(text, command.BLOCK) == table.markdown(json.loads(BASELINE.read_text())).strip("\n")
+    assert replace_block(text, command.BLOCK, table.markdown(json.loads(BASELINE.read_text()))) == text
 
 
 def test_a_row_that_differs_in_the_recorded_table_makes_the_bench_fail():

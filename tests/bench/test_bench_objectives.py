@@ -14,7 +14,7 @@ import pytest
 
 from nouscoder_jax import cli
 from nouscoder_jax.bench import objectives
-from nouscoder_jax.bench.readme import read_block
+from nouscoder_jax.bench.readme import replace_block
 from nouscoder_jax.config import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -275,7 +275,8 @@ def test_the_command_writes_json_picture_and_readme_and_takes_a_finished_run_as_
     assert str(tmp_path) not in out.read_text()
     wanted = "--config configs/tiny.py --objectives dapo,gspo --seeds 0 --num-steps 2"
     assert kept["settings"]["command"].endswith(wanted)
-    assert read_block(readme.read_text(), "objectives") == objectives.markdown(kept).strip("\n")
+    text = readme.read_text()
+    assert replace_block(text, "objectives", objectives.markdown(kept)) == text
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
@@ -317,4 +318,4 @@ def test_the_picture_is_drawn_also_where_every_run_failed(tmp_path):
 
 def test_the_table_on_the_page_of_the_benches_is_the_kept_measurement():
     text = (ROOT / "nouscoder_jax/bench/README.md").read_text(encoding="utf-8")
-    assert read_block(text, "objectives") == objectives.markdown(json.loads(KEPT.read_text())).strip("\n")
+    assert replace_block(text, "objectives", objectives.markdown(json.loads(KEPT.read_text()))) == text

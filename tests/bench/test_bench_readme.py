@@ -2,7 +2,7 @@
 
 import pytest
 
-from nouscoder_jax.bench.readme import read_block, replace_block, write_block
+from nouscoder_jax.bench.readme import replace_block, write_block
 from nouscoder_jax.config import UserError
 
 BEGIN = "<!-- table: begin (python scripts/bench.py table --readme README.md writes this) -->"
@@ -24,7 +24,8 @@ def test_writing_the_same_block_twice_changes_nothing():
 
 
 def test_a_block_that_was_written_is_read_again():
-    assert read_block(replace_block(TEXT, "table", "| a |\n|---|\n"), "table") == "| a |\n|---|"
+    written = replace_block(TEXT, "table", "| a |\n|---|\n")
+    assert "\n\n| a |\n|---|\n\n<!-- table: end" in written
 
 
 def test_a_backslash_in_a_block_is_a_backslash():

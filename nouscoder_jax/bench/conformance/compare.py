@@ -2,11 +2,11 @@
 
 In: ours and theirs by input. Out: a dict a row, ready for JSON: the worst figures over all inputs, and a verdict:
 
-    agrees              as defined, within the tolerance, on every input
-    agrees once undone  they define it otherwise; with that difference put into ours it agrees on every input
-    differs as stated   they define it otherwise, and there is nothing to put in
-    DIFFERS             anything else: the bench fails
-    failed              their function raised; the reason stands beside it
+    agrees                  as defined, within the tolerance, on every input
+    agrees after adjusting  they define it otherwise; with that difference put into ours it agrees on every input
+    differs as stated       they define it otherwise, and there is nothing to put in
+    DIFFERS                 anything else: the bench fails
+    failed                  their function raised; the reason stands beside it
 
 Tolerance 1e-5: of values, absolute, or relative where they exceed 1; of gradients, the largest absolute difference of
 an element relative to the gradient's largest element.
@@ -42,13 +42,13 @@ def figures(row: Row, ours: Callable[[str, str], Answer], theirs: Mapping[str, A
     """The verdict, and the worst differences from ours as defined; with the stated difference put in, where it can
     be."""
     found = {}
-    for key, name in (("defined", row.objective), ("undone_differences", row.undone)):
+    for key, name in (("defined", row.objective), ("adjusted_differences", row.adjusted)):
         if name:
             found[key] = worst([_difference(ours(name, one), answer) for one, answer in theirs.items()])
-    told, key = ("agrees once undone", "undone_differences") if row.undone else ("agrees", "defined")
+    told, key = ("agrees after adjusting", "adjusted_differences") if row.adjusted else ("agrees", "defined")
     if agrees(found[key]):
         return found | {"verdict": told}
-    return found | {"verdict": "differs as stated" if row.difference and not row.undone else "DIFFERS"}
+    return found | {"verdict": "differs as stated" if row.difference and not row.adjusted else "DIFFERS"}
 
 
 def agrees(difference: Mapping[str, Any]) -> bool:

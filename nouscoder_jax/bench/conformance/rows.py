@@ -23,7 +23,7 @@ class Row:
     """Their function and the settings that choose it."""
     difference: str = ""
     """How they define it otherwise; empty: as we do."""
-    undone: str = ""
+    adjusted: str = ""
     """The name of ours with that difference put in."""
 
 
@@ -31,8 +31,8 @@ _ROUNDING = "rounding of the mean, divided by 1e-6, is an advantage; ours is exa
 _MASKED_ROWS = "rows without a counted token count in the mean over sequences"
 
 
-def _row(objective: str, library: str, theirs: str, difference: str = "", undone: str = "") -> Row:
-    return Row(objective=objective, library=library, theirs=theirs, difference=difference, undone=undone)
+def _row(objective: str, library: str, theirs: str, difference: str = "", adjusted: str = "") -> Row:
+    return Row(objective=objective, library=library, theirs=theirs, difference=difference, adjusted=adjusted)
 
 
 ROWS = (

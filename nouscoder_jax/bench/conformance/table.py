@@ -41,14 +41,14 @@ def report(content: Mapping[str, Any]) -> Report:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """A line a row and library, of what remains where a stated difference is undone; footnotes below."""
+    """A line a row and library, of what remains after adjusting for a stated difference; footnotes below."""
     rows, previous = [], ""
     for row in content["rows"]:
         objective = "" if row["objective"] == previous else f"`{row['objective']}`"
         previous = row["objective"]
         told = row["verdict"]
-        if "undone_differences" in row:
-            told += f" (as defined {_small(row['defined']['value_difference'])})"
+        if "adjusted_differences" in row:
+            told += f" (as defined {_small(row['defined']['value_difference'])}) for"
         told += f": {_reason(row)}" if _reason(row) else ""
         rows.append([objective, NAMES[row["library"]], row["theirs"], *_figures(_shown(row)), told])
     heads = ["objective", "library", "their function", "Δ value", "Δ gradient", "cosine", "verdict"]
@@ -70,7 +70,7 @@ def _footnotes(content: Mapping[str, Any]) -> list[str]:
     return [
         f"Largest differences over {len(content['inputs'])} random inputs in float32, Δ gradient of an element; "
         f'"agrees" is at most {TOLERANCE:g}: of values absolute, relative above 1, of gradients relative to the '
-        'largest element. "Agrees once undone": they define it as the sentence says, and with that put into ours '
+        'largest element. "Agrees after adjusting": they define it as the sentence says, and with that put into ours '
         "it agrees; the differences shown are then those that remain, and in brackets that of the value before. "
         f"Their own code, as installed: {versions}.{_double(content)}",
         "",
@@ -95,8 +95,8 @@ def _double(content: Mapping[str, Any]) -> str:
 
 
 def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What remains: of a row with a stated difference, after it is undone."""
-    return row.get("undone_differences") or row.get("defined") or {}
+    """What remains: of a row with a stated difference, after adjusting for it."""
+    return row.get("adjusted_differences") or row.get("defined") or {}
 
 
 def _reason(row: Mapping[str, Any]) -> str:
