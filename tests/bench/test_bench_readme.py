@@ -23,11 +23,6 @@ def test_writing_the_same_block_twice_changes_nothing():
     assert replace_block(once, "table", "| a |\n|---|") == once
 
 
-def test_a_block_that_was_written_is_read_again():
-    written = replace_block(TEXT, "table", "| a |\n|---|\n")
-    assert "\n\n| a |\n|---|\n\n<!-- table: end" in written
-
-
 def test_a_backslash_in_a_block_is_a_backslash():
     assert r"\1 \n" in replace_block(TEXT, "table", r"\1 \n")
 
