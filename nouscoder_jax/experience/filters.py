@@ -1,6 +1,6 @@
 """Which groups and completions enter an update, and why the others do not.
 
-In: a group's rollouts with their verdicts. Out: its experiences, and for the group a `DropReason`. Once the batch is
+In: a group's rollouts with their verdicts. Out: its experiences, and for a group that is not trained on a `DropReason`. Once the batch is
 full: the same experiences with their advantages.
 """
 
@@ -17,11 +17,13 @@ from nouscoder_jax.experience.advantages import ADVANTAGES, participation
 from nouscoder_jax.experience.rewards import reward
 from nouscoder_jax.types import Experience, Rollout, Verdict
 
+USED = "used"
+"""What metrics and logs call a group without a DropReason."""
+
 
 class DropReason(enum.Enum):
-    """What becomes of a group. Values are names for metrics and logs."""
+    """Why a group is not trained on. Values are names for metrics and logs."""
 
-    USED = "used"
     EQUAL = "equal"  # every counted reward is the same: no advantage, no gradient
     JUDGE_FAILURE = "judge_failure"  # fewer than two judged completions are left
     OVERLONG = "overlong"  # every completion that would train was cut
@@ -29,32 +31,37 @@ class DropReason(enum.Enum):
     ABORTED = "aborted"  # fewer than two completions are left after those that the engine gave up
 
 
+def group_class(drop_reason: DropReason | None) -> str:
+    """What became of a group, in a word."""
+    return drop_reason.value if drop_reason else USED
+
+
 def classify_group(
     rollouts: Sequence[Rollout], verdicts: Sequence[Verdict | None], *, config: ExperienceConfig
-) -> tuple[tuple[Experience, ...], DropReason]:
-    """A group's experiences, in the order of its rollouts and with no advantages yet, and its fate.
+) -> tuple[tuple[Experience, ...], DropReason | None]:
+    """A group's experiences, in the order of its rollouts and with no advantages yet, and why it is dropped.
 
-    Completions that the engine aborted count as never drawn, like those whose judge failed. A group whose fate is not
-    USED is dropped whole by dynamic sampling (DAPO, arXiv:2503.14476) and none of its experiences is trainable; with
-    `drop_equal_groups` off, a group of equal rewards is USED: no advantage, but its tokens count in the denominator.
+    Completions that the engine aborted count as never drawn, like those whose judge failed. A group with a reason
+    is dropped whole by dynamic sampling (DAPO, arXiv:2503.14476) and none of its experiences is trainable; with
+    `drop_equal_groups` off, a group of equal rewards is used: no advantage, but its tokens count in the denominator.
     """
     aborted = [rollout.completion.finish_reason == "abort" for rollout in rollouts]
     verdicts = [None if gone else verdict for gone, verdict in zip(aborted, verdicts, strict=True)]
     rewards = [reward(verdict, config=config) for verdict in verdicts]
     counted, trained = _participation(rollouts, rewards, config=config)
     counted_rewards = {value for value, counts in zip(rewards, counted, strict=True) if counts}
-    fate = _fate(rewards, counted_rewards, trained, num_aborted=sum(aborted), config=config)
+    drop_reason = _drop_reason(rewards, counted_rewards, trained, num_aborted=sum(aborted), config=config)
     experiences = tuple(
         Experience(
             rollout=rollout,
             verdict=verdict,
             reward=value,
             advantage=0.0,
-            trainable=bool(trains) and fate is DropReason.USED,
+            trainable=bool(trains) and drop_reason is None,
         )
         for rollout, verdict, value, trains in zip(rollouts, verdicts, rewards, trained, strict=True)
     )
-    return experiences, fate
+    return experiences, drop_reason
 
 
 def assign_advantages(
@@ -90,19 +97,19 @@ def _participation(
     return counted.tolist(), trained.tolist()
 
 
-def _fate(
+def _drop_reason(
     rewards: Sequence[float | None],
     counted_rewards: set[float | None],
     trained: Sequence[bool],
     *,
     num_aborted: int,
     config: ExperienceConfig,
-) -> DropReason:
-    """The first reason that holds, in the order of DropReason's comments on what is left."""
+) -> DropReason | None:
+    """The first reason that holds; None for a group that is used."""
     if len(rewards) - num_aborted < 2:
         return DropReason.ABORTED
     if sum(value is not None for value in rewards) < 2:
         return DropReason.JUDGE_FAILURE
     if not any(trained):
         return DropReason.OVERLONG
-    return DropReason.EQUAL if config.drop_equal_groups and len(counted_rewards) < 2 else DropReason.USED
+    return DropReason.EQUAL if config.drop_equal_groups and len(counted_rewards) < 2 else None

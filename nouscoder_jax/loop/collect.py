@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.experience.filters import DropReason
+from nouscoder_jax.experience.filters import DropReason, group_class
 from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker
 from nouscoder_jax.types import EngineError, Experience
 
@@ -93,7 +93,7 @@ class WaveCollector:
         lacking = self._size.num_groups
         while lacking > 0 and len(groups) < self._size.max_groups:
             groups += await self._wave(min(lacking, self._size.max_groups - len(groups)), started_after=step - 1)
-            lacking = self._size.num_groups - sum(group.fate is DropReason.USED for group in groups)
+            lacking = self._size.num_groups - sum(group.drop_reason is None for group in groups)
         return Collected(
             step=step,
             groups=tuple(groups),
@@ -193,7 +193,7 @@ class StreamCollector:
             del self._deadlines[draw]
             group = self._ready.pop(draw)
             idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
-            self._dropped.append(replace(group, fate=DropReason.STALE, experiences=idle))
+            self._dropped.append(replace(group, drop_reason=DropReason.STALE, experiences=idle))
         if stale:
             self._signal.fire()  # others are drawn in their place
 
@@ -252,7 +252,7 @@ class StreamCollector:
         self._note_failure(task)
         if not task.cancelled() and task.exception() is None:
             group = task.result()
-            if group.fate is DropReason.USED:
+            if group.drop_reason is None:
                 self._ready[draw] = group
             else:
                 self._dropped.append(group)
@@ -312,8 +312,8 @@ def _ages(name: str, ages: Sequence[int]) -> dict[str, float]:
 
 def told(groups: Iterable[Group]) -> str:
     """What became of groups, in words: "3 equal, 1 overlong"."""
-    fates = Counter(group.fate.value for group in groups)
-    return ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
+    found = Counter(group_class(group.drop_reason) for group in groups)
+    return ", ".join(f"{number} {name}" for name, number in sorted(found.items()))
 
 
 def _solved(experience: Experience) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.changes import changes, hash_files
 from nouscoder_jax.types import Experience
 
@@ -185,10 +186,10 @@ def _folder(config: TrainConfig, path: Path) -> RunFolder:
     return RunFolder(path=path.expanduser().resolve(), weights_dir=config.checkpoint.weights_dir)
 
 
-def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]:
+def rollout_line(step: int, experience: Experience, drop_reason: DropReason | None) -> dict[str, Any]:
     """One rollout as it is kept: enough to judge it again and to say what became of it.
 
-    `fate` is what became of its group: used, or why not.
+    `drop_reason`: why its group was not trained on; None where it was.
     """
     rollout, verdict = experience.rollout, experience.verdict
     return {
@@ -214,7 +215,7 @@ def rollout_line(step: int, experience: Experience, fate: str) -> dict[str, Any]
         },
         "reward": experience.reward,
         "advantage": experience.advantage,
-        "group_fate": fate,
+        "drop_reason": drop_reason.value if drop_reason else None,
         "trained": experience.trainable,
     }
 

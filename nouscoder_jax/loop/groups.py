@@ -1,4 +1,4 @@
-"""One group from its draw to its fate: its completions are generated, each judged as it finishes.
+"""One group from its draw to its verdicts: its completions are generated, each judged as it finishes.
 
 In: an engine, a judge, a journal, a `Draw`. Out: a task that ends with a `Group`. A finished completion goes to the
 judge at once; its slot in the engine writes another one meanwhile. A finished group goes to the journal before anybody
@@ -102,16 +102,16 @@ class Group:
     """All rollouts of one draw of one problem.
 
     Example:
-        Group(draw=Draw(17, 203), started_after=2, experiences=(Experience(...), ...), fate=DropReason.EQUAL,
-              judge_failures=())
+        Group(draw=Draw(17, 203), started_after=2, experiences=(Experience(...), ...), judge_failures=(),
+              drop_reason=DropReason.EQUAL)
     """
 
     draw: Draw
     started_after: int
     """Trained steps when its first token was asked for."""
     experiences: tuple[Experience, ...]
-    fate: DropReason
-    """USED, or why it is not trained on."""
+    drop_reason: DropReason | None
+    """Why it is not trained on; None where it is."""
     judge_failures: tuple[str, ...]
     """Messages of failures of the judge, one a rollout that is not trainable because of it."""
 
@@ -145,7 +145,7 @@ class Collected:
     @property
     def used(self) -> tuple[Group, ...]:
         """Groups that make the batch."""
-        return tuple(group for group in self.groups if group.fate is DropReason.USED)
+        return tuple(group for group in self.groups if group.drop_reason is None)
 
     @property
     def experiences(self) -> Iterator[Experience]:
@@ -161,8 +161,7 @@ class Collected:
         """The same with other experiences in the groups that make the batch."""
         others = iter(used)
         groups = (
-            replace(group, experiences=next(others)) if group.fate is DropReason.USED else group
-            for group in self.groups
+            replace(group, experiences=next(others)) if group.drop_reason is None else group for group in self.groups
         )
         return replace(self, groups=tuple(groups))
 
@@ -277,18 +276,18 @@ class GroupMaker:
         prompt, newest = self._prompts[self._problem(draw).problem_id], self.engine.policy_version
         after = self._journal.started_after(draw)
         judged = await asyncio.to_thread(self._journal.read_group, draw, prompt, newest=newest)
-        return None if judged is None or after is None else self._with_fate(draw, judged, after)
+        return None if judged is None or after is None else self._classified(draw, judged, after)
 
     async def _read_or_make(self, draw: Draw, started_after: int) -> Group:
         return await self.read(draw) or await self._make(draw, started_after, self._sample(draw))
 
-    def _with_fate(self, draw: Draw, judged: Judged, started_after: int) -> Group:
-        experiences, fate = classify_group(judged.rollouts, judged.verdicts, config=self._config.experience)
+    def _classified(self, draw: Draw, judged: Judged, started_after: int) -> Group:
+        experiences, drop_reason = classify_group(judged.rollouts, judged.verdicts, config=self._config.experience)
         return Group(
             draw=draw,
             started_after=started_after,
             experiences=experiences,
-            fate=fate,
+            drop_reason=drop_reason,
             judge_failures=judged.judge_failures,
         )
 
@@ -333,7 +332,7 @@ class GroupMaker:
         rollouts, verdicts = zip(*judged, strict=True)
         whole = Judged(rollouts=rollouts, verdicts=verdicts, judge_failures=tuple(failures))
         await asyncio.to_thread(self._journal.write_group, draw, whole, started_after=started_after)
-        return self._with_fate(draw, whole, started_after)
+        return self._classified(draw, whole, started_after)
 
     async def _follow(
         self, problem: Problem, task: asyncio.Task[Rollout], failures: list[str]

@@ -19,7 +19,7 @@ from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.groups import Collected, Draw, Group, Position
 from nouscoder_jax.types import ConservationError, Experience
 
-FILTERED = tuple(f"filtered/{fate.value}" for fate in DropReason if fate is not DropReason.USED)
+FILTERED = tuple(f"filtered/{reason.value}" for reason in DropReason)
 CLASSES = ("trained", *FILTERED, "quarantined")
 """What becomes of a rollout that was handed over; those that were not are in flight."""
 
@@ -116,5 +116,5 @@ def class_of(experience: Experience, group: Group) -> str:
         return "trained"
     if experience.reward is None:
         return "quarantined"
-    fate = DropReason.OVERLONG if group.fate is DropReason.USED else group.fate  # of a used group, it was cut
-    return f"filtered/{fate.value}"
+    reason = group.drop_reason or DropReason.OVERLONG  # of a used group, it was cut
+    return f"filtered/{reason.value}"

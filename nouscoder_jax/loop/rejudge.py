@@ -181,7 +181,7 @@ def _tell(effects: StepEffects, *, told: int, say: Callable[[str], None]) -> Non
     if effects.changes and told < LINES_SHOWN:
         say(
             f"step {effects.step}: {len(effects.changes)} verdicts changed, mean reward {effects.mean_change:+.4f}, "
-            f"{effects.num_fates} groups with another fate, {effects.num_advantages} other advantages"
+            f"{effects.num_groups} groups used or dropped otherwise, {effects.num_advantages} other advantages"
         )
         for change in effects.changes[: LINES_SHOWN - told]:
             say(_line(change))
@@ -191,11 +191,12 @@ def _tell(effects: StepEffects, *, told: int, say: Callable[[str], None]) -> Non
 
 def _line(change: Change) -> str:
     rollout, (old, new) = change.old.rollout, change.outcomes
-    fate = "" if change.old_fate is change.new_fate else f", group {change.old_fate.value} -> {change.new_fate.value}"
+    before, after = change.groups
+    group = "" if before == after else f", group {before} -> {after}"
     return (
         f"  group {rollout.group_id} sample {rollout.sample_index} ({rollout.prompt.problem_id}): {old} -> {new}, "
         f"reward {_number(change.before.reward)} -> {_number(change.after.reward)}, advantage "
-        f"{_number(change.before.advantage)} -> {_number(change.after.advantage)}{fate}"
+        f"{_number(change.before.advantage)} -> {_number(change.after.advantage)}{group}"
     )
 
 

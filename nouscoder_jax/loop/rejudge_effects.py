@@ -1,4 +1,4 @@
-"""What other verdicts would have done: to rewards, to the fate of groups, to advantages.
+"""What other verdicts would have done: to rewards, to which groups are used, to advantages.
 
 In: a stored step and its new verdicts. Out: `StepEffects`; over steps `Totals`, lines for people and for a file.
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group
+from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group, group_class
 from nouscoder_jax.loop.stored import StoredRollout, StoredStep
 from nouscoder_jax.types import Experience, Verdict
 
@@ -32,7 +32,7 @@ class Change:
 
     Example:
         Change(step=3, old=StoredRollout(...), new=Verdict(...), before=Experience(...), after=Experience(...),
-               old_fate=DropReason.EQUAL, new_fate=DropReason.USED)
+               old_drop_reason=DropReason.EQUAL, new_drop_reason=None)
     """
 
     step: int
@@ -40,8 +40,14 @@ class Change:
     new: Verdict
     before: Experience
     after: Experience
-    old_fate: DropReason
-    new_fate: DropReason
+    old_drop_reason: DropReason | None
+    new_drop_reason: DropReason | None
+    """Of its group."""
+
+    @property
+    def groups(self) -> tuple[str, str]:
+        """What became of its group and what would have."""
+        return group_class(self.old_drop_reason), group_class(self.new_drop_reason)
 
     @property
     def outcomes(self) -> tuple[str, str]:
@@ -60,8 +66,8 @@ class Change:
             "new_outcome": new,
             "old_reward": self.before.reward,
             "new_reward": self.after.reward,
-            "old_fate": self.old_fate.value,
-            "new_fate": self.new_fate.value,
+            "old_drop_reason": self.old_drop_reason and self.old_drop_reason.value,
+            "new_drop_reason": self.new_drop_reason and self.new_drop_reason.value,
             "old_advantage": self.before.advantage,
             "new_advantage": self.after.advantage,
             "old_detail": None if self.old.verdict is None else self.old.verdict.detail,
@@ -74,15 +80,15 @@ class StepEffects:
     """What the new verdicts would have changed in one step.
 
     Example:
-        StepEffects(step=3, changes=(Change(...),), num_rewards=1, num_fates=1, num_advantages=8, ...)
+        StepEffects(step=3, changes=(Change(...),), num_rewards=1, num_groups=1, num_advantages=8, ...)
     """
 
     step: int
     changes: tuple[Change, ...]
     num_rewards: int
     """Rollouts whose reward is another one."""
-    num_fates: int
-    """Groups whose fate is another one."""
+    num_groups: int
+    """Groups that would have been used and were not, or dropped for another reason, or the reverse."""
     num_advantages: int
     """Rollouts whose advantage is another one, those of unchanged verdicts included."""
     reward_sums: tuple[float, float]
@@ -105,10 +111,12 @@ def step_effects(
     A group that would have been used counts in the batch, even beside a full one: what would not have been drawn then
     is not known.
     """
-    before, old_fates = _experiences(stored, [[r.verdict for r in group] for group in stored.groups], config=config)
-    after, new_fates = _experiences(stored, verdicts, config=config)
+    before, old_reasons = _experiences(stored, [[r.verdict for r in group] for group in stored.groups], config=config)
+    after, new_reasons = _experiences(stored, verdicts, config=config)
     changes, pairs = [], []
-    for group, olds, news, old_fate, new_fate in zip(stored.groups, before, after, old_fates, new_fates, strict=True):
+    for group, olds, news, old_reason, new_reason in zip(
+        stored.groups, before, after, old_reasons, new_reasons, strict=True
+    ):
         for rollout, old, new in zip(group, olds, news, strict=True):
             pairs.append((rollout, old, new))
             if new.verdict is not None and outcome_name(new.verdict) != outcome_name(rollout.verdict):
@@ -119,8 +127,8 @@ def step_effects(
                         new=new.verdict,
                         before=old,
                         after=new,
-                        old_fate=old_fate,
-                        new_fate=new_fate,
+                        old_drop_reason=old_reason,
+                        new_drop_reason=new_reason,
                     )
                 )
     rewards = [[e.reward for e in side if e.reward is not None] for side in zip(*(p[1:] for p in pairs), strict=True)]
@@ -129,7 +137,7 @@ def step_effects(
         step=stored.step,
         changes=tuple(changes),
         num_rewards=sum(old.reward != new.reward for _, old, new in pairs),
-        num_fates=sum(old is not new for old, new in zip(old_fates, new_fates, strict=True)),
+        num_groups=sum(old is not new for old, new in zip(old_reasons, new_reasons, strict=True)),
         num_advantages=sum(abs(old.advantage - new.advantage) > SAME for _, old, new in pairs),
         reward_sums=(math.fsum(rewards[0]), math.fsum(rewards[1])),
         reward_counts=(len(rewards[0]), len(rewards[1])),
@@ -189,7 +197,7 @@ class Totals:
             *told,
             f"{sum(step.num_rewards for step in self.steps)} rollouts with another reward, "
             f"{sum(step.num_advantages for step in self.steps)} with another advantage, "
-            f"{sum(step.num_fates for step in self.steps)} groups with another fate",
+            f"{sum(step.num_groups for step in self.steps)} groups used or dropped otherwise",
             f"mean reward {_mean_change(sums, counts):+.4f} over all, {largest.mean_change:+.4f} at most "
             f"(step {largest.step})",
         ]
@@ -202,16 +210,16 @@ def outcome_name(verdict: Verdict | None) -> str:
 
 def _experiences(
     stored: StoredStep, verdicts: Sequence[Sequence[Verdict | None]], *, config: TrainConfig
-) -> tuple[list[tuple[Experience, ...]], list[DropReason]]:
-    """The step's experiences with their advantages, and the fates of its groups."""
+) -> tuple[list[tuple[Experience, ...]], list[DropReason | None]]:
+    """The step's experiences with their advantages, and why its groups are dropped."""
     judged = [
         classify_group([r.rollout for r in group], found, config=config.experience)
         for group, found in zip(stored.groups, verdicts, strict=True)
     ]
-    used = [experiences for experiences, fate in judged if fate is DropReason.USED]
+    used = [experiences for experiences, drop_reason in judged if drop_reason is None]
     advantaged = iter(assign_advantages(used, config=config.experience, group_size=config.rollout.group_size))
-    groups = [next(advantaged) if fate is DropReason.USED else experiences for experiences, fate in judged]
-    return groups, [fate for _, fate in judged]
+    groups = [next(advantaged) if drop_reason is None else experiences for experiences, drop_reason in judged]
+    return groups, [drop_reason for _, drop_reason in judged]
 
 
 def _mean_change(sums: Any, counts: Any) -> float:

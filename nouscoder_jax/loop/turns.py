@@ -135,7 +135,7 @@ class Turns:
         collected = await asyncio.to_thread(self._learner.prepare, collected)
         check_versions(collected, newest=progress.policy_version)
         metrics = {"step": float(collected.step)} | step_metrics(collected, policy_version=progress.policy_version)
-        lines = [rollout_line(collected.step, e, g.fate.value) for g in collected.groups for e in g.experiences]
+        lines = [rollout_line(collected.step, e, g.drop_reason) for g in collected.groups for e in g.experiences]
         await asyncio.to_thread(self._folder.write_rollouts, collected.step, lines)
         updated = await self._learner.update(collected)
         self._tell(collected, trained=bool(updated))

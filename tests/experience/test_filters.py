@@ -22,10 +22,10 @@ def judge(make_rollout, make_verdict, experience_config):
         rollouts = [make_rollout(index=i, finish_reason=f) for i, f in enumerate(finish)]
         verdicts = [None if letter == "x" else make_verdict(letter == "A") for letter in accepted]
         config = dataclasses.replace(experience_config, **changes)
-        experiences, fate = classify_group(rollouts, verdicts, config=config)
-        if fate is DropReason.USED:
+        experiences, drop_reason = classify_group(rollouts, verdicts, config=config)
+        if drop_reason is None:
             (experiences,) = assign([experiences], config)
-        return experiences, fate
+        return experiences, drop_reason
 
     return run
 
@@ -38,21 +38,21 @@ def test_reward_is_one_number_for_accepted_another_for_the_rest_and_none_for_a_j
 
 
 def test_a_mixed_group_is_used_whole(judge):
-    experiences, fate = judge("ARRA")
-    assert fate is DropReason.USED
+    experiences, drop_reason = judge("ARRA")
+    assert drop_reason is None
     assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, -1.0, 1.0]
     assert all(e.trainable for e in experiences)
 
 
 @pytest.mark.parametrize("letters", ["AAAA", "RRRR"])
 def test_a_group_of_equal_rewards_is_dropped(judge, letters):
-    experiences, fate = judge(letters)
-    assert fate is DropReason.EQUAL and not any(e.trainable for e in experiences)
+    experiences, drop_reason = judge(letters)
+    assert drop_reason is DropReason.EQUAL and not any(e.trainable for e in experiences)
 
 
 def test_a_group_of_equal_rewards_is_used_where_dynamic_sampling_is_off(judge):
-    experiences, fate = judge("RRRR", drop_equal_groups=False)
-    assert fate is DropReason.USED and {e.advantage for e in experiences} == {0.0}
+    experiences, drop_reason = judge("RRRR", drop_equal_groups=False)
+    assert drop_reason is None and {e.advantage for e in experiences} == {0.0}
 
 
 def test_a_group_equal_but_for_judge_failures_is_dropped_as_equal(judge):
@@ -64,8 +64,8 @@ def test_a_group_with_fewer_than_two_verdicts_is_a_judge_failure(judge):
 
 
 def test_an_aborted_completion_counts_as_never_drawn(judge):
-    experiences, fate = judge("ARR", ["stop", "stop", "abort"])
-    assert fate is DropReason.USED
+    experiences, drop_reason = judge("ARR", ["stop", "stop", "abort"])
+    assert drop_reason is None
     assert [e.trainable for e in experiences] == [True, True, False]
     assert [round(e.advantage, 4) for e in experiences] == [1.0, -1.0, 0.0]
     assert judge("ARR", ["stop", "abort", "abort"])[1] is DropReason.ABORTED
@@ -73,7 +73,7 @@ def test_an_aborted_completion_counts_as_never_drawn(judge):
 
 def test_a_cut_completion_still_decides_whether_rewards_are_equal_as_in_the_original(judge):
     finish = ["stop", "stop", "length"]
-    assert judge("AAR", finish)[1] is DropReason.USED
+    assert judge("AAR", finish)[1] is None
     assert judge("AAR", finish, overlong="leave_group")[1] is DropReason.EQUAL
 
 

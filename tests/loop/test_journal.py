@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nouscoder_jax import cli
-from nouscoder_jax.experience.filters import DropReason, classify_group
+from nouscoder_jax.experience.filters import classify_group
 from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.groups import Collected, Draw, Group, Judged, Position
 from nouscoder_jax.loop.journal import Journal
@@ -83,7 +83,7 @@ def test_a_group_comes_back_to_the_last_bit(reopen, said):
 
 
 def test_a_batch_comes_back_with_where_drawing_stood(reopen):
-    group = Group(draw=DRAW, started_after=0, experiences=(), fate=DropReason.USED, judge_failures=())
+    group = Group(draw=DRAW, started_after=0, experiences=(), drop_reason=None, judge_failures=())
     collected = Collected(step=4, groups=(group,), position=POSITION, num_in_flight=6, waiting=(3, 99))
     reopen().write_batch(collected)
     record = reopen().read_batch(4)
@@ -125,7 +125,7 @@ def test_a_group_of_another_draw_of_the_same_number_is_not_used(reopen):
 def test_a_journal_of_another_config_is_emptied_and_that_is_told(reopen, said, tmp_path):
     journal = reopen()
     journal.write_group(DRAW, JUDGED, started_after=3)
-    group = Group(draw=DRAW, started_after=0, experiences=(), fate=DropReason.USED, judge_failures=())
+    group = Group(draw=DRAW, started_after=0, experiences=(), drop_reason=None, judge_failures=())
     journal.write_batch(Collected(step=4, groups=(group,), position=POSITION, num_in_flight=6, waiting=(0, 0)))
     assert len(reopen("b")) == 0 and files(tmp_path) == []
     assert len(said) == 1 and "another config" in said[0]
@@ -137,7 +137,7 @@ def test_a_checkpoint_makes_its_batches_and_their_groups_superfluous(reopen, tmp
     journal = reopen()
     for step, draw in ((4, DRAW), (5, Draw(18, 1))):
         journal.write_group(draw, JUDGED, started_after=3)
-        group = Group(draw=draw, started_after=0, experiences=(), fate=DropReason.USED, judge_failures=())
+        group = Group(draw=draw, started_after=0, experiences=(), drop_reason=None, judge_failures=())
         journal.write_batch(Collected(step=step, groups=(group,), position=POSITION, num_in_flight=6, waiting=(0, 0)))
     journal.write_group(Draw(19, 2), JUDGED, started_after=4)
     journal.prune(4)
@@ -178,8 +178,8 @@ def test_what_decides_a_group_or_a_batch_decides_the_hash_and_nothing_else(root:
 def collected_of(root: Path, **changes) -> Collected:
     config = cli.load_config_file(root / "configs" / "tiny.py").experience
     rewarded = (verdict(Outcome.ACCEPTED), verdict(Outcome.WRONG_ANSWER), None)
-    experiences, fate = classify_group(JUDGED.rollouts, rewarded, config=config)
-    group = Group(draw=DRAW, started_after=0, experiences=experiences, fate=fate, judge_failures=())
+    experiences, drop_reason = classify_group(JUDGED.rollouts, rewarded, config=config)
+    group = Group(draw=DRAW, started_after=0, experiences=experiences, drop_reason=drop_reason, judge_failures=())
     position = Position(next_group_id=3, stream_state=None, pending=(Draw(1, 1), Draw(2, 2)))
     values = dict(step=1, groups=(group,), position=position, num_in_flight=6, waiting=(3, 99))
     return Collected(**(values | changes))

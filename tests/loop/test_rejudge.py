@@ -13,7 +13,7 @@ import pytest
 from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import write_problems
-from nouscoder_jax.experience.filters import DropReason, assign_advantages, classify_group
+from nouscoder_jax.experience.filters import assign_advantages, classify_group
 from nouscoder_jax.loop import folder as folders
 from nouscoder_jax.loop.folder import rollout_line
 from nouscoder_jax.loop.rejudge import Rejudge, parse_steps, rejudge
@@ -74,12 +74,12 @@ class Run:
                 for i, program in enumerate(programs)
             ]
             judged.append(classify_group(rollouts, verdicts, config=self.config.experience))
-        used = [experiences for experiences, fate in judged if fate is DropReason.USED]
+        used = [experiences for experiences, drop_reason in judged if drop_reason is None]
         advantaged = iter(assign_advantages(used, config=self.config.experience, group_size=4))
         lines = [
-            rollout_line(step, experience, fate.value)
-            for experiences, fate in judged
-            for experience in (next(advantaged) if fate is DropReason.USED else experiences)
+            rollout_line(step, experience, drop_reason)
+            for experiences, drop_reason in judged
+            for experience in (next(advantaged) if drop_reason is None else experiences)
         ]
         self.folder.write_rollouts(step, lines)
 
@@ -130,9 +130,9 @@ def test_a_flipped_verdict_is_told_with_its_effect_on_reward_and_advantages(tmp_
     assert (change["old_outcome"], change["new_outcome"]) == ("accepted", "wrong_answer")
     assert (change["old_reward"], change["new_reward"]) == (1.0, 0.0)
     assert (change["old_advantage"], change["new_advantage"]) == (0.5, -0.25)
-    assert (change["old_fate"], change["new_fate"]) == ("used", "used")
+    assert (change["old_drop_reason"], change["new_drop_reason"]) == (None, None)
     assert "accepted -> wrong_answer: 1" in told
-    assert "1 rollouts with another reward, 4 with another advantage, 0 groups with another fate" in told
+    assert "1 rollouts with another reward, 4 with another advantage, 0 groups used or dropped otherwise" in told
     assert "mean reward -0.1250 over all, -0.2500 at most (step 2)" in told
 
 
@@ -141,9 +141,11 @@ def test_a_group_that_would_have_been_dropped_or_used_is_told(tmp_path, capsys):
     run.step(1, [RIGHT] * 4, [RIGHT] * 4, flipped=[(0, 3)])
     run.step(2, [RIGHT, WRONG, WRONG, WRONG], flipped=[(0, 0)])
     _, told, lines = run.again(capsys)
-    assert [(c["step"], c["old_fate"], c["new_fate"]) for c in lines] == [(1, "used", "equal"), (2, "equal", "used")]
+    assert [(c["step"], c["old_drop_reason"], c["new_drop_reason"]) for c in lines] == [
+        (1, None, "equal"), (2, "equal", None)
+    ]  # fmt: skip
     assert [(c["old_advantage"], c["new_advantage"]) for c in lines] == [(-0.75, 0.0), (0.0, 0.75)]
-    assert "2 groups with another fate" in told
+    assert "2 groups used or dropped otherwise" in told
 
 
 def test_an_advantage_over_the_batch_changes_in_groups_whose_verdicts_did_not(tmp_path, capsys):

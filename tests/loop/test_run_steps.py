@@ -104,7 +104,7 @@ def test_a_group_that_is_too_old_when_its_turn_comes_is_dropped_and_counted(root
 
     first, second, late = run_virtually(main())
     (group,) = (group for group in second.groups if group.draw == late)
-    assert group.fate is DropReason.STALE and not any(e.trainable for e in group.experiences)
+    assert group.drop_reason is DropReason.STALE and not any(e.trainable for e in group.experiences)
     assert late not in {group.draw for group in second.used} and len(second.used) == 4
     progress = Progress()
     for collected in (first, second):
