@@ -1,7 +1,7 @@
 """Which groups and completions enter an update, and why the others do not.
 
-In: a group's rollouts with their verdicts. Out: its experiences, and for a group that is not trained on a `DropReason`. Once the batch is
-full: the same experiences with their advantages.
+In: a group's rollouts with their verdicts. Out: its experiences, and a `DropReason` for a group that is not trained on.
+Once the batch is full: the same experiences with their advantages.
 """
 
 from __future__ import annotations
