@@ -89,6 +89,9 @@ def test_the_full_experiment_is_the_published_one():
         ("rollout", {"top_k": 5}, "rollout.top_k is 5; training needs 0"),
         ("checkpoint", {"export_dtype": "bfloat16"}, "the engine would see only a part of every change"),
         ("optimizer", {"max_skipped": 0}, "optimizer.max_skipped is 0"),
+        ("loss", {"name": "cispo", "dual_clip": 3.0}, "loss.dual_clip is 3.0, which cispo has no use for"),
+        ("experience", {"advantage": "group_mean", "std_ddof": 1}, "std_ddof is 1, and group_mean takes no standard"),
+        ("experience", {"advantage": "leave_one_out", "std_ddof": 1}, "set --experience.std-ddof 0"),
     ],
 )
 def test_what_would_train_on_wrong_figures_is_refused(tiny_config, section, changes, told):

@@ -92,7 +92,7 @@ class LossConfig:
     clip_high: float
     """The ratio is clipped at 1 + clip_high."""
     dual_clip: float
-    """Bound c on the loss of negative advantages, -c A. 0: off."""
+    """Bound c on the loss of negative advantages, -c A. 0: off, as with cispo, which clips no loss."""
     old_logprobs: Literal["behavior", "recomputed"]
     """Denominator of the ratio: the engine's logprobs, or the trainer's own before the batch's first update."""
     correction: Literal["none", "truncated", "icepop", "sequence_rejection", "decoupled"]
@@ -104,7 +104,7 @@ class LossConfig:
     max_ratio: float
     """Upper bound of the correction. 0 where it has none (none, decoupled)."""
     max_drift_mean: float
-    """Gate: a larger mean of |trainer's - engine's logprob|, in nats, stops the run before an update: over the probe of
+    """A larger mean of |trainer's - engine's logprob|, in nats, stops the run before an update: over the probe of
     every version, and over tokens drawn with the very weights that are trained. 0: off."""
     max_drift: float
     """The same for the largest of these differences. 0: off."""
@@ -114,6 +114,10 @@ class LossConfig:
         check(self.clip_high > 0, f"loss.clip_high is {self.clip_high}; use more than 0")
         check(
             self.dual_clip == 0 or self.dual_clip > 1, f"loss.dual_clip is {self.dual_clip}; use 0 (off) or more than 1"
+        )
+        check(
+            self.dual_clip == 0 or self.name != "cispo",
+            f"loss.dual_clip is {self.dual_clip}, which cispo has no use for; set --loss.dual-clip 0",
         )
         check(
             self.correction == "none" or self.old_logprobs == "recomputed",

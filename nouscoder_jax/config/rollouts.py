@@ -247,7 +247,7 @@ class ExperienceConfig:
     advantage: Literal["group_mean_std", "group_mean", "leave_one_out", "group_mean_batch_std", "batch_mean_std"]
     """Baseline and scale of advantages; formulas in nouscoder_jax/experience/advantages.py."""
     std_ddof: int
-    """Degrees of freedom taken off in the standard deviation: 0 population, 1 sample."""
+    """Degrees of freedom taken off in the standard deviation: 0 population, 1 sample. 0 where the advantage has none."""
     overlong: Literal["zero_advantage", "leave_group", "keep"]
     """A cut completion: its own advantage becomes 0 and its reward stays in the group's statistics (the original), it
     leaves the group altogether, or nothing special happens."""
@@ -273,5 +273,10 @@ class ExperienceConfig:
             f"experience.reward_rejected ({self.reward_rejected})",
         )
         check(self.std_ddof in (0, 1), f"experience.std_ddof is {self.std_ddof}; use 0 or 1")
+        check(
+            self.std_ddof == 0 or self.advantage not in ("group_mean", "leave_one_out"),
+            f"experience.std_ddof is {self.std_ddof}, and {self.advantage} takes no standard deviation; set "
+            "--experience.std-ddof 0",
+        )
         for name in ("max_draws_per_batch", "row_tokens", "rows_per_micro_batch", "updates_per_batch"):
             check(getattr(self, name) >= 1, f"experience.{name} is {getattr(self, name)}; use 1 or more")
