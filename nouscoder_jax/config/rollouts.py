@@ -247,7 +247,7 @@ class ExperienceConfig:
     advantage: Literal["group_mean_std", "group_mean", "leave_one_out", "group_mean_batch_std", "batch_mean_std"]
     """Baseline and scale of advantages; formulas in nouscoder_jax/experience/advantages.py."""
     std_ddof: int
-    """Degrees of freedom taken off in the standard deviation: 0 population, 1 sample; 0 where the advantage has none."""
+    """Degrees of freedom taken off in the standard deviation: 0 population, 1 sample; 0 where there is none."""
     overlong: Literal["zero_advantage", "leave_group", "keep"]
     """A cut completion: its own advantage becomes 0 and its reward stays in the group's statistics (the original), it
     leaves the group altogether, or nothing special happens."""
