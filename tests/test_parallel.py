@@ -48,7 +48,7 @@ def test_weights_travel_in_bfloat16_and_gradients_are_summed_in_float32():
     spec = {"mlp": {"up_proj": P("fsdp", None)}}
 
     def body(layer):
-        whole, pull = jax.vjp(lambda layer: over_mesh(mesh).gather(layer, "bfloat16"), layer)
+        whole, pull = jax.vjp(lambda layer: over_mesh(mesh).all_gather(layer, "bfloat16"), layer)
         (grad,) = pull(jax.tree.map(lambda leaf: jnp.full_like(leaf, 1 + 2.0**-9), whole))
         return whole, grad
 

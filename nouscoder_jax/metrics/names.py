@@ -1,7 +1,7 @@
 """Every metric of a run: its name and what it means.
 
-Constants, and METRICS: name -> meaning with its unit, and how the values of several updates make one of a step. Sinks
-refuse a name that is not here.
+In: names of metrics. Out: constants, and METRICS: name -> meaning with its unit, and how the values of several updates
+make one of a step. Sinks refuse a name that is not here.
 """
 
 from __future__ import annotations

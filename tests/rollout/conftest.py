@@ -8,6 +8,14 @@ import pytest
 from real_servers import PYTHON, RUNNING, Process, free_port, make_checkpoint
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What asks for a real server is of the second tier, where it is installed."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "processes" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Stops all servers after the last test of this folder; tests elsewhere count the children of this process."""

@@ -10,6 +10,7 @@ from real_servers import PROMPT, PYTHON, Process, reference_logprobs
 from nouscoder_jax.training import convert
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(900),  # a server starts in 15 s, on a busy machine in minutes
 ]
 
