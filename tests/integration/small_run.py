@@ -24,28 +24,32 @@ ARGUMENTS = [
 ]
 
 
-def environment(cache: Path | None = None, *, devices: int | None = None, torch: bool = False) -> dict[str, str]:
-    """On the CPU, compiled quickly, without torch: else a small run spends most of its time compiling and importing.
+def environment(
+    cache: Path | None = None, *, devices: int | None = None, torch: bool = False, optimization: int = 1
+) -> dict[str, str]:
+    """On the CPU, compiled quickly, without torch; else a small run spends most of its time compiling and importing.
 
     Args:
         cache: Programs compiled by one session are here for the next; by default where all tests have theirs. A session
             that is killed needs one of its own: jax writes an entry in place, and would leave half of it to others.
         devices: Of a process; by default what XLA finds, which is one.
         torch: Whether it is found, as a session that starts SGLang servers wants.
+        optimization: XLA's level. 1 where many sessions run what one has compiled; 0, which compiles in half the time
+            and takes half as long again to run, where few do.
     """
     flags = _xla_flags(without=("--xla_force_host_platform_device_count",))
+    flags += [f"--xla_backend_optimization_level={optimization}", "--xla_llvm_disable_expensive_passes=true"]
     if devices:
         flags.append(f"--xla_force_host_platform_device_count={devices}")
     own = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "quick_start"), os.environ.get("PYTHONPATH")))),
         "XLA_FLAGS": " ".join(flags),
     }
-    if not torch:
-        without = str(HERE / "without_torch")
-        own["PYTHONPATH"] = os.pathsep.join(filter(None, (without, os.environ.get("PYTHONPATH"))))
+    if torch:
+        own["NOUSCODER_TEST_TORCH"] = "1"
     return own | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
 
 

@@ -54,7 +54,9 @@ class Processes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        environment = small_run.environment(self.cache, devices=1) | {"JAX_COORDINATOR_ADDRESS": address}
+        environment = small_run.environment(self.cache, devices=1, optimization=0) | {
+            "JAX_COORDINATOR_ADDRESS": address
+        }
         self.running = []
         for process in range(number):
             with self.log(process).open("w") as log:

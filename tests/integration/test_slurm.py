@@ -95,7 +95,7 @@ def submit(root: Path, tmp_path: Path, slurm: dict[str, str]) -> Iterator:
     jobs = []
 
     def make(*options: str, arguments: list[str], **variables: str) -> Job:
-        own = small_run.environment(torch="SGLANG_PYTHON" in variables)
+        own = small_run.environment(torch="SGLANG_PYTHON" in variables, optimization=0)
         # A test that is itself a step of a job would pass that job's variables on.
         own = {name: value for name, value in own.items() if not name.startswith(("SLURM_", "NOUSCODER_PROCESS"))}
         jobs.append(Job(root, tmp_path, own | slurm | variables, *options, arguments=arguments))
