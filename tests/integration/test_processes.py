@@ -22,7 +22,6 @@ MESHES = {
     "data 2": {"data": 2, "fsdp": 1, "tensor": 1},
     "fsdp 2": {"data": 1, "fsdp": 2, "tensor": 1},
     "tensor 2": {"data": 1, "fsdp": 1, "tensor": 2},
-    "fsdp 4": {"data": 1, "fsdp": 4, "tensor": 1},
     "data 2 x fsdp 2": {"data": 2, "fsdp": 2, "tensor": 1},
 }
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
@@ -145,7 +144,7 @@ def several(root: Path, cache: Path, tmp_path: Path, request: pytest.FixtureRequ
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", ["fsdp 2", "tensor 2", "data 2 x fsdp 2"])
 def test_several_processes_do_what_one_does(mesh: str, whole: Callable[[str | None], Processes]):
     alone, several = whole(None), whole(mesh)
     assert several.rollouts() == alone.rollouts()
@@ -172,7 +171,7 @@ def test_a_run_of_four_processes_goes_on_in_two_and_in_one(several: Processes):
     several.start("data 2 x fsdp 2", "--num-steps=2")
     several.finish()
     weights = several.hashes()
-    for mesh in ("tensor 2", "fsdp 2", None):
+    for mesh in ("tensor 2", None):
         several.start(mesh)
         several.finish()
         assert several.hashes() == weights  # restored and exported, not a bit changed

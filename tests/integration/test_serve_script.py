@@ -192,25 +192,6 @@ def make_servers(folder: Path, *more: str) -> tuple[Servers, list[str]]:
     return Servers(config, log_dir=folder, say=lines.append, beside_trainer=True), lines
 
 
-def test_a_server_that_dies_three_times_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(STUBS))
-    servers, lines = make_servers(tmp_path)
-    servers.start()
-    seen: list[int] = []
-    try:
-        for _ in range(3):
-            assert servers.failure == ""
-            (keeper,) = until(lambda: [pid for pid in keepers(os.getpid()) if pid not in seen], within_s=120, what="it")
-            seen.append(keeper)
-            os.kill(server_of(keeper), signal.SIGKILL)
-        until(lambda: servers.failure, within_s=120, what="a server given up")
-    finally:
-        servers.stop()
-    assert "ended 3 times within 10 minutes" in servers.failure and "\n" not in servers.failure
-    assert sum("starting it again" in line for line in lines) == 2
-    assert members(seen) == []
-
-
 def test_a_model_that_does_not_load_is_said_with_its_log_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(STUBS))
     model = tmp_path / "model"

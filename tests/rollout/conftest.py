@@ -2,10 +2,13 @@
 is over. What tests import is in real_servers.py: `conftest` is whichever file of that name was read last.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
-from real_servers import PYTHON, RUNNING, Process, free_port, make_checkpoint
+from real_servers import PYTHON, RUNNING, Checkpoint, Process, free_port, make_checkpoint
+
+from nouscoder_jax.training import convert
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,12 +34,27 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def processes(checkpoints, tmp_path_factory):
-    """Two servers of checkpoint a, and a router in front of both; none is started yet."""
+def converted(checkpoints, tmp_path_factory):
+    """Checkpoint a in bfloat16, in several files, after conversion to our format and back."""
     if not PYTHON:
         pytest.skip("NOUSCODER_SGLANG_PYTHON names no Python with SGLang")
+    import torch
+    import transformers
+
+    root = tmp_path_factory.mktemp("converted")
+    model = transformers.Qwen3ForCausalLM.from_pretrained(checkpoints["a"].folder, dtype=torch.bfloat16)
+    model.save_pretrained(root / "hf", max_shard_size="100KB")
+    shutil.copyfile(checkpoints["a"].folder / "config.json", root / "hf/config.json")  # with the keys of version 4
+    convert.from_hf(root / "hf", root / "ours", say=lambda line: None)
+    convert.to_hf(root / "ours", root / "back", dtype="keep", step="latest", max_shard_gb=None, say=lambda line: None)
+    return Checkpoint(root / "back", transformers.Qwen3ForCausalLM.from_pretrained(root / "hf", dtype=torch.float32))
+
+
+@pytest.fixture(scope="session")
+def processes(converted, tmp_path_factory):
+    """Two servers of a converted checkpoint, and a router in front of both; none is started yet."""
     logs = tmp_path_factory.mktemp("servers")
-    arguments = ["-m", "sglang.launch_server", "--model-path", str(checkpoints["a"].folder), "--device", "cpu"]
+    arguments = ["-m", "sglang.launch_server", "--model-path", str(converted.folder), "--device", "cpu"]
     arguments += ["--dtype", "float32", "--attention-backend", "torch_native", "--grammar-backend", "none"]
     arguments += ["--max-total-tokens", "16384", "--skip-server-warmup", "--skip-tokenizer-init", "--sleep-on-idle"]
     servers = [Process(arguments, logs / f"server{i}", ready=lambda answer: answer.status_code == 200) for i in (0, 1)]

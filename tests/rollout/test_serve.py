@@ -305,6 +305,46 @@ def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path):
     assert kept.wait(120) == 128 + 9 and none_lives(pids)
 
 
+ANSWERS = """import http.server, os, pathlib, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler)
+with pathlib.Path(sys.argv[1]).open("a") as pids:
+    print(os.getpid(), file=pids)
+server.serve_forever()
+"""
+
+
+def test_a_server_that_dies_three_times_is_given_up(tmp_path):
+    """What dies is not SGLang, but answers like it that it is there."""
+    pids, python = tmp_path / "pids", tmp_path / "python"
+    (tmp_path / "answers.py").write_text(ANSWERS)
+    python.write_text(f"""#!/bin/sh
+case "$1" in -c) echo 0.5.23;; *) exec {sys.executable} {tmp_path}/answers.py {pids} "$@";; esac
+""")
+    python.chmod(0o755)
+    config = config_of("configs/tiny.py", f"--server.python={python}", f"--server.port={free_port()}")
+    lines: list[str] = []
+    servers = Servers(config, log_dir=tmp_path, say=lines.append, beside_trainer=True)
+    servers.start()
+    try:
+        for death in (1, 2, 3):
+            assert servers.failure == ""
+            os.kill(pids_in(pids, death)[-1], signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while not servers.failure:
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.05)
+    finally:
+        servers.stop()
+    assert "ended 3 times within 10 minutes" in servers.failure and "\n" not in servers.failure
+    assert sum("starting it again" in line for line in lines) == 2
+    assert sum("was ended by SIGKILL" in line for line in lines) == 3
+    assert none_lives(pids_in(pids, 3))
+
+
 def test_nothing_is_left_when_the_starter_is_killed(tmp_path):
     script = FAMILY.format(tmp_path / "pids") + "wait"
     start = (

@@ -196,7 +196,7 @@ def test_of_two_servers_one_hangs_and_comes_back(two_servers, checkpoints, undis
 
     async def hang(engine):
         drawn = start_all(engine)
-        await until(lambda: running(hanging.url) == 2)
+        await until(lambda: running(hanging.url) >= 1)
         pid = hanging.scheduler()
         hanging.signal(signal.SIGSTOP) if what == "the server" else os.kill(pid, signal.SIGSTOP)
         try:
