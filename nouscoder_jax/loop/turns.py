@@ -166,7 +166,8 @@ class Turns:
 
     async def _save_now_and_then(self, pass_at_1: float | None) -> None:
         """A checkpoint where one is due. While an earlier one is still being written, training goes on instead: the
-        journal has what a checkpoint would hold."""
+        journal has what a checkpoint would hold. Only the weights that measured best, and the last, wait for it: no
+        journal has them."""
         config, step = self._config.checkpoint, self.progress.step
         is_last = step == self._config.num_steps
         best = self.progress.best_pass_at_1
@@ -176,7 +177,7 @@ class Turns:
             self._checkpoints.check()
         if not (is_last or is_best or step % config.every_steps == 0):
             return
-        if busy and not is_last:
+        if busy and not (is_last or is_best):
             self._say(f"step {step}: no checkpoint: an earlier one is still being written; the journal has the step")
             return
         await self._save(pass_at_1)

@@ -151,6 +151,7 @@ def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished
     """The last test of this file: it ends the server."""
     run_dir, log = tmp_path / "run", tmp_path / "run.log"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=50", f"--run-dir={run_dir}", "--rollout.outage-limit-s=5"]
+    arguments += ["--checkpoint.every-steps=50"]  # what is kept of the finished steps is what the end has saved
     trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
     deadline = time.monotonic() + 300
     while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < 2:

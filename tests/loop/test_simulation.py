@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def check(seed: int, root: Path, folder: Path) -> World:
     return world
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(4))
 def test_whatever_is_late_fails_hangs_or_is_killed_nothing_is_lost_or_done_twice(root: Path, tmp_path: Path, part: int):
     ends = []
     for seed in range(part * 10, part * 10 + 10):
@@ -60,8 +61,25 @@ def test_whatever_is_late_fails_hangs_or_is_killed_nothing_is_lost_or_done_twice
 def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(root: Path, tmp_path: Path):
     base = cli.load_config_file(root / "configs" / "tiny.py")
     world = World(1, base, tmp_path, kills=False, checkpoint_s=10_000.0).run()  # one is due every step
-    assert sum("no checkpoint: an earlier one is still being written" in line for line in world.said) == 4
+    lines, best, left_out = read_jsonl(world.path / "metrics.jsonl"), -1.0, []
+    for line in lines[:-1]:
+        if line.get("held_out/pass_at_1", -1.0) > best:
+            best = line["held_out/pass_at_1"]  # its weights are kept, which no journal has
+        else:
+            left_out.append(line["step"])
+    said = [line for line in world.said if "no checkpoint: an earlier one is still being written" in line]
+    assert [float(line.split()[1].rstrip(":")) for line in said] == left_out and len(left_out) >= 2
     assert world.ends == ["finished"]
+
+
+def test_the_best_measured_weights_are_kept_however_long_an_earlier_checkpoint_takes(root: Path, tmp_path: Path):
+    base = cli.load_config_file(root / "configs" / "tiny.py")
+    for seed in range(1, 40, 9):  # a checkpoint is due every step, and takes longer than one
+        world = World(seed, base, tmp_path / str(seed), kills=False, checkpoint_s=200.0).run()
+        lines = read_jsonl(world.path / "metrics.jsonl")
+        measured = {line["step"]: line["held_out/pass_at_1"] for line in lines if "held_out/pass_at_1" in line}
+        best = max(measured, key=lambda step: (measured[step], -step))
+        assert f"{best:.0f}.json" in {path.name for path in (world.path / "checkpoints").iterdir()}, measured
 
 
 def ends_of(seed: int, root: Path, tmp_path: Path) -> list[str]:
@@ -74,11 +92,14 @@ def ends_of(seed: int, root: Path, tmp_path: Path) -> list[str]:
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_thousand_worlds(root: Path, tmp_path: Path):
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        told = list(pool.map(ends_of, range(1000), [root] * 1000, [tmp_path] * 1000, chunksize=20))
+def test_a_thousand_worlds(root: Path):
+    """In memory where there is a folder for that: most of a world's time is waiting for a disk."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=memory) as folder, ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        told = list(pool.map(ends_of, range(1000), [root] * 1000, [Path(folder)] * 1000, chunksize=20))
     ends = [end for ends in told for end in ends]
     assert {"killed", "finished", "EngineError", "OutageError", "UserError"} <= set(ends)
 
