@@ -100,7 +100,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
     reports = [report for kind in ("passed", "failed", "skipped") for report in terminalreporter.stats.get(kind, ())]
     tests = {
-        report.nodeid: {"outcome": report.outcome, "seconds": round(report.duration, 1)}
+        report.nodeid: {"outcome": report.outcome, "seconds": round(report.duration, 1), **dict(report.user_properties)}
         for report in reports
         if report.when == "call" or report.outcome != "passed"
     }

@@ -16,6 +16,7 @@ import pytest
 
 from nouscoder_jax import cli
 from nouscoder_jax.config import UserError
+from nouscoder_jax.loop.setup import share_gpus
 from nouscoder_jax.rollout import keeper
 from nouscoder_jax.rollout.serve import command_lines
 from nouscoder_jax.rollout.server_command import command, environment, server_gpus, url
@@ -180,6 +181,30 @@ def test_colocated_servers_share_the_trainers_gpus():
     colocated = ("--server.placement=colocated", "--server.trainer-memory-fraction=0.5", "--rollout.max-staleness=0")
     config = config_of(GRPO_14B, *colocated, "--server.memory-fraction=0.4")
     assert server_gpus(config, present=list("01234567"), beside_trainer=True) == list("01234567")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "fraction"),
+    [
+        (("--server.num-servers=4", "--rollout.urls"), "0,1,2,3", None),
+        (
+            ("--server.placement=colocated", "--server.trainer-memory-fraction=0.5", "--server.memory-fraction=0.4",
+             "--rollout.max-staleness=0"),
+            None, "0.5",
+        ),
+    ],
+    ids=["split", "colocated"],
+)  # fmt: skip
+def test_the_trainer_leaves_servers_of_this_machine_what_is_theirs(monkeypatch, overrides, gpus, fraction):
+    """GPUs of their own, or a share of the memory of the same ones."""
+    found = {}
+    monkeypatch.setattr("jax.config.update", lambda name, value: found.update({name: value}))
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    mesh = ("--mesh.data=1", "--mesh.fsdp=4", "--mesh.num-processes=1", "--experience.rows-per-micro-batch=4")
+    share_gpus(config_of(GRPO_14B, *mesh, *overrides))
+    assert found == ({"jax_cuda_visible_devices": gpus} if gpus else {})
+    assert os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == fraction
 
 
 def test_too_few_gpus_are_said_with_what_is_needed():
