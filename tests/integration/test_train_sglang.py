@@ -1,5 +1,6 @@
 """The tiny experiment through a real SGLang server on the CPU: on-policy, ahead of training, killed and resumed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -64,6 +65,13 @@ def metrics_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def wait_for_steps(trainer: subprocess.Popen[bytes], run_dir: Path, steps: int, *, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < steps + 1:
+        assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def server(root, tmp_path_factory):
     """Address of a server of the tiny policy, started by scripts/serve.py."""
@@ -103,12 +111,30 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
         httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
 
 
-def test_ahead_of_training_no_token_is_older_than_the_bound_and_the_drift_on_policy_stays(root, server, tmp_path):
-    run_dir = tmp_path / "run"
+def children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == str(process):
+                found.append(int(stat.parent.name))
+    return found
+
+
+def test_ahead_of_training_and_over_a_killed_server_no_token_is_too_old_and_the_drift_on_policy_stays(
+    root, server, tmp_path
+):
+    run_dir, log = tmp_path / "run", tmp_path / "run.log"
     arguments = ["--rollout.max-staleness=1", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
-    lines = train(
-        root, run_dir, "--config=configs/tiny.py", f"--run-dir={run_dir}", "--num-steps=4", *SMALL, *arguments
-    )
+    arguments += ["--num-steps=4", f"--run-dir={run_dir}", "--rollout.outage-limit-s=300"]
+    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    wait_for_steps(trainer, run_dir, 1, log=log)
+    (keeper,) = children(server.process.pid)
+    (first,) = children(keeper)
+    os.kill(first, signal.SIGKILL)  # scripts/serve.py starts it again, with the weights that it had first
+    assert trainer.wait(timeout=500) == 0, log.read_text()[-3000:]
+    lines = metrics_of(run_dir)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert f"{server.url} is lost" in log.read_text() and "is back after" in log.read_text()
     assert max(line.get("staleness/batches_max", 0) for line in lines[1:]) == 1
     assert max(line.get("staleness/versions_max", 0) for line in lines[1:]) == 2
     assert all(line["probe/drift_max"] < 1e-3 for line in lines)  # of every version, whatever is trained on
@@ -123,10 +149,7 @@ def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(
     run_dir, log = tmp_path / "run", tmp_path / "first.log"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=3", f"--run-dir={run_dir}"]
     trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
-    deadline = time.monotonic() + 300
-    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < 2:
-        assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.2)
+    wait_for_steps(trainer, run_dir, 1, log=log)
     trainer.kill()
     trainer.wait()
     base = {"model_path": str(root / "configs/tiny/policy"), "weight_version": "stranger", "abort_all_requests": True}
@@ -153,10 +176,7 @@ def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished
     arguments = [f"--rollout.urls={server.url}", "--num-steps=50", f"--run-dir={run_dir}", "--rollout.outage-limit-s=5"]
     arguments += ["--checkpoint.every-steps=50"]  # what is kept of the finished steps is what the end has saved
     trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
-    deadline = time.monotonic() + 300
-    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < 2:
-        assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.2)
+    wait_for_steps(trainer, run_dir, 1, log=log)
     server.process.kill()
     assert trainer.wait(timeout=120) == 1, log.read_text()[-3000:]
     last = log.read_text().splitlines()[-1]
