@@ -78,7 +78,7 @@ class Planned:
     @property
     def folder(self) -> RunFolder:
         """Where the run is kept."""
-        return RunFolder(path=self.runs_dir / self.name, weights_dir="")
+        return RunFolder(path=self.runs_dir / self.name)
 
     def summary(self) -> dict[str, Any]:
         """What the run wrote at its end; empty: it has not."""
@@ -145,7 +145,7 @@ def is_finished(planned: Planned) -> bool:
     if not path.exists():
         return False
     try:
-        stored = TrainConfig.from_json(path.read_text(encoding="utf-8"))
+        stored = planned.folder.read_config(option="--runs-dir")
     except UserError as error:
         raise UserError(f"{path.parent} holds a run of another version ({error}); give another --runs-dir") from error
     wanted, got = planned.config.flatten(), stored.flatten()

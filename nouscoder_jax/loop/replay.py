@@ -10,9 +10,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nouscoder_jax.loop.collect import Collector
-from nouscoder_jax.loop.groups import Collected, GroupMaker, Position
+from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.data.pipeline import ProblemStream
+from nouscoder_jax.loop.collect import Collector, make_collector
+from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
 from nouscoder_jax.loop.journal import Journal, Record
+
+
+def resume_collecting(
+    config: TrainConfig,
+    stream: ProblemStream,
+    maker: GroupMaker,
+    journal: Journal,
+    position: Position,
+    *,
+    on_progress: Callable[[str, int, int], None],
+) -> ReplayingCollector:
+    """The batches from `position` on: those of the journal, then those that the config's collector draws."""
+
+    def begin(following: Position, first_step: int) -> Collector:
+        drawer = Drawer(stream, following)
+        return make_collector(config, drawer, maker, first_step=first_step, on_progress=on_progress)
+
+    return ReplayingCollector(journal, maker, begin, position=position)
 
 
 class ReplayingCollector:

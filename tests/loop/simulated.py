@@ -24,12 +24,11 @@ from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.loop.changes import config_hash
-from nouscoder_jax.loop.collect import make_collector
 from nouscoder_jax.loop.folder import RunFolder
-from nouscoder_jax.loop.groups import Drawer, GroupMaker
+from nouscoder_jax.loop.groups import GroupMaker
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
-from nouscoder_jax.loop.replay import ReplayingCollector
+from nouscoder_jax.loop.replay import ReplayingCollector, resume_collecting
 from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.sinks import JsonlSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
@@ -315,7 +314,7 @@ class World:
     async def _main(self) -> None:
         self.main = asyncio.current_task()
         clock = asyncio.create_task(self._kill_later()) if self.kills else None
-        folder = RunFolder(path=self.path, weights_dir="")
+        folder = RunFolder(path=self.path)
         progress, weights, has_begun = Progress(), "base", False
         if stored := sorted(folder.checkpoints.glob("*.json"), key=lambda path: int(path.stem)):
             newest = json.loads(stored[-1].read_text())
@@ -361,10 +360,6 @@ class World:
             decode=decode, timer=StageTimer(clock=now_s), meter=SlotMeter(clock=now_s), on_finished=lambda stage: None,
         )  # fmt: skip
 
-        def begin(position, first_step):
-            return make_collector(
-                self.config, Drawer(stream, position), maker, first_step=first_step,
-                on_progress=lambda stage, done, total: None,
-            )  # fmt: skip
-
-        return ReplayingCollector(journal, maker, begin, position=progress.position)
+        return resume_collecting(
+            self.config, stream, maker, journal, progress.position, on_progress=lambda stage, done, total: None
+        )

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.loop import folder as folders
+from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.changes import changes
-from nouscoder_jax.loop.folder import Resume
+from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.open_folder import Resume
 
 PLAIN = Resume(step=None, with_changes=False)
 
@@ -53,24 +55,24 @@ def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
 
 
 def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(config):
-    folders.create(config)
+    open_folder.create(config)
     said, other = [], change(config, seed=7)
-    before = (folders.RunFolder(path=folders.Path(config.run_dir), weights_dir="").config).read_text()
+    before = RunFolder(path=Path(config.run_dir)).config.read_text()
     with pytest.raises(UserError, match=r"would go on with changes: seed 0 -> 7.*--resume-with-changes"):
-        folders.reopen(other, PLAIN, say=said.append)
-    folder = folders.reopen(config, PLAIN, say=said.append)
+        open_folder.reopen(other, PLAIN, say=said.append)
+    folder = open_folder.reopen(config, PLAIN, say=said.append)
     assert folder.config.read_text() == before and said == []
-    folders.reopen(other, Resume(step=None, with_changes=True), say=said.append)
+    open_folder.reopen(other, Resume(step=None, with_changes=True), say=said.append)
     assert said == ["resumed with changes: seed 0 -> 7"] and json.loads(folder.config.read_text())["seed"] == 7
-    folders.reopen(other, PLAIN, say=said.append)  # it is the run's own now
+    open_folder.reopen(other, PLAIN, say=said.append)  # it is the run's own now
 
 
 def test_a_problem_file_may_move_but_not_change(config, tmp_path):
-    folders.create(config)
+    open_folder.create(config)
     shutil.copy(config.data.problems, tmp_path / "moved.jsonl")
     moved = change(config, data__problems=str(tmp_path / "moved.jsonl"))
-    folders.reopen(moved, PLAIN, say=print)
+    open_folder.reopen(moved, PLAIN, say=print)
     lines = (tmp_path / "moved.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "moved.jsonl").write_text("".join(reversed(lines)))
     with pytest.raises(UserError, match="the file of data.problems holds something else"):
-        folders.reopen(moved, PLAIN, say=print)
+        open_folder.reopen(moved, PLAIN, say=print)

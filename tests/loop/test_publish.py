@@ -57,7 +57,7 @@ class Engine(engine.Engine):
 def make(tiny_config, tmp_path):
     def make(off=0.0):
         config = dataclasses.replace(tiny_config, loss=dataclasses.replace(tiny_config.loss, max_drift=0.3))
-        ours, folder = Trainer(), RunFolder(path=tmp_path, weights_dir="")
+        ours, folder = Trainer(), RunFolder(path=tmp_path)
         theirs = Engine(ours.calls, off)
         return Publisher(config, ours, theirs, folder, sequences=SEQUENCES, timer=StageTimer()), ours
 

@@ -14,9 +14,9 @@ from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import write_problems
 from nouscoder_jax.experience.filters import assign_advantages, classify_group
-from nouscoder_jax.loop import folder as folders
-from nouscoder_jax.loop.folder import rollout_line
+from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.rejudge import Rejudge, parse_steps, rejudge
+from nouscoder_jax.loop.stored import rollout_line
 from nouscoder_jax.types import Comparison, Completion, JudgeError, Outcome, Problem, Prompt, Rollout, TestCase, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ class Run:
                 **{"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0} | experience,
             ),
         )
-        self.folder = folders.create(self.config)
+        self.folder = open_folder.create(self.config)
         self.path = self.folder.path
 
     def step(self, step: int, *groups, flipped=(), failed=(), aborted=()) -> None:
@@ -217,7 +217,7 @@ def test_a_run_resumed_with_other_rewards_is_told(tmp_path, capsys):
     run = Run(tmp_path)
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     other = dataclasses.replace(run.config.experience, reward_rejected=-1.0)
-    run.folder.write_config(dataclasses.replace(run.config, experience=other))
+    run.folder.write_config(dataclasses.replace(run.config, experience=other), inputs={})
     code, told, _ = run.again(capsys)
     assert code == 0 and "4 have another reward or advantage in the run folder than config.json gives" in told
 
@@ -237,7 +237,7 @@ class CountingJudge:
 
 
 def run_with(judge, run: Run, steps):
-    again = Rejudge(run.path, run.config, {"double": PROBLEM, "other": PROBLEM}, judge)
+    again = Rejudge(run.folder, run.config, {"double": PROBLEM, "other": PROBLEM}, judge)
     seen = []
     asyncio.run(again.run(steps, on_step=seen.append))
     return again.totals, seen
@@ -304,7 +304,7 @@ def test_other_steps_are_refused(text):
 
 def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in_one_line(tmp_path, capsys):
     run = Run(tmp_path)
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="holds no run .*give --rejudge the folder"):
         rejudge(tmp_path, {}, problems=None, steps=(0, None), out=None, stop_at_first_failure=True)
     with pytest.raises(UserError, match="holds no rollouts"):
         run.again(capsys)

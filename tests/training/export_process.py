@@ -70,7 +70,7 @@ def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
 
     from nouscoder_jax.cli import load_config_file
     from nouscoder_jax.config import UserError
-    from nouscoder_jax.loop.setup import start_processes
+    from nouscoder_jax.loop.processes import start_processes
     from nouscoder_jax.training import hands
     from nouscoder_jax.training.export import version_dir
     from nouscoder_jax.training.trainer import LocalTrainer

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(model: str, folder: str, process: str, port: str) -> None:
     """The head prints each stage before it begins, and `done` after the last one."""
     from nouscoder_jax.cli import load_config_file
-    from nouscoder_jax.loop.setup import start_processes
+    from nouscoder_jax.loop.processes import start_processes
     from nouscoder_jax.training import hands
     from nouscoder_jax.training.export import version_dir
 
