@@ -32,9 +32,9 @@ from nouscoder_jax.bench.options import add_outputs, check_numbers, check_output
 from nouscoder_jax.bench.readme import write_block
 from nouscoder_jax.bench.results import Report, markdown_table, picture
 from nouscoder_jax.config import LossConfig, TrainConfig, UserError
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.sinks import read_jsonl
+from nouscoder_jax.run_folder import RunFolder
 
 BLOCK = "objectives"
 """Name of the README's block."""

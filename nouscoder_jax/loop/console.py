@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components
@@ -20,6 +19,7 @@ from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import read_jsonl
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import abstract_model
+from nouscoder_jax.run_folder import RunFolder
 
 
 def introduce(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.loop.changes import changes, hash_files
-from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from collections.abc import Awaitable
 import jax
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.setup import starts_servers
 from nouscoder_jax.rollout.server_command import num_trainer_gpus
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training import hands
 from nouscoder_jax.training.hands import Crew, RemoteTrainer
 from nouscoder_jax.training.trainer import LocalTrainer, Trainer

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.verifier.breaker import Breaker
 
 

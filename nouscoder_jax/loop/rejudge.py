@@ -23,9 +23,9 @@ from rich.console import Console
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.rejudge_effects import Change, StepEffects, Totals, step_effects
 from nouscoder_jax.loop.stored import StoredRollout, StoredStep, read_step, stored_steps
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import JudgeError, Problem, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 from nouscoder_jax.verifier.labelled import changed, progress_bar

@@ -13,7 +13,6 @@ from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop import processes
 from nouscoder_jax.loop.console import finish, introduce
 from nouscoder_jax.loop.drawing import draw_batches
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.interrupts import interruptible
 from nouscoder_jax.loop.learner import PolicyLearner
 from nouscoder_jax.loop.open_folder import Resume, explain_write_errors, open_folder
@@ -24,6 +23,7 @@ from nouscoder_jax.loop.start import open_journal, start
 from nouscoder_jax.loop.threads import in_thread
 from nouscoder_jax.loop.turns import Turns
 from nouscoder_jax.metrics.display import Display
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.hands import Crew
 from nouscoder_jax.training.trainer import Trainer
 

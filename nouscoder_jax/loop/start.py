@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.changes import config_hash
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.open_folder import Resume
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.turns import rewind
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.trainer import Trainer
 
 

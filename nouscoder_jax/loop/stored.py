@@ -13,7 +13,7 @@ from typing import Any
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.experience.filters import DropReason
-from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import Completion, Experience, Outcome, Prompt, Rollout, Verdict
 
 

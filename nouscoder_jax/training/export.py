@@ -46,6 +46,12 @@ def version_dir(root: Path, policy_version: int) -> Path:
     return Path(root) / f"policy-{policy_version:06d}"
 
 
+def version_dirs(root: Path) -> list[Path]:
+    """Folders of versions that are there, the newest first."""
+    found = {int(match[1]): path for path in root.glob("*") if (match := _VERSION.fullmatch(path.name))}
+    return [found[version] for version in sorted(found, reverse=True)]
+
+
 def export(
     model: Qwen3,
     architecture: Architecture,

@@ -24,15 +24,16 @@ KEPT = ROOT / "tests" / "baselines" / "objectives.json"
 TRAIN = """
 import json, os, signal, sys, time
 from pathlib import Path
+from nouscoder_jax.run_folder import RunFolder
 
 folder = Path(sys.argv[sys.argv.index("--resume" if "--resume" in sys.argv else "--run-dir") + 1])
-(folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
-(folder / "config.json").write_text((WANTED / folder.name).read_text())
+(RunFolder(path=folder).checkpoints / "1").mkdir(parents=True, exist_ok=True)
+RunFolder(path=folder).config.write_text((WANTED / folder.name).read_text())
 (folder / f"{time.time_ns()}.try").write_text(" ".join(sys.argv[1:]))
 finished = True
 HOOK
-(folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in LINES))
-(folder / "summary.json").write_text(json.dumps(SUMMARY | {"finished": finished}))
+RunFolder(path=folder).metrics.write_text("".join(json.dumps(line) + "\\n" for line in LINES))
+RunFolder(path=folder).summary.write_text(json.dumps(SUMMARY | {"finished": finished}))
 """
 LINES = [
     {"step": 0, "held_out/pass_at_1": 0.25},

@@ -20,6 +20,7 @@ from nouscoder_jax.bench.pipeline.traffic import DrawnTraffic, RecordedTraffic, 
 from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import Outcome, Prompt, Sampling
 
 ROOT = Path(__file__).parents[2]
@@ -269,8 +270,8 @@ def rollout(**fields):
 
 
 def test_a_recorded_run_gives_its_own_completions(tmp_path):
-    (tmp_path / "rollouts").mkdir()
-    (tmp_path / "rollouts" / "step-000001.jsonl").write_text(rollout() + rollout(problem_id="b", verdict=None))
+    RunFolder(path=tmp_path).rollouts.mkdir()
+    RunFolder(path=tmp_path).rollouts_of(1).write_text(rollout() + rollout(problem_id="b", verdict=None))
     recorded = RecordedTraffic(tmp_path)
     assert recorded.problem_ids == ("a", "b")
     # three tests passed and one failed, each at most as slow as the slowest
@@ -280,8 +281,8 @@ def test_a_recorded_run_gives_its_own_completions(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"problem_id": "a"}'])
 def test_a_file_that_is_no_recording_is_named_with_its_line(tmp_path, text):
-    (tmp_path / "rollouts").mkdir()
-    (tmp_path / "rollouts" / "step-000001.jsonl").write_text(rollout() + text)
+    RunFolder(path=tmp_path).rollouts.mkdir()
+    RunFolder(path=tmp_path).rollouts_of(1).write_text(rollout() + text)
     with pytest.raises(UserError, match="line 2"):
         RecordedTraffic(tmp_path)
 

@@ -24,7 +24,6 @@ from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.loop.changes import config_hash
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.groups import GroupMaker
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
@@ -33,6 +32,7 @@ from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.sinks import JsonlSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.sampler import sample_seed
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import (
     Comparison,
     Completion,
@@ -241,8 +241,8 @@ class World:
         """`checkpoint_s`: what writing a checkpoint takes at most."""
         self.checkpoint_s, self.seed, self.config, self.kills = checkpoint_s, seed, config_of(seed, base), kills
         self.parent, self.path = folder, folder / "session-0"
-        (self.path / "rollouts").mkdir(parents=True)
-        (self.path / "checkpoints").mkdir()
+        RunFolder(path=self.path).rollouts.mkdir(parents=True)
+        RunFolder(path=self.path).checkpoints.mkdir()
         self.number = 0
         self.states: dict[int, str] = {}
         self.ages: list[int] = []

@@ -10,8 +10,8 @@ import pytest
 from nouscoder_jax.config import UserError
 from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.changes import changes
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.open_folder import Resume
+from nouscoder_jax.run_folder import RunFolder
 
 PLAIN = Resume(step=None, with_changes=False)
 

@@ -8,9 +8,9 @@ import pytest
 
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.loop import console
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components, ProblemSet
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.verifier.judge import SandboxJudge
 
 

@@ -6,10 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout import engine
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training import trainer
 from nouscoder_jax.types import DriftError
 

@@ -203,7 +203,7 @@ def test_lines_that_cannot_be_used_are_counted_and_their_groups_left_out(tmp_pat
     run = Run(tmp_path)
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     run.step(2, [RIGHT, WRONG, WRONG, WRONG], [RIGHT, WRONG, WRONG, WRONG], [RIGHT] * 4, flipped=[(1, 1)])
-    file = run.folder.rollouts / "step-000002.jsonl"
+    file = run.folder.rollouts_of(2)
     lines = file.read_text().splitlines()
     lines[0] = json.dumps({name: value for name, value in json.loads(lines[0]).items() if name != "program"})
     file.write_text("\n".join(lines)[:-30])
@@ -256,7 +256,7 @@ def test_equal_programs_of_a_problem_are_judged_once_over_all_steps(tmp_path):
 def test_equal_programs_of_two_problems_are_judged_twice(tmp_path):
     run = Run(tmp_path)
     run.step(1, [RIGHT] * 4, [RIGHT] * 4)
-    file = run.folder.rollouts / "step-000001.jsonl"
+    file = run.folder.rollouts_of(1)
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:4] + [line.replace('"double"', '"other"') for line in lines[4:]]))
     judge = CountingJudge(fails="nothing")
@@ -316,7 +316,7 @@ def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in
     write_problems(tmp_path / "o", [dataclasses.replace(PROBLEM, problem_id="x")], solutions=[], license="")
     with pytest.raises(UserError, match="problem 'double', which the problem file does not have"):
         run.again(capsys, problems=str(tmp_path / "o"))
-    (run.folder.rollouts / "step-000001.jsonl").write_text("{}\n")
+    run.folder.rollouts_of(1).write_text("{}\n")
     with pytest.raises(UserError, match=r"no rollouts .* can be used \(1 lines: no field 'verdict'\)"):
         run.again(capsys, problems=str(tmp_path / "moved.jsonl"))
 
@@ -326,7 +326,7 @@ def test_the_file_appears_only_when_everything_is_judged_and_is_refused_at_once(
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     with pytest.raises(UserError, match="choose another --out"):
         run.again(capsys, out=tmp_path / "none" / "x")
-    (run.folder.rollouts / "step-000001.jsonl").write_text("{}\n")
+    run.folder.rollouts_of(1).write_text("{}\n")
     with pytest.raises(UserError):
         run.again(capsys, out=tmp_path / "x")
     assert not list(tmp_path.glob("x*"))

@@ -15,6 +15,7 @@ from simulated import UPDATES, World
 
 from nouscoder_jax import cli
 from nouscoder_jax.metrics.sinks import read_jsonl
+from nouscoder_jax.run_folder import RunFolder
 
 
 def check(seed: int, root: Path, folder: Path) -> World:
@@ -23,26 +24,26 @@ def check(seed: int, root: Path, folder: Path) -> World:
     world = World(seed, base, folder / "killed", kills=True).run()
     config = world.config
     told = f"seed {seed}, sessions ended: {world.ends}"
-    lines = read_jsonl(world.path / "metrics.jsonl")
+    lines = read_jsonl(RunFolder(path=world.path).metrics)
     assert [line["step"] for line in lines] == list(range(config.num_steps + 1)), told
     last = lines[-1]
     parts = [last[name] or 0 for name in ("rollouts/trained", "rollouts/filtered", "rollouts/quarantined")]
     assert last["rollouts/drawn"] == sum(parts) + (last["rollouts/in_flight"] or 0), told
     rollouts = [
         json.loads(line)
-        for path in sorted((world.path / "rollouts").iterdir())
+        for path in sorted(RunFolder(path=world.path).rollouts.iterdir())
         for line in path.read_text().splitlines()
     ]
     places = [(line["group_id"], line["sample_index"]) for line in rollouts]
     assert len(set(places)) == len(places) == sum(parts), f"rollouts lost or twice; {told}"
     assert max(world.ages, default=0) <= config.rollout.max_staleness * UPDATES, f"too old; {told}"
-    assert [path.name for path in (world.path / "journal").glob("batch-*")] == [], told
+    assert [path.name for path in RunFolder(path=world.path).journal.glob("batch-*")] == [], told
     if config.rollout.max_staleness == 0:
         whole = World(seed, base, folder / "whole", kills=False).run()
         assert whole.states == world.states, told
         assert {(line["group_id"], line["sample_index"]) for line in rollouts} == set(places)
         same = "rollouts/", "reward/", "groups/", "update/", "held_out/", "completion_tokens/"
-        for one, other in zip(lines, read_jsonl(whole.path / "metrics.jsonl"), strict=True):
+        for one, other in zip(lines, read_jsonl(RunFolder(path=whole.path).metrics), strict=True):
             assert {k: v for k, v in one.items() if k.startswith(same)} == {
                 k: v for k, v in other.items() if k.startswith(same)
             }, told
