@@ -103,12 +103,6 @@ def load(
     return apply_overrides(base, overrides), options
 
 
-def load_config(argv: Sequence[str], *, default_config: str) -> TrainConfig:
-    """The config that `--config FILE` and overrides in argv describe. Raises UserError."""
-    config, _ = load(make_parser("", default_config=default_config), argv)
-    return config
-
-
 def load_config_file(path: Path) -> TrainConfig:
     """What `get_config()` of the file returns, its relative paths resolved against the file's folder where they exist.
 

@@ -20,6 +20,7 @@ from nouscoder_jax.loop.turns import record
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import extract_program
+from nouscoder_jax.rollout.sampler import sampling_of
 from nouscoder_jax.training.trainer import Trainer
 
 
@@ -88,12 +89,8 @@ class PolicyLearner:
                 held_out.prompts,
                 engine=self._engine,
                 judge=self._components.judge,
+                sampling=sampling_of(settings, seed=self._config.seed),
                 samples_per_problem=settings.samples_per_problem,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                max_completion_tokens=settings.max_completion_tokens,
-                seed=self._config.seed,
                 decode=self._components.prompt_maker.decode,
                 extract=extract_program,
                 on_progress=lambda done, total: self._display.progress("evaluate", done=done, total=total),

@@ -50,8 +50,6 @@ class ReplayingCollector:
         self._journal, self._maker, self._begin = journal, maker, begin
         self._position = position
         self._following: Collector | None = None
-        self.num_replayed = 0
-        """Batches taken from the journal."""
 
     async def take(self, step: int) -> Collected:
         """The batch of `step`. Raises EngineError, OutageError, OSError."""
@@ -59,7 +57,6 @@ class ReplayingCollector:
             collected = await self._replay(step)
             if collected is not None:
                 self._position = collected.position
-                self.num_replayed += 1
                 return collected
             self._following = self._begin(self._position, step - 1)
         collected = await self._following.take(step)

@@ -139,7 +139,6 @@ def _rollout(line: dict[str, Any]) -> StoredRollout:
     completion = Completion(
         token_ids=(),
         behavior_logprobs=(),
-        logprobs=(),
         finish_reason=line["finish_reason"],
         policy_version=line["policy_version"],
     )

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.manifest import DTYPES, FILE_NAME, FileEntry, Manifest, hash_range, read_manifest, read_part
+from nouscoder_jax.manifest import DTYPES, FILE_NAME, INDEX, FileEntry, Manifest, hash_range, read_manifest, read_part
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.hf_files import INDEX, write_index
+from nouscoder_jax.model.hf_files import write_index
 from nouscoder_jax.model.qwen3 import Qwen3
 from nouscoder_jax.model.weights import describe
 from nouscoder_jax.model.weights_plan import plan_files

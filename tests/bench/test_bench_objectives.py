@@ -172,7 +172,7 @@ def test_a_run_that_is_not_there_is_trained_by_the_command_of_the_readme(tmp_pat
     assert (result["pass_at_1_after"], result["error"], result["reused"]) == (0.5, "", False)
     folder = tmp_path / "runs" / "gspo-seed-0"
     assert tries(one) == [f"--config {TINY} --run-dir {folder} --loss.name gspo --seed 0 --num-steps 2"]
-    trained = cli.load_config(tries(one)[0].split(), default_config="")
+    trained = cli.load(cli.make_parser("", default_config=""), tries(one)[0].split())[0]
     assert dataclasses.replace(trained, run_dir="") == one.config
     assert result["sessions"] == [{"commit": "abc"}]
 

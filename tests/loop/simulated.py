@@ -8,7 +8,6 @@ world. A kill copies the run folder as it is at that moment; the next session be
 import asyncio
 import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 from scripted import ScriptedEngine, chance
+from small import make_config
 
 from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig, UserError
@@ -70,17 +70,17 @@ PROBLEMS = [
 PROMPTS = {problem.problem_id: Prompt(problem_id=problem.problem_id, token_ids=(3,)) for problem in PROBLEMS}
 
 
-def config_of(seed: int, base: TrainConfig) -> TrainConfig:
+def config_of(seed: int) -> TrainConfig:
     """On-policy, one or two steps ahead, by turns; small, with little room in every queue."""
-    rollout = dataclasses.replace(base.rollout, groups_per_step=4, group_size=GROUP_SIZE, max_staleness=seed % 3)
-    verifier = dataclasses.replace(base.verifier, num_workers=3, outage_limit_s=50.0)
-    experience = dataclasses.replace(base.experience, updates_per_batch=UPDATES, max_draws_per_batch=3)
-    checkpoint = dataclasses.replace(base.checkpoint, every_steps=1 + seed // 3 % 3, keep_best=1)
-    evaluation = dataclasses.replace(base.evaluation, every_steps=2)
-    return dataclasses.replace(
-        base, seed=seed, num_steps=5, rollout=rollout, verifier=verifier, experience=experience,
-        checkpoint=checkpoint, evaluation=evaluation,
-    )  # fmt: skip
+    return make_config(
+        seed=seed,
+        num_steps=5,
+        rollout={"groups_per_step": 4, "group_size": GROUP_SIZE, "max_staleness": seed % 3},
+        verifier={"num_workers": 3, "outage_limit_s": 50.0},
+        experience={"updates_per_batch": UPDATES, "max_draws_per_batch": 3},
+        checkpoint={"every_steps": 1 + seed // 3 % 3, "keep_best": 1},
+        evaluation={"every_steps": 2},
+    )
 
 
 class Engine(ScriptedEngine):
@@ -101,7 +101,7 @@ class Engine(ScriptedEngine):
         ids = (*numbers, *range(sampling.seed % 5))
         logprobs = tuple(-chance("logprob", sampling.seed, version, place) for place in range(len(ids)))
         return Completion(
-            token_ids=ids, behavior_logprobs=logprobs, logprobs=logprobs, policy_version=version,
+            token_ids=ids, behavior_logprobs=logprobs, policy_version=version,
             finish_reason="length" if sampling.seed % 11 == 0 else "stop",
         )  # fmt: skip
 
@@ -237,9 +237,9 @@ class Store:
 class World:
     """One run from its first session to its last."""
 
-    def __init__(self, seed: int, base: TrainConfig, folder: Path, *, kills: bool, checkpoint_s: float = 20.0) -> None:
+    def __init__(self, seed: int, folder: Path, *, kills: bool, checkpoint_s: float = 20.0) -> None:
         """`checkpoint_s`: what writing a checkpoint takes at most."""
-        self.checkpoint_s, self.seed, self.config, self.kills = checkpoint_s, seed, config_of(seed, base), kills
+        self.checkpoint_s, self.seed, self.config, self.kills = checkpoint_s, seed, config_of(seed), kills
         self.parent, self.path = folder, folder / "session-0"
         RunFolder(path=self.path).rollouts.mkdir(parents=True)
         RunFolder(path=self.path).checkpoints.mkdir()

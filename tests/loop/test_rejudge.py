@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import make_config
 
-from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import write_problems
 from nouscoder_jax.experience.filters import assign_advantages, classify_group
@@ -46,18 +46,14 @@ class Run:
     """A run folder whose rollouts are judged and credited as the loop does it; groups of four programs a step."""
 
     def __init__(self, path: Path, **experience):
-        config = load_config_file(ROOT / "configs" / "tiny.py")
         write_problems(path / "problems.jsonl", [PROBLEM], solutions=[], license="")
-        self.config = dataclasses.replace(
-            config,
+        plain = {"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0}
+        self.config = make_config(
             run_dir=str(path / "run"),
-            data=dataclasses.replace(config.data, problems=str(path / "problems.jsonl")),
-            rollout=dataclasses.replace(config.rollout, group_size=4),
-            verifier=dataclasses.replace(config.verifier, backend="local"),
-            experience=dataclasses.replace(
-                config.experience,
-                **{"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0} | experience,
-            ),
+            data={"problems": str(path / "problems.jsonl")},
+            rollout={"group_size": 4},
+            verifier={"backend": "local"},
+            experience=plain | experience,
         )
         self.folder = open_folder.create(self.config)
         self.path = self.folder.path
@@ -88,7 +84,6 @@ class Run:
         completion = Completion(
             token_ids=(1, 2),
             behavior_logprobs=(-1.0, -1.0),
-            logprobs=(-1.0, -1.0),
             finish_reason="abort" if is_aborted else "stop",
             policy_version=0,
         )
@@ -304,7 +299,7 @@ def test_other_steps_are_refused(text):
 
 def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in_one_line(tmp_path, capsys):
     run = Run(tmp_path)
-    with pytest.raises(UserError, match="holds no run .*give --rejudge the folder"):
+    with pytest.raises(UserError, match=r"holds no run .*give --rejudge the folder"):
         rejudge(tmp_path, {}, problems=None, steps=(0, None), out=None, stop_at_first_failure=True)
     with pytest.raises(UserError, match="holds no rollouts"):
         run.again(capsys)
