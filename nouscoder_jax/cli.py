@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.run_folder import RunFolder
 
 _HOW_TO_INSTALL = "pip install 'nouscoder-jax[train]', in a checkout pip install -e '.[train]'"
 
@@ -100,12 +101,6 @@ def load(
         print("Every field of the config can be overridden; defaults below are those of the chosen config.\n")
         apply_overrides(base, ["--help"])
     return apply_overrides(base, overrides), options
-
-
-def load_config(argv: Sequence[str], *, default_config: str) -> TrainConfig:
-    """The config that `--config FILE` and overrides in argv describe. Raises UserError."""
-    config, _ = load(make_parser("", default_config=default_config), argv)
-    return config
 
 
 def load_config_file(path: Path) -> TrainConfig:
@@ -228,10 +223,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
 
 
 def _stored_config(run_dir: Path, option: str) -> TrainConfig:
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{run_dir} holds no run (no config.json); give --{option} the folder that a run has written")
-    config = TrainConfig.from_json(path.read_text(encoding="utf-8"))
+    config = RunFolder(path=run_dir).read_config(option=f"--{option}")
     return dataclasses.replace(config, run_dir=str(run_dir))
 
 

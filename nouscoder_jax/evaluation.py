@@ -22,8 +22,8 @@ from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import extract_program
-from nouscoder_jax.rollout.sampler import cancel, sample_group
-from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Verdict
+from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
+from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 
@@ -106,34 +106,26 @@ async def evaluate(
     *,
     engine: Engine,
     judge: Judge,
+    sampling: Sampling,
     samples_per_problem: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    max_completion_tokens: int,
-    seed: int,
     decode: Callable[[Sequence[int]], str],
     extract: Callable[[str], str | None],
     on_progress: Callable[[int, int], None],
 ) -> EvaluationResult:
     """Draws and judges samples_per_problem completions of every problem that has a prompt.
 
-    `on_progress(done, total)` is called after every sample. The seed of a sample depends on `seed` and its place in
-    `problems` only; groups are counted from -1 down, so that no sample of training has it. Raises EngineError when the
-    engine fails; however it ends, nothing is left running.
+    `on_progress(done, total)` is called after every sample. The seed of a sample depends on `sampling.seed` and its
+    place in `problems` only; groups are counted from -1 down, so that no sample of training has it. Raises EngineError
+    when the engine fails; however it ends, nothing is left running.
     """
     asked = [problem for problem in problems if problem.problem_id in prompts]
     groups = [
         sample_group(
             engine,
             prompts[problem.problem_id],
+            sampling,
             group_id=-1 - index,
             group_size=samples_per_problem,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_completion_tokens=max_completion_tokens,
-            seed=seed,
             decode=decode,
             extract=extract,
         )
@@ -152,15 +144,15 @@ async def evaluate(
         on_progress(done, len(asked) * samples_per_problem)
         return rollout, verdict
 
-    sampling = [(problem, task) for problem, group in zip(asked, groups, strict=True) for task in group]
-    judging = [asyncio.create_task(judged(problem, task)) for problem, task in sampling]
+    drawn = [(problem, task) for problem, group in zip(asked, groups, strict=True) for task in group]
+    judging = [asyncio.create_task(judged(problem, task)) for problem, task in drawn]
     try:
         results = await asyncio.gather(*judging)
     finally:
         for task in judging:
             task.cancel()
         await asyncio.gather(*judging, return_exceptions=True)
-        await cancel([task for _, task in sampling])
+        await cancel([task for _, task in drawn])
     return summarize(asked, results)
 
 
@@ -208,12 +200,8 @@ async def evaluate_directory(
                 prompts,
                 engine=engine,
                 judge=judge,
+                sampling=sampling_of(settings, seed=config.seed),
                 samples_per_problem=settings.samples_per_problem,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                max_completion_tokens=settings.max_completion_tokens,
-                seed=config.seed,
                 decode=prompt_maker.decode,
                 extract=extract_program,
                 on_progress=lambda done, total: progress("evaluate", done=done, total=total),

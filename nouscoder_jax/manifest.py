@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 from nouscoder_jax.config import UserError
 
+INDEX = "model.safetensors.index.json"
+"""Which file of several has which tensor."""
 FILE_NAME = "manifest.json"
 FORMAT = 1
 
@@ -211,6 +213,23 @@ def hash_range(file: Path, first: int, end: int) -> str:
             state.update(buffer[:got])
             first += got
     return state.hexdigest()
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Each tensor's file, as the folder's index says; empty where there is none. Raises UserError."""
+    path = folder / INDEX
+    if not path.exists():
+        return {}
+    try:
+        found = {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} has no readable weight_map ({error}); download the model again") from error
+    for tensor, file in found.items():
+        if "/" in file or not file.endswith(".safetensors"):
+            raise UserError(f"{path} puts tensor {tensor} into {file!r}, which is no *.safetensors beside it")
+    if not found:
+        raise UserError(f"{path} has an empty weight_map; download the model again")
+    return found
 
 
 def read_header(file: Path) -> list[Place]:

@@ -10,7 +10,6 @@ import enum
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 
@@ -151,16 +150,14 @@ class Completion:
     """What the engine returned for one prompt.
 
     Example:
-        Completion(token_ids=(9, 4, 2), behavior_logprobs=(-0.1, -2.0, -0.01), logprobs=(-0.1, -2.0, -0.01),
-                   finish_reason="stop", policy_version=3)
+        Completion(token_ids=(9, 4, 2), behavior_logprobs=(-0.1, -2.0, -0.01), finish_reason="stop",
+                   policy_version=3)
     """
 
     token_ids: tuple[int, ...]
     """Sampled ids, the end token included when there is one."""
     behavior_logprobs: tuple[float, ...]
     """Per token, nats: of the distribution really sampled (after temperature, top-k, top-p)."""
-    logprobs: tuple[float, ...]
-    """Per token, nats: of the policy at temperature 1 without truncation."""
     finish_reason: Literal["stop", "length", "abort"]
     policy_version: int
     """Oldest version of the weights that sampled any of the tokens."""
@@ -296,8 +293,3 @@ class Batch(NamedTuple):
     behavior_logprobs: Float32[Any, "rows time"]
     advantages: Float32[Any, "rows time"]
     """The sequence's advantage at every position of its segment; 0 in padding."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows, padding rows included."""
-        return int(np.shape(self.tokens)[0])

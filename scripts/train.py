@@ -24,7 +24,7 @@ def main() -> int:
     for name, given in (("step", options.resume_step is not None), ("with-changes", options.resume_with_changes)):
         if given and options.resume is None:
             raise UserError(f"got --resume-{name} without --resume; name the run: --resume RUN_DIR")
-    from nouscoder_jax.loop.folder import Resume
+    from nouscoder_jax.loop.open_folder import Resume
     from nouscoder_jax.loop.run import train  # after the command line is known to be right: jax takes seconds
 
     resume = Resume(step=options.resume_step, with_changes=options.resume_with_changes)

@@ -130,31 +130,17 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def architecture():
     """Qwen3 with 30 thousand parameters."""
-    from nouscoder_jax.model.architecture import Architecture
+    from small import make_architecture
 
-    return Architecture(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        attention_bias=False,
-        max_position_embeddings=256,
-    )
+    return make_architecture()
 
 
 @pytest.fixture(scope="session")
 def tiny_config():
     """configs/tiny.py."""
-    from nouscoder_jax.cli import load_config_file
+    from small import make_config
 
-    return load_config_file(ROOT / "configs" / "tiny.py")
+    return make_config()
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +163,6 @@ def make_rollout():
             completion=Completion(
                 token_ids=tuple(completion),
                 behavior_logprobs=tuple(-0.5 - i for i in range(len(completion))),
-                logprobs=tuple(-0.5 - i for i in range(len(completion))),
                 finish_reason=finish_reason,
                 policy_version=0,
             ),

@@ -15,7 +15,7 @@ DAPO = str(ROOT / "configs/dapo.py")
 
 
 def load(*arguments):
-    return cli.load_config(arguments, default_config=DAPO)
+    return cli.load(cli.make_parser("", default_config=DAPO), arguments)[0]
 
 
 def error_of(*arguments) -> str:
@@ -207,7 +207,8 @@ def test_a_script_exits_with_what_its_main_returns():
 
 def test_the_command_line_never_imports_jax():
     code = (
-        f"import sys, nouscoder_jax.cli as c; c.load_config([], default_config={DAPO!r}); print('jax' in sys.modules)"
+        f"import sys, nouscoder_jax.cli as c; c.load(c.make_parser('', default_config={DAPO!r}), []); "
+        "print('jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"

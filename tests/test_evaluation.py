@@ -16,6 +16,7 @@ from nouscoder_jax.types import (
     Outcome,
     Problem,
     Prompt,
+    Sampling,
     Verdict,
 )
 
@@ -41,7 +42,7 @@ def problem(problem_id, family=""):
 class ScriptedEngine:
     """Answers the i-th request with the token i; every third is cut at the length limit."""
 
-    name, policy_version, tokens_generated = "scripted", 0, 0
+    name, policy_version = "scripted", 0
 
     def __init__(self, fail_at=None, aborts=()):
         self.requests, self.fail_at, self.aborts = [], fail_at, aborts
@@ -52,11 +53,10 @@ class ScriptedEngine:
         if index == self.fail_at:
             raise EngineError("gone")
         if index in self.aborts:
-            return Completion(token_ids=(), behavior_logprobs=(), logprobs=(), finish_reason="abort", policy_version=0)
+            return Completion(token_ids=(), behavior_logprobs=(), finish_reason="abort", policy_version=0)
         return Completion(
             token_ids=(index,) * (index + 1),
             behavior_logprobs=(0.0,) * (index + 1),
-            logprobs=(0.0,) * (index + 1),
             finish_reason="length" if index % 3 == 2 else "stop",
             policy_version=0,
         )
@@ -101,12 +101,8 @@ def run(letters, *, problems, samples, engine=None, progress=lambda done, total:
             prompts,
             engine=engine or ScriptedEngine(),
             judge=ScriptedJudge(letters),
+            sampling=Sampling(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=8, seed=0),
             samples_per_problem=samples,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            max_completion_tokens=8,
-            seed=0,
             decode=lambda ids: str(ids[0]) if ids else "",
             extract=lambda text: text,
             on_progress=progress,

@@ -32,9 +32,9 @@ from nouscoder_jax.bench.options import add_outputs, check_numbers, check_output
 from nouscoder_jax.bench.readme import write_block
 from nouscoder_jax.bench.results import Report, markdown_table, picture
 from nouscoder_jax.config import LossConfig, TrainConfig, UserError
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.sinks import read_jsonl
+from nouscoder_jax.run_folder import RunFolder
 
 BLOCK = "objectives"
 """Name of the README's block."""
@@ -78,7 +78,7 @@ class Planned:
     @property
     def folder(self) -> RunFolder:
         """Where the run is kept."""
-        return RunFolder(path=self.runs_dir / self.name, weights_dir="")
+        return RunFolder(path=self.runs_dir / self.name)
 
     def summary(self) -> dict[str, Any]:
         """What the run wrote at its end; empty: it has not."""
@@ -145,7 +145,7 @@ def is_finished(planned: Planned) -> bool:
     if not path.exists():
         return False
     try:
-        stored = TrainConfig.from_json(path.read_text(encoding="utf-8"))
+        stored = planned.folder.read_config(option="--runs-dir")
     except UserError as error:
         raise UserError(f"{path.parent} holds a run of another version ({error}); give another --runs-dir") from error
     wanted, got = planned.config.flatten(), stored.flatten()
@@ -262,7 +262,8 @@ def table(content: dict[str, Any]) -> list[list[str]]:
     rows = [["objective", *(f"seed {seed}" for seed in seeds), "mean", "clipped low / high", "entropy", "s a run"]]
     of_seed = [_values([one for one in runs if one["seed"] == seed], "pass_at_1_before") for seed in seeds]
     means = [[statistics.mean(values)] if values else [] for values in of_seed]
-    rows.append(["before training", *map(_percent, means), _percent(sum(means, [])), "", "", ""])
+    of_all = _percent([mean for values in means for mean in values])
+    rows.append(["before training", *map(_percent, means), of_all, "", "", ""])
     for objective in content["settings"]["objectives"]:
         done = _of(runs, objective)
         found = {one["seed"]: _percent([one["pass_at_1_after"]]) for one in done}

@@ -46,8 +46,6 @@ class PromptMaker:
 
     eos_token_ids: tuple[int, ...]
     """Ids that end a completion: those of generation_config.json, else the tokenizer's own."""
-    pad_token_id: int
-    """Id of padding; the first end token where the tokenizer has none."""
 
     def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
         """`tokenizer_dir`: a folder, which needs no network, or a hub id. Raises UserError where there is no tokenizer,
@@ -71,8 +69,6 @@ class PromptMaker:
         self.eos_token_ids = _eos_token_ids(folder, self._tokenizer.eos_token_id)
         if not self.eos_token_ids:
             raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
-        pad = self._tokenizer.pad_token_id
-        self.pad_token_id = self.eos_token_ids[0] if pad is None else int(pad)
 
     def text(self, problem: Problem) -> str:
         """The whole prompt as text, special tokens included: system and user message in the chat template."""

@@ -22,8 +22,8 @@
   token keeps the version that sampled it.
 - A finished group goes to the journal before the collector has it, a batch before it is trained on (`journal.py`).
   After a kill `replay.py` hands out the batches of the journal again, and groups in it are not generated again.
-- What is written when is `turns.py`: the host's side, the same code under a simulated clock. `run.py` puts all
-  together.
+- What is written when is `turns.py`: the host's side, the same code under a simulated clock; `learner.py` is the side
+  that has weights. `run.py` is the list of a run's stages, each a module.
 - The update, checkpoints and exports are orders to a `Trainer` (training/trainer.py). With several processes this one
   is the head, which alone runs what is drawn here, and the orders go to the hands of all (training/hands.py).
 - The engine's servers may die and come back (rollout/), so may the judge's (verifier/); the loop only sees calls that

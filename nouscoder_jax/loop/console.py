@@ -11,19 +11,27 @@ from typing import Any
 import jax
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components
+from nouscoder_jax.loop.start import Start
 from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import read_jsonl
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import abstract_model
+from nouscoder_jax.run_folder import RunFolder
 
 
 def introduce(
-    components: Components, architecture: Architecture, folder: RunFolder, *, say: Callable[[str], None]
+    components: Components,
+    architecture: Architecture,
+    folder: RunFolder,
+    started: Start,
+    journal: Journal,
+    *,
+    say: Callable[[str], None],
 ) -> None:
-    """The first lines: what judges, what is trained on, what was left out."""
+    """The first lines: what judges, what is trained on, what was left out, where a resumed run goes on."""
     say(f"sandbox: {components.judge.name}")
     say(f"run folder: {folder.path}")
     num_params = sum(leaf.size for leaf in jax.tree.leaves(abstract_model(architecture)))
@@ -41,6 +49,12 @@ def introduce(
             else ""
         )
         say(f"{name} problems: {len(problem_set.problems)}{left_out}")
+    if started.resumed:
+        progress = started.progress
+        say(
+            f"resumed after step {progress.step} with policy v{progress.policy_version}; the journal has "
+            f"{len(journal)} groups that need not be generated again"
+        )
 
 
 def finish(

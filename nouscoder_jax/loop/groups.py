@@ -18,7 +18,7 @@ from nouscoder_jax.experience.filters import DropReason, classify_group
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import extract_program
-from nouscoder_jax.rollout.sampler import cancel, sample_group
+from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
 from nouscoder_jax.types import Experience, JudgeError, Problem, Prompt, Rollout, Verdict
 from nouscoder_jax.verifier.judge import Judge
 
@@ -299,13 +299,9 @@ class GroupMaker:
         sampling = sample_group(
             self.engine,
             self._prompts[self._problem(draw).problem_id],
+            sampling_of(config, seed=self._config.seed),
             group_id=draw.group_id,
             group_size=config.group_size,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            max_completion_tokens=config.max_completion_tokens,
-            seed=self._config.seed,
             decode=self._decode,
             extract=extract_program,
         )

@@ -106,7 +106,6 @@ class Journal:
             "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
             "token_ids": _joined([c.token_ids for c in completions], np.int32),
             "behavior_logprobs": _joined([c.behavior_logprobs for c in completions], np.float64),
-            "logprobs": _joined([c.logprobs for c in completions], np.float64),
         }
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
@@ -123,7 +122,7 @@ class Journal:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 meta = json.loads(arrays["meta"].tobytes())
-                tokens = {name: arrays[name].tolist() for name in ("token_ids", "behavior_logprobs", "logprobs")}
+                tokens = {name: arrays[name].tolist() for name in ("token_ids", "behavior_logprobs")}
             rollouts, verdicts = _rebuilt(meta["rollouts"], tokens, draw=draw, prompt=prompt)
             if meta["draw"] != list(draw):
                 reason = f"is of draw {meta['draw']}, not {list(draw)}"
@@ -235,7 +234,6 @@ def _rebuilt(
         completion = Completion(
             token_ids=tuple(tokens["token_ids"][start:end]),
             behavior_logprobs=tuple(tokens["behavior_logprobs"][start:end]),
-            logprobs=tuple(tokens["logprobs"][start:end]),
             finish_reason=one["finish_reason"],
             policy_version=one["policy_version"],
             spans=tuple(VersionSpan(*span) for span in one["spans"]),

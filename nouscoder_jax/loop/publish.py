@@ -12,13 +12,23 @@ from pathlib import Path
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.experience.packing import one_a_row
-from nouscoder_jax.loop.folder import RunFolder
+from nouscoder_jax.loop.setup import Components
 from nouscoder_jax.loop.threads import in_thread
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.probe import Probe
+from nouscoder_jax.rollout.probe import Probe, pick_sequences
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.export import prune, version_dir
 from nouscoder_jax.training.trainer import Trainer
+
+
+def make_publisher(
+    components: Components, trainer: Trainer, engine: Engine, folder: RunFolder, *, timer: StageTimer
+) -> Publisher:
+    """The publisher of a run, which compares trainer and engine on prompts that it trains on."""
+    train = components.train
+    sequences = pick_sequences(train.prompts[problem.problem_id] for problem in train.problems)
+    return Publisher(components.config, trainer, engine, folder, sequences=sequences, timer=timer)
 
 
 class Publisher:

@@ -24,7 +24,8 @@ from rich.console import Console
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.loop.rejudge_effects import Change, StepEffects, Totals, step_effects
-from nouscoder_jax.loop.stored import StoredRollout, StoredStep, read_config, read_step, stored_steps
+from nouscoder_jax.loop.stored import StoredRollout, StoredStep, read_step, stored_steps
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import JudgeError, Problem, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 from nouscoder_jax.verifier.labelled import changed, progress_bar
@@ -50,10 +51,11 @@ def rejudge(
     judged. A run stops at a program's first failure. Raises UserError.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    config = read_config(run_dir)
+    folder = RunFolder(path=run_dir)
+    config = folder.read_config(option="--rejudge")
     config = replace(config, verifier=changed(config.verifier, settings))
     by_id = _problems(config, problems)
-    numbers = stored_steps(run_dir, first=steps[0], last=steps[1])
+    numbers = stored_steps(folder, first=steps[0], last=steps[1])
 
     async def run() -> Totals:
         judge = SandboxJudge(
@@ -66,7 +68,7 @@ def rejudge(
         try:
             with _written_whole(out) as file, progress_bar(console) as progress:
                 task = progress.add_task("steps", total=len(numbers))
-                again = Rejudge(run_dir, config, by_id, judge)
+                again = Rejudge(folder, config, by_id, judge)
 
                 def finished(effects: StepEffects) -> None:
                     _tell(effects, told=again.totals.pairs.total(), say=console.print)
@@ -96,10 +98,10 @@ def parse_steps(text: str) -> tuple[int, int | None]:
 class Rejudge:
     """A run that is being judged again, step after step."""
 
-    def __init__(self, run_dir: Path, config: TrainConfig, problems: Mapping[str, Problem], judge: Judge) -> None:
+    def __init__(self, folder: RunFolder, config: TrainConfig, problems: Mapping[str, Problem], judge: Judge) -> None:
         """`problems` by their id."""
         self.totals = Totals()
-        self._run_dir, self._config, self._problems, self._judge = run_dir, config, problems, judge
+        self._folder, self._config, self._problems, self._judge = folder, config, problems, judge
         self._asked: dict[bytes, asyncio.Task[Verdict]] = {}
         """Digest of problem and program -> its verdict."""
 
@@ -121,19 +123,19 @@ class Rejudge:
         if not self.totals.num_rollouts:
             why = "; ".join(f"{number} lines: {why}" for why, number in self.totals.unreadable.most_common())
             raise UserError(
-                f"no rollouts in {self._run_dir} can be used ({why or 'their groups are not whole'}); use the version "
-                "that wrote them"
+                f"no rollouts in {self._folder.path} can be used ({why or 'their groups are not whole'}); use the "
+                "version that wrote them"
             )
 
     def _ask(self, number: int) -> StoredStep:
         """Reads a step and starts to judge what has not been asked before."""
-        step = read_step(self._run_dir, number, group_size=self._config.rollout.group_size)
+        step = read_step(self._folder, number, group_size=self._config.rollout.group_size)
         for stored in step.rollouts:
             problem_id = stored.rollout.prompt.problem_id
             if problem_id not in self._problems:
                 raise UserError(
-                    f"step {number} of {self._run_dir} has a rollout of problem {problem_id!r}, which the problem file "
-                    "does not have; give the file that the run was trained on with --problems"
+                    f"step {number} of {self._folder.path} has a rollout of problem {problem_id!r}, which the problem "
+                    "file does not have; give the file that the run was trained on with --problems"
                 )
             if not stored.is_aborted and _key(stored) not in self._asked:
                 judging = self._judge.judge(self._problems[problem_id], stored.rollout.program)

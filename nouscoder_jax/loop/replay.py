@@ -10,9 +10,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nouscoder_jax.loop.collect import Collector
-from nouscoder_jax.loop.groups import Collected, GroupMaker, Position
+from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.data.pipeline import ProblemStream
+from nouscoder_jax.loop.collect import Collector, make_collector
+from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
 from nouscoder_jax.loop.journal import Journal, Record
+
+
+def resume_collecting(
+    config: TrainConfig,
+    stream: ProblemStream,
+    maker: GroupMaker,
+    journal: Journal,
+    position: Position,
+    *,
+    on_progress: Callable[[str, int, int], None],
+) -> ReplayingCollector:
+    """The batches from `position` on: those of the journal, then those that the config's collector draws."""
+
+    def begin(following: Position, first_step: int) -> Collector:
+        drawer = Drawer(stream, following)
+        return make_collector(config, drawer, maker, first_step=first_step, on_progress=on_progress)
+
+    return ReplayingCollector(journal, maker, begin, position=position)
 
 
 class ReplayingCollector:
@@ -30,8 +50,6 @@ class ReplayingCollector:
         self._journal, self._maker, self._begin = journal, maker, begin
         self._position = position
         self._following: Collector | None = None
-        self.num_replayed = 0
-        """Batches taken from the journal."""
 
     async def take(self, step: int) -> Collected:
         """The batch of `step`. Raises EngineError, OutageError, OSError."""
@@ -39,7 +57,6 @@ class ReplayingCollector:
             collected = await self._replay(step)
             if collected is not None:
                 self._position = collected.position
-                self.num_replayed += 1
                 return collected
             self._following = self._begin(self._position, step - 1)
         collected = await self._following.take(step)

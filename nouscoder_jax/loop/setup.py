@@ -1,19 +1,17 @@
-"""The parts of a run on the host's side, built from its config: problems, engine, judge; and the processes it has.
+"""The parts of a run on the host's side, built from its config: problems, judge, engine and its servers.
 
-In: a TrainConfig. Out: `Components`. What can be wrong with the user's input is found here, before the first step.
+In: a TrainConfig. Out: `Components`, an Engine. What can be wrong with the user's input is found here, before
+the first step.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
-from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.hub import find_model
@@ -21,7 +19,6 @@ from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.server_command import num_trainer_gpus
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
 from nouscoder_jax.types import Problem, Prompt
@@ -68,89 +65,6 @@ def build(config: TrainConfig) -> Components:
         held_out=held_out,
         judge=SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
     )
-
-
-def share_gpus(config: TrainConfig) -> None:
-    """Leaves to servers on this machine what is theirs: GPUs (split) or a share of the memory (colocated). Does nothing
-    once JAX has looked at its devices."""
-    fraction = config.server.trainer_memory_fraction
-    if fraction > 0:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(fraction))
-    if starts_servers(config) and config.server.placement == "split" and config.server.device == "cuda":
-        own = ",".join(map(str, range(num_trainer_gpus(config))))
-        jax.config.update("jax_cuda_visible_devices", own)
-
-
-PROCESS_ID = "NOUSCODER_PROCESS_ID"
-
-
-def start_processes(config: TrainConfig) -> int:
-    """Joins jax.distributed where the config asks for several processes, and returns this one's number; 0 is the head.
-
-    Slurm, OpenMPI and Kubernetes say who is who. Elsewhere mesh.coordinator_address or JAX_COORDINATOR_ADDRESS is where
-    process 0 listens, and NOUSCODER_PROCESS_ID the number. Raises UserError.
-    """
-    mesh = config.mesh
-    if mesh.num_processes == 1:
-        return 0
-    address = mesh.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    number = os.environ.get(PROCESS_ID, "")
-    if address and (not number.isdigit() or int(number) >= mesh.num_processes):
-        raise UserError(
-            f"{_needs(config)} in {mesh.num_processes} processes, each started with {PROCESS_ID}=0 to "
-            f"{mesh.num_processes - 1}; found {_found()} and {PROCESS_ID}={number!r}{_instead(config)}"
-        )
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from the loop
-    jax.config.update("jax_enable_recoverability", True)  # else jax aborts when another process dies, before we say so
-    known = (
-        {"coordinator_address": address, "num_processes": mesh.num_processes, "process_id": int(number)}
-        if address
-        else {}
-    )
-    try:
-        jax.distributed.initialize(**known, local_device_ids=_own_gpus(config), shutdown_timeout_seconds=60)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{_needs(config)} in {mesh.num_processes} processes, which have not found each other "
-            f"({str(error).splitlines()[0]}); start it under Slurm, OpenMPI or Kubernetes, or give "
-            f"--mesh.coordinator-address HOST:PORT of process 0 and {PROCESS_ID}{_instead(config)}"
-        ) from error
-    if jax.process_count() != mesh.num_processes:
-        raise UserError(
-            f"mesh.num_processes is {mesh.num_processes}, and {jax.process_count()} processes were started; make them "
-            "equal"
-        )
-    return jax.process_index()
-
-
-def _own_gpus(config: TrainConfig) -> list[int]:
-    """Which GPUs of its machine a process takes. Left alone, jax takes one for each task of Slurm."""
-    local = next((os.environ[name] for name in _LOCAL_NUMBERS if os.environ.get(name, "").isdigit()), "0")
-    number = num_trainer_gpus(config)
-    return [int(local) * number + gpu for gpu in range(number)]
-
-
-_LOCAL_NUMBERS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
-"""Variables that count the processes of one machine."""
-
-
-def check_hardware(config: TrainConfig) -> None:
-    """Raises UserError where the config needs GPUs that are not here."""
-    if sum(device.platform == "gpu" for device in jax.devices()) < config.min_gpus:
-        raise UserError(f"{_needs(config)}; found {_found()}{_instead(config)}")
-
-
-def _needs(config: TrainConfig) -> str:
-    mesh = config.mesh
-    return (
-        f"config {config.name} needs {config.min_gpus or mesh.num_devices} {'GPUs' if config.min_gpus else 'devices'} "
-        f"(mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor})"
-    )
-
-
-def _found() -> str:
-    gpus = sum(device.platform == "gpu" for device in jax.devices())
-    return f"{gpus} GPUs" if gpus else "no GPU"
 
 
 @contextlib.contextmanager
@@ -232,7 +146,3 @@ def _problem_set(path: str, prompt_maker: PromptMaker) -> ProblemSet:
         prompts=prompts,
         num_left_out=len(left_out),
     )
-
-
-def _instead(config: TrainConfig) -> str:
-    return f"; try python scripts/train.py --config {config.fallback_config}" if config.fallback_config else ""

@@ -1,22 +1,20 @@
-"""What a run has kept of its rollouts, read back.
+"""What a run keeps of its rollouts: a line each, written and read back.
 
-In: RUN_DIR/config.json and RUN_DIR/rollouts/step-NNNNNN.jsonl, as loop/folder.py writes them.
-Out: `StoredStep`. Tokens are not kept, so the completions that come back have none. Does not import jax.
+In: experiences; a run's folder. Out: lines for it; `StoredStep`. Tokens are not kept, so the completions that come back
+have none. Does not import jax.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.types import Completion, Outcome, Prompt, Rollout, Verdict
-
-_FILE = re.compile(r"step-(\d+)\.jsonl")
+from nouscoder_jax.config import UserError
+from nouscoder_jax.experience.filters import DropReason
+from nouscoder_jax.run_folder import RunFolder
+from nouscoder_jax.types import Completion, Experience, Outcome, Prompt, Rollout, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,46 +59,70 @@ class StoredStep:
         return [rollout for group in self.groups for rollout in group]
 
 
-def read_config(run_dir: Path) -> TrainConfig:
-    """The config that the run was last started with. Raises UserError: no run, or one of another version."""
-    file = run_dir / "config.json"
-    try:
-        return TrainConfig.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{run_dir} is no run folder ({file.name}: {error.strerror}); give the folder that a run has written"
-        ) from error
+def rollout_line(step: int, experience: Experience, drop_reason: DropReason | None) -> dict[str, Any]:
+    """One rollout as it is kept: enough to judge it again and to say what became of it.
+
+    `drop_reason`: why its group was not trained on; None where it was.
+    """
+    rollout, verdict = experience.rollout, experience.verdict
+    return {
+        "step": step,
+        "group_id": rollout.group_id,
+        "sample_index": rollout.sample_index,
+        "problem_id": rollout.prompt.problem_id,
+        "policy_version": rollout.completion.policy_version,
+        "finish_reason": rollout.completion.finish_reason,
+        "num_tokens": len(rollout.completion.token_ids),
+        "version_spans": [list(span) for span in rollout.completion.spans],
+        "text": rollout.text,
+        "program": rollout.program,
+        "verdict": None
+        if verdict is None
+        else {
+            "outcome": verdict.outcome.value,
+            "tests_passed": verdict.tests_passed,
+            "tests_total": verdict.tests_total,
+            "cpu_s": round(verdict.cpu_s, 4),
+            "peak_memory_mib": round(verdict.peak_memory_mib, 1),
+            "detail": verdict.detail,
+        },
+        "reward": experience.reward,
+        "advantage": experience.advantage,
+        "drop_reason": drop_reason.value if drop_reason else None,
+        "trained": experience.trainable,
+    }
 
 
-def stored_steps(run_dir: Path, *, first: int, last: int | None) -> list[int]:
+def stored_steps(folder: RunFolder, *, first: int, last: int | None) -> list[int]:
     """Steps `first` to `last` (None: the newest) that have rollouts, in order. Raises UserError: there are none."""
-    found = {int(match[1]) for path in _files(run_dir, "*") if (match := _FILE.fullmatch(path.name))}
+    found = folder.rollout_steps()
     if not found:
-        raise UserError(f"{run_dir} holds no rollouts (rollouts/step-NNNNNN.jsonl); give a run that has done a step")
-    steps = sorted(step for step in found if first <= step and (last is None or step <= last))
+        raise UserError(
+            f"{folder.path} holds no rollouts (rollouts/step-NNNNNN.jsonl); give a run that has done a step"
+        )
+    steps = [step for step in found if first <= step and (last is None or step <= last)]
     if not steps:
         raise UserError(
-            f"{run_dir} holds rollouts of steps {min(found)} to {max(found)}, none of "
+            f"{folder.path} holds rollouts of steps {min(found)} to {max(found)}, none of "
             f"{first} to {'the newest' if last is None else last}; give other --steps"
         )
     return steps
 
 
-def read_step(run_dir: Path, step: int, *, group_size: int) -> StoredStep:
+def read_step(folder: RunFolder, step: int, *, group_size: int) -> StoredStep:
     """What is kept of one step. Lines that cannot be used are counted, not raised."""
     unreadable: Counter[str] = Counter()
     groups: dict[int, dict[int, StoredRollout]] = {}
-    for path in _files(run_dir, f"{step:06d}"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rollout = _rollout(json.loads(line))
-            except KeyError as error:
-                unreadable[f"no field {error}"] += 1
-            except (ValueError, TypeError) as error:
-                unreadable["cut off" if isinstance(error, json.JSONDecodeError) else "a field of another kind"] += 1
-            else:
-                members = groups.setdefault(rollout.rollout.group_id, {})
-                members[rollout.rollout.sample_index] = rollout
+    for line in folder.rollouts_of(step).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rollout = _rollout(json.loads(line))
+        except KeyError as error:
+            unreadable[f"no field {error}"] += 1
+        except (ValueError, TypeError) as error:
+            unreadable["cut off" if isinstance(error, json.JSONDecodeError) else "a field of another kind"] += 1
+        else:
+            members = groups.setdefault(rollout.rollout.group_id, {})
+            members[rollout.rollout.sample_index] = rollout
     whole = [
         tuple(rollouts[index] for index in sorted(rollouts))
         for _, rollouts in sorted(groups.items())
@@ -110,10 +132,6 @@ def read_step(run_dir: Path, step: int, *, group_size: int) -> StoredStep:
     return StoredStep(step=step, groups=tuple(whole), unreadable=unreadable, num_incomplete=num_incomplete)
 
 
-def _files(run_dir: Path, step: str) -> list[Path]:
-    return list(run_dir.glob(f"rollouts/step-{step}.jsonl"))
-
-
 def _rollout(line: dict[str, Any]) -> StoredRollout:
     verdict, program = line["verdict"], line["program"]
     if not isinstance(program, str | None):
@@ -121,7 +139,6 @@ def _rollout(line: dict[str, Any]) -> StoredRollout:
     completion = Completion(
         token_ids=(),
         behavior_logprobs=(),
-        logprobs=(),
         finish_reason=line["finish_reason"],
         policy_version=line["policy_version"],
     )

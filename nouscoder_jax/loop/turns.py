@@ -24,11 +24,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.loop.collect import Collector, check_versions, step_metrics, told
-from nouscoder_jax.loop.folder import RunFolder, rollout_line
 from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.pipeline import run_steps
 from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.loop.stored import rollout_line
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import DivergedError, DriftError, EngineError
 from nouscoder_jax.verifier.breaker import OutageError
 

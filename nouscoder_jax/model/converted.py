@@ -68,11 +68,6 @@ class Converted:
         if crc != self.crc32.get(chunk.path):
             raise UserError(f"{path} is damaged: {what} has not the CRC-32 that {DESCRIPTION} states; convert it again")
 
-    def tensors(self) -> Iterator[tuple[str, Shaped[np.ndarray, ...], Path]]:
-        """Every tensor by its Hugging Face name, in its dtype and their layout, with its array's folder."""
-        for hf_name, piece in self.files.pieces.items():
-            yield hf_name, self.tensor(hf_name), self.folder / PARAMS / array_folder(piece.name)
-
     def tensor(self, hf_name: str) -> Shaped[np.ndarray, ...]:
         """One tensor in its dtype and their layout. Raises UserError as `blocks` does."""
         piece = self.files.pieces[hf_name]

@@ -109,8 +109,6 @@ class Sampled(NamedTuple):
     ids: Int32[Any, "slots steps"]
     behavior_logprobs: Float32[Any, "slots steps"]
     """Of the distribution really sampled: after temperature, top-k, top-p."""
-    logprobs: Float32[Any, "slots steps"]
-    """Of the policy at temperature 1 without truncation."""
     counts: Int32[Any, " slots"]
     """Tokens of this chunk."""
     active: Bool[Any, " slots"]
@@ -452,8 +450,8 @@ def _pick(weights: Float32[Array, "slots choices"], uniforms: Float32[Array, " s
 
 def sample(
     logits: Float32[Array, "slots vocab"], slots: Slots
-) -> tuple[Int32[Array, " slots"], Float32[Array, " slots"], Float32[Array, " slots"]]:
-    """Returns ids, their logprobs under the distribution sampled, and under softmax(logits).
+) -> tuple[Int32[Array, " slots"], Float32[Array, " slots"]]:
+    """Returns ids, and their logprobs under the distribution sampled.
 
     Two uniform numbers of the key fold_in(seed, index of the token) pick first one of about sqrt(vocab) columns of
     tokens by its probability, then a token in it: a draw depends on the slot's own logits and seed only. Noise for
@@ -469,28 +467,16 @@ def sample(
         padded = jnp.pad(logits, ((0, 0), (0, -vocab % num_columns)), constant_values=-jnp.inf)
         return padded.reshape(num_slots, -1, num_columns)
 
-    def exps(logits: Array) -> tuple[Array, Array]:
-        largest = jnp.max(jnp.max(table(logits), axis=1), axis=1)
-        return largest, jnp.exp(table(logits) - largest[:, None, None])
-
-    def logprob(logits: Array, largest: Array, total: Array) -> Array:
-        return jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - (largest + jnp.log(total))
-
     keys = jax.vmap(lambda seed, index: jax.random.fold_in(jax.random.key(seed), index))(slots.seeds, slots.counts)
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
-    largest, weights = exps(kept)
+    largest = jnp.max(jnp.max(table(kept), axis=1), axis=1)
+    weights = jnp.exp(table(kept) - largest[:, None, None])
     column_weights = jnp.sum(weights, axis=1)
     column = _pick(column_weights, uniforms[:, 0])
     row = _pick(jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0], uniforms[:, 1])
     ids = row * num_columns + column
-    behavior = logprob(kept, largest, jnp.sum(column_weights, axis=1))
-
-    def at_temperature_1() -> Array:
-        largest, weights = exps(logits)
-        return logprob(logits, largest, jnp.sum(jnp.sum(weights, axis=1), axis=1))
-
-    same = ~restricted & jnp.all(slots.temperatures == 1)
-    return ids, behavior, jax.lax.cond(same, lambda: behavior, at_temperature_1)
+    total = largest + jnp.log(jnp.sum(column_weights, axis=1))
+    return ids, jnp.take_along_axis(kept, ids[:, None], 1)[:, 0] - total
 
 
 def decode(
@@ -522,7 +508,7 @@ def decode(
     def body(carry: tuple[Array, Cache, Slots, Sampled]) -> tuple[Array, Cache, Slots, Sampled]:
         step, chunk, slots, out = carry
         chunk, step_logits = _step(weights, blocks, owners, chunk, step, slots, architecture=architecture)
-        ids, behavior, logprobs = sample(step_logits, slots)
+        ids, behavior = sample(step_logits, slots)
         grown = slots.active.astype(jnp.int32)
         counts = slots.counts + grown
         ended = jnp.any(ids[:, None] == ends[None, :], axis=1) | (counts >= slots.limits)
@@ -531,7 +517,6 @@ def decode(
         out = Sampled(
             put(out.ids, ids),
             put(out.behavior_logprobs, behavior),
-            put(out.logprobs, logprobs),
             out.counts + grown,
             active,
         )
@@ -540,7 +525,7 @@ def decode(
         return step + 1, chunk, slots, out
 
     zeros = jnp.zeros((num_slots, num_steps), jnp.float32)
-    out = Sampled(zeros.astype(jnp.int32), zeros, zeros, jnp.zeros(num_slots, jnp.int32), slots.active)
+    out = Sampled(zeros.astype(jnp.int32), zeros, jnp.zeros(num_slots, jnp.int32), slots.active)
     chunk = init_cache(architecture, num_slots=num_slots, time=num_steps, dtype=cache.keys[0].dtype)
     _, chunk, _, out = jax.lax.while_loop(goes_on, body, (jnp.int32(0), chunk, slots, out))
     return _append(cache, chunk, batch.slots, slots.lengths), out

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.manifest import DTYPES, Place, header_bytes, parse_header
+from nouscoder_jax.manifest import DTYPES, INDEX, Place, header_bytes, parse_header, read_index
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.name_table import Piece, abstract_model, hf_pieces
 
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 TIED_HEAD = "lm_head.weight"
 """May stand in a file though the embedding is tied; it must be the embedding then."""
@@ -56,7 +55,7 @@ def read_files(folder: Path, architecture: Architecture) -> HfFiles:
     Raises:
         UserError: the first thing that is wrong, by tensor and file.
     """
-    index = _read_index(folder)
+    index = read_index(folder)
     names = sorted(set(index.values())) if index else [SINGLE]
     others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in names)
     if others:
@@ -110,22 +109,6 @@ def write_index(folder: Path, files: dict[str, str], *, total_bytes: int) -> Non
     """Writes the index of a directory with several files: `files` has each tensor's. Raises OSError."""
     index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(files.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _read_index(folder: Path) -> dict[str, str]:
-    path = folder / INDEX
-    if not path.exists():
-        return {}
-    try:
-        found = {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} has no readable weight_map ({error}); download the model again") from error
-    for tensor, file in found.items():
-        if "/" in file or not file.endswith(".safetensors"):
-            raise UserError(f"{path} puts tensor {tensor} into {file!r}, which is no *.safetensors beside it")
-    if not found:
-        raise UserError(f"{path} has an empty weight_map; download the model again")
-    return found
 
 
 def _read_places(path: Path, held: str | None) -> tuple[bytes, list[Place]]:

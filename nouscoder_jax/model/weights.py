@@ -11,21 +11,19 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.converted import is_converted, read_converted
-from nouscoder_jax.model.name_table import NAME_TABLE, Piece, abstract_model, hf_pieces, to_hf, to_ours
+from nouscoder_jax.model.name_table import NAME_TABLE, abstract_model, to_hf
 from nouscoder_jax.model.qwen3 import Qwen3, param_name
+from nouscoder_jax.model.weights_reader import WeightsReader
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -59,22 +57,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """Returns the safetensors files of a directory, by its index where it has one."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} has no readable weight_map ({error}); download the model again") from error
-    else:
-        files = [path / "model.safetensors"]
-    for file in files:
-        if not file.exists():
-            raise UserError(f"{file} is missing; a model directory holds all its *.safetensors")
-    return files
-
-
 def load_model(path: Path | str, *, architecture: Architecture | None = None) -> tuple[Architecture, Qwen3]:
     """Returns the architecture of a Hugging Face directory, or of one that from-hf has converted, and its weights as a
     float32 model of NumPy arrays.
@@ -82,54 +64,16 @@ def load_model(path: Path | str, *, architecture: Architecture | None = None) ->
     `architecture` counts in place of the one in its config.json, where given (YaRN: `Architecture.stretched`).
 
     Raises:
-        UserError: no config.json, an unknown architecture, a truncated file, or a missing, unexpected or misshapen
-            tensor; it names the file or the tensor.
+        UserError: no config.json, an unknown architecture, a truncated file, a missing, unexpected or misshapen tensor;
+            it names the file or the tensor.
     """
     path = Path(path)
-    architecture = architecture or Architecture.from_hf(read_config(path))
-    abstract = abstract_model(architecture)
-    arrays = {param_name(p): np.empty(leaf.shape, np.float32) for p, leaf in jax.tree.leaves_with_path(abstract)}
-    missing = hf_pieces(abstract)
-    tied_head = None
-    tensors = read_converted(path, architecture).tensors() if is_converted(path) else _tensors(path)
-    for hf_name, tensor, file in tensors:
-        if hf_name == "lm_head.weight" and architecture.tie_word_embeddings:
-            tied_head = np.asarray(tensor, np.float32)
-            continue
-        _place(arrays, missing, hf_name, tensor, file)
-    if missing:
-        raise UserError(
-            f"{path} lacks {len(missing)} tensors that its config.json asks for, the first {next(iter(missing))}"
-        )
-    if tied_head is not None and not np.array_equal(tied_head, arrays["embed_tokens"]):
-        raise UserError(
-            f"{path} has an lm_head.weight that differs from its embedding; set tie_word_embeddings to false"
-        )
-    return architecture, jax.tree.map_with_path(lambda p, _: arrays[param_name(p)], abstract)
+    reader = WeightsReader(path, architecture or Architecture.from_hf(read_config(path)), only_finite=False)
 
+    def read(leaf_path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        return reader.block(param_name(leaf_path), [slice(None)] * len(leaf.shape))
 
-def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray, Path]]:
-    """Every tensor of a Hugging Face directory, with its file."""
-    for file in _weight_files(path):
-        try:
-            with safetensors.safe_open(file, framework="np") as handle:
-                for hf_name in handle.keys():  # noqa: SIM118 (a safetensors handle is no dict)
-                    yield hf_name, handle.get_tensor(hf_name), file
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{file} is truncated or not safetensors ({error}); copy it again") from error
-
-
-def _place(
-    arrays: dict[str, np.ndarray], missing: dict[str, Piece], hf_name: str, tensor: np.ndarray, file: Path
-) -> None:
-    """Puts one of their tensors into our arrays and crosses it off `missing`."""
-    piece = missing.pop(hf_name, None)
-    if piece is None:
-        raise UserError(f"{file} has tensor {hf_name}, unexpected or twice for the architecture in its config.json")
-    if tensor.shape != piece.shape:
-        raise UserError(f"{file}: tensor {hf_name} has shape {tensor.shape}; its config.json asks for {piece.shape}")
-    target = arrays[piece.name] if piece.layer is None else arrays[piece.name][piece.layer]
-    target[...] = to_ours(np.asarray(tensor, np.float32), NAME_TABLE[piece.name], target.shape)
+    return reader.architecture, jax.tree.map_with_path(read, abstract_model(reader.architecture))
 
 
 def hf_tensors(model: Qwen3, *, dtype: Literal["float32", "bfloat16"]) -> dict[str, Shaped[np.ndarray, ...]]:

@@ -28,9 +28,10 @@ Index = Sequence[slice]
 class WeightsReader:
     """The weights of one folder."""
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
-        """Reads the headers. Raises UserError: what is truncated, missing, too much, misshapen, by tensor and file."""
-        self.folder, self.architecture = folder, architecture
+    def __init__(self, folder: Path, architecture: Architecture, *, only_finite: bool = True) -> None:
+        """Reads the headers. `only_finite`: other weights are refused when they are read. Raises UserError: what is
+        truncated, missing, too much, misshapen, by tensor and file."""
+        self.folder, self.architecture, self._only_finite = folder, architecture, only_finite
         self._converted: Converted | None = read_converted(folder, architecture) if is_converted(folder) else None
         self.files: HfFiles = self._converted.files if self._converted else read_files(folder, architecture)
         self.shapes = {
@@ -58,7 +59,7 @@ class WeightsReader:
     def _part(self, hf_name: str, entry: Entry, shape: tuple[int, ...], index: Index) -> np.ndarray:
         where, part_shape = _in_theirs(entry, shape, index)
         part = np.asarray(self._tensor(hf_name)[where], np.float32)
-        if not np.isfinite(part).all():
+        if self._only_finite and not np.isfinite(part).all():
             raise UserError(
                 f"{self.folder}: tensor {hf_name} has weights that are not finite; they are spoilt, take an earlier or "
                 "other copy"

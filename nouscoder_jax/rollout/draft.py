@@ -5,7 +5,6 @@ In: a prompt and a Sampling, the pieces that one request after another brings. O
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,7 +27,6 @@ class Draft:
     sampling: Sampling
     token_ids: list[int] = field(default_factory=list)
     behavior_logprobs: list[float] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
     """Over all tokens so far; neighbours are of different versions."""
     finish: Literal["stop", "length", "abort"] = "abort"
@@ -53,16 +51,13 @@ class Draft:
             self.spans.append(span)
         self.token_ids += piece.token_ids
         self.behavior_logprobs += piece.behavior_logprobs
-        self.logprobs += piece.logprobs
         self.finish = piece.finish if self.num_left or piece.finish == "stop" else "length"
 
     def completion(self) -> Completion:
         """What the engine returns, once `finish` is not abort."""
-        plain = tuple(self.logprobs)
         return Completion(
             token_ids=tuple(self.token_ids),
             behavior_logprobs=tuple(self.behavior_logprobs),
-            logprobs=plain if self.sampling.temperature == 1 else (math.nan,) * len(plain),
             finish_reason=self.finish,
             policy_version=min(span.policy_version for span in self.spans),
             spans=tuple(self.spans) if len(self.spans) > 1 else (),

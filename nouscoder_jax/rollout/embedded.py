@@ -98,7 +98,6 @@ class _Request:
     future: asyncio.Future[Completion]
     ids: list[int] = field(default_factory=list)
     behavior_logprobs: list[float] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
 
     @property
@@ -494,7 +493,6 @@ class EmbeddedEngine:
             self._tokens_generated += count
             request.ids += sampled.ids[row, :count].tolist()
             request.behavior_logprobs += sampled.behavior_logprobs[row, :count].tolist()
-            request.logprobs += sampled.logprobs[row, :count].tolist()
             request.extend_spans(self._policy_version)
             if not sampled.active[row]:
                 self._slots[index] = None
@@ -505,7 +503,6 @@ class EmbeddedEngine:
         return Completion(
             token_ids=tuple(request.ids),
             behavior_logprobs=tuple(request.behavior_logprobs),
-            logprobs=tuple(request.logprobs),
             finish_reason="stop" if request.ids[-1] in self._eos_ids else "length",
             policy_version=min(span.policy_version for span in request.spans),
             spans=tuple(request.spans) if len(request.spans) > 1 else (),

@@ -26,11 +26,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def tokens_generated(self) -> int:
-        """Completion tokens sampled since the engine was made."""
-        ...
-
-    @property
     def num_slots(self) -> int:
         """Sequences that it decodes at once; more requests than that wait inside it."""
         ...

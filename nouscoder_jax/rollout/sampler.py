@@ -1,6 +1,6 @@
 """From a prompt to a group of rollouts, each handed on as soon as it is finished.
 
-In: an engine, a Prompt, the sampling fields. Out: one asyncio task a rollout.
+In: an engine, a Prompt, a Sampling. Out: one asyncio task a rollout.
 
 `sample_group` is not a coroutine: the tasks exist, in order of sample_index, before it returns. A caller that starts
 all groups of a wave without awaiting in between thus puts all their requests to the engine in one turn of the event
@@ -12,10 +12,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from nouscoder_jax.config import EvaluationConfig, RolloutConfig
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.types import Prompt, Rollout, Sampling
+
+
+def sampling_of(settings: RolloutConfig | EvaluationConfig, *, seed: int) -> Sampling:
+    """How a section of the config draws; `seed` is the run's."""
+    return Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_completion_tokens=settings.max_completion_tokens,
+        seed=seed,
+    )
 
 
 def sample_seed(seed: int, *, group_id: int, sample_index: int) -> int:
@@ -27,32 +40,23 @@ def sample_seed(seed: int, *, group_id: int, sample_index: int) -> int:
 def sample_group(
     engine: Engine,
     prompt: Prompt,
+    sampling: Sampling,
     *,
     group_id: int,
     group_size: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    max_completion_tokens: int,
-    seed: int,
     decode: Callable[[Sequence[int]], str],
     extract: Callable[[str], str | None],
 ) -> tuple[asyncio.Task[Rollout], ...]:
     """One running task for each rollout of the group, in order of sample_index.
 
-    `decode` turns sampled ids into text, `extract` takes the program out of a text. Cancelling a task frees its slot
-    in the engine. A task raises EngineError when the engine cannot answer. Needs a running event loop.
+    `sampling.seed` is the run's, from which each completion gets one of its own (`sample_seed`). `decode` turns sampled
+    ids into text, `extract` takes the program out of a text. Cancelling a task frees its slot in the engine. A task
+    raises EngineError when the engine cannot answer. Needs a running event loop.
     """
 
     async def sample(sample_index: int) -> Rollout:
-        sampling = Sampling(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_completion_tokens=max_completion_tokens,
-            seed=sample_seed(seed, group_id=group_id, sample_index=sample_index),
-        )
-        completion = await engine.generate(prompt, sampling)
+        seed = sample_seed(sampling.seed, group_id=group_id, sample_index=sample_index)
+        completion = await engine.generate(prompt, replace(sampling, seed=seed))
         text = decode(completion.token_ids)
         return Rollout(
             group_id=group_id,
@@ -66,15 +70,6 @@ def sample_group(
     return tuple(
         asyncio.create_task(sample(index), name=f"group {group_id} sample {index}") for index in range(group_size)
     )
-
-
-async def as_finished(tasks: Sequence[asyncio.Task[Rollout]]) -> AsyncIterator[Rollout]:
-    """Rollouts in the order in which they finish. However the iteration ends, no task is left running."""
-    try:
-        for finished in asyncio.as_completed(tasks):
-            yield await finished
-    finally:
-        await cancel(tasks)
 
 
 async def cancel(tasks: Sequence[asyncio.Task[Rollout]]) -> None:

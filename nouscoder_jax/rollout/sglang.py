@@ -138,8 +138,6 @@ class SGLangEngine:
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """One completion. Cancelling aborts the request on its server. Raises EngineError: no version was loaded, the
         request is wrong, 3 answers were refused, 2 took too long, or no server was there for outage_limit_s.
-
-        `Completion.logprobs` is nan where the temperature is not 1: SGLang reports one distribution a request.
         """
         await self._check_usable()
         draft, avoid = Draft(prompt=prompt, sampling=sampling), None
@@ -319,7 +317,7 @@ class SGLangEngine:
             if not in_time:
                 await self._abort(server, rid)
                 if not (await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT_S))[0]:
-                    return Piece(token_ids=(), behavior_logprobs=(), logprobs=(), finish="abort", spans=()), False
+                    return Piece(token_ids=(), behavior_logprobs=(), finish="abort", spans=()), False
             answer = asking.result()
         except asyncio.CancelledError:
             self._abort_later(server, rid)  # the server must hear of it although this task is ending

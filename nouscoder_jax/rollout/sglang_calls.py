@@ -52,13 +52,12 @@ class Piece:
     """What one request brought: a completion, or the part of it up to an abort.
 
     Example:
-        Piece(token_ids=(9, 4), behavior_logprobs=(-0.1, -2.0), logprobs=(-0.1, -2.0), finish="abort",
+        Piece(token_ids=(9, 4), behavior_logprobs=(-0.1, -2.0), finish="abort",
               spans=(NamedSpan("3@9f86d081884c7d65", 0, 2),))
     """
 
     token_ids: tuple[int, ...]
     behavior_logprobs: tuple[float, ...]
-    logprobs: tuple[float, ...]
     finish: Literal["stop", "length", "abort"]
     spans: tuple[NamedSpan, ...]
 
@@ -202,7 +201,6 @@ def read_piece(url: str, answer: Any, sampling: Sampling, *, num_tokens: int) ->
     return Piece(
         token_ids=tokens,
         behavior_logprobs=behavior,
-        logprobs=plain,
         finish=cast(Literal["stop", "length", "abort"], finish),
         spans=named,
     )

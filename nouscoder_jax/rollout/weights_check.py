@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.manifest import FILE_NAME, Place, check_files, read_header, read_manifest
+from nouscoder_jax.manifest import FILE_NAME, Place, check_files, read_header, read_index, read_manifest
 from nouscoder_jax.types import EngineError
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -82,11 +82,11 @@ def read_export(folder: Path) -> Export:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(read_index(folder).values())
+    except UserError as error:
+        raise EngineError(str(error)) from error
+    files = sorted((folder / name for name in names) if names else folder.glob("*.safetensors"))
     if not files:
         raise EngineError(f"{folder} holds no safetensors file")
     if missing := [file for file in files if not file.is_file()]:

@@ -152,7 +152,6 @@ def _experiences(tokenizer_dir: Path, config: TrainConfig, corpus: Iterator[tupl
                 completion=Completion(
                     token_ids=completion,
                     behavior_logprobs=logprobs,
-                    logprobs=logprobs,
                     finish_reason="stop",
                     policy_version=0,
                 ),

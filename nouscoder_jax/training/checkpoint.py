@@ -147,11 +147,6 @@ class Checkpointer:
         """Step of the newest complete checkpoint; None: there is none."""
         return max(self.complete_steps(), default=None)
 
-    def best_step(self) -> int | None:
-        """Step of the complete checkpoint with the highest pass@1, the newest of equal ones; None: none has one."""
-        best = folders.best(folders.complete_scores(self.directory), number=1)
-        return best[0] if best else None
-
     def restore(self, abstract_state: TrainState, *, step: int | None) -> tuple[TrainState, Record]:
         """The state of `step` (None: of the newest that restores), each array placed as `abstract_state` says, and the
         progress. Says which newer ones are damaged, and unless `read_only` sets them aside, as STEP.damaged.

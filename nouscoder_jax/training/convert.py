@@ -24,13 +24,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.manifest import DTYPES, Place, parse_header
+from nouscoder_jax.manifest import DTYPES, INDEX, Place, parse_header
 from nouscoder_jax.manifest import FILE_NAME as MANIFEST
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.blocks import BLOCK_BYTES, WORKERS, Job, first_nan, read_blocks, run_jobs, write_at
 from nouscoder_jax.model.chunks import Chunk, chunks_of, make_layouts
 from nouscoder_jax.model.converted import DESCRIPTION, PARAMS, Converted, describe_files, is_converted, read_converted
-from nouscoder_jax.model.hf_files import EMBEDDING, INDEX, TIED_HEAD, read_files, write_index
+from nouscoder_jax.model.hf_files import EMBEDDING, TIED_HEAD, read_files, write_index
 from nouscoder_jax.model.name_table import abstract_model, hf_pieces
 from nouscoder_jax.model.orbax_tree import create_tree
 from nouscoder_jax.model.weights import describe, read_config

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.manifest import DTYPES, FILE_NAME, FileEntry, Manifest, hash_range, read_manifest, read_part
+from nouscoder_jax.manifest import DTYPES, FILE_NAME, INDEX, FileEntry, Manifest, hash_range, read_manifest, read_part
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.model.hf_files import INDEX, write_index
+from nouscoder_jax.model.hf_files import write_index
 from nouscoder_jax.model.qwen3 import Qwen3
 from nouscoder_jax.model.weights import describe
 from nouscoder_jax.model.weights_plan import plan_files
@@ -44,6 +44,12 @@ _VERSION = re.compile(r"policy-(\d{6,})")
 def version_dir(root: Path, policy_version: int) -> Path:
     """Folder of one version's weights."""
     return Path(root) / f"policy-{policy_version:06d}"
+
+
+def version_dirs(root: Path) -> list[Path]:
+    """Folders of versions that are there, the newest first."""
+    found = {int(match[1]): path for path in root.glob("*") if (match := _VERSION.fullmatch(path.name))}
+    return [found[version] for version in sorted(found, reverse=True)]
 
 
 def export(

@@ -25,7 +25,9 @@ from nouscoder_jax.model.chunks import CHUNK_BYTES
 from nouscoder_jax.model.name_table import NAME_TABLE, abstract_model, to_hf
 from nouscoder_jax.model.qwen3 import param_name
 from nouscoder_jax.model.weights import read_config
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training import checkpoint_folder as checkpoints
+from nouscoder_jax.training.export import version_dirs
 from nouscoder_jax.training.hf_writer import HfWriter
 
 
@@ -87,18 +89,16 @@ def open_run(run_dir: Path, *, step: int | str) -> RunWeights:
     Raises:
         UserError: no such run, no such checkpoint, a damaged one.
     """
-    config_file = run_dir / "config.json"
-    if not config_file.is_file():
-        raise UserError(f"{run_dir} is no run folder: it has no config.json; give the --run-dir of a training run")
-    config = TrainConfig.from_json(config_file.read_text())
-    if not (run_dir / "checkpoints").is_dir():
+    config = RunFolder(path=run_dir).read_config(option="to-hf")
+    run = RunFolder.of(run_dir, config)
+    if not run.checkpoints.is_dir():
         raise UserError(f"{run_dir} has no checkpoints folder; give a run that has saved a checkpoint")
-    described = _described_model(run_dir, config)
+    described = _described_model(run, config)
     architecture = Architecture.from_hf(read_config(described)).stretched(
         config.model.yarn_factor, original_tokens=config.model.yarn_original_tokens
     )
-    found = _choose(run_dir / "checkpoints", step)
-    folder = run_dir / "checkpoints" / str(found)
+    found = _choose(run.checkpoints, step)
+    folder = run.checkpoints / str(found)
     arrays = _open_arrays(folder, architecture)
     return RunWeights(folder=folder, step=found, described=described, architecture=architecture, arrays=arrays)
 
@@ -158,13 +158,12 @@ def _damaged(folder: Path, name: str, error: Exception) -> UserError:
     )
 
 
-def _described_model(run_dir: Path, config: TrainConfig) -> Path:
+def _described_model(run: RunFolder, config: TrainConfig) -> Path:
     """A Hugging Face directory of this run's model, whatever its weights: for config.json and tokenizer."""
-    versions = sorted((run_dir / "weights").glob("policy-*"), reverse=True)
-    for folder in (run_dir / "export", *versions, Path(config.model.path)):
+    for folder in (run.export, *version_dirs(run.weights), Path(config.model.path)):
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
-        f"{run_dir} has no exported weights and its model.path {config.model.path} is not here: the tokenizer and "
+        f"{run.path} has no exported weights and its model.path {config.model.path} is not here: the tokenizer and "
         "config.json cannot be found; put the model back where it was"
     )

@@ -24,15 +24,16 @@ KEPT = ROOT / "tests" / "baselines" / "objectives.json"
 TRAIN = """
 import json, os, signal, sys, time
 from pathlib import Path
+from nouscoder_jax.run_folder import RunFolder
 
 folder = Path(sys.argv[sys.argv.index("--resume" if "--resume" in sys.argv else "--run-dir") + 1])
-(folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
-(folder / "config.json").write_text((WANTED / folder.name).read_text())
+(RunFolder(path=folder).checkpoints / "1").mkdir(parents=True, exist_ok=True)
+RunFolder(path=folder).config.write_text((WANTED / folder.name).read_text())
 (folder / f"{time.time_ns()}.try").write_text(" ".join(sys.argv[1:]))
 finished = True
 HOOK
-(folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in LINES))
-(folder / "summary.json").write_text(json.dumps(SUMMARY | {"finished": finished}))
+RunFolder(path=folder).metrics.write_text("".join(json.dumps(line) + "\\n" for line in LINES))
+RunFolder(path=folder).summary.write_text(json.dumps(SUMMARY | {"finished": finished}))
 """
 LINES = [
     {"step": 0, "held_out/pass_at_1": 0.25},
@@ -86,7 +87,7 @@ def put_run(one, *, summary=SUMMARY, lines=LINES):
     """A run folder as train.py leaves it."""
     folder = one.folder
     folder.checkpoints.mkdir(parents=True)
-    folder.write_config(dataclasses.replace(one.config, run_dir="elsewhere"))
+    folder.write_config(dataclasses.replace(one.config, run_dir="elsewhere"), inputs={})
     folder.write_summary(summary)
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -171,7 +172,7 @@ def test_a_run_that_is_not_there_is_trained_by_the_command_of_the_readme(tmp_pat
     assert (result["pass_at_1_after"], result["error"], result["reused"]) == (0.5, "", False)
     folder = tmp_path / "runs" / "gspo-seed-0"
     assert tries(one) == [f"--config {TINY} --run-dir {folder} --loss.name gspo --seed 0 --num-steps 2"]
-    trained = cli.load_config(tries(one)[0].split(), default_config="")
+    trained = cli.load(cli.make_parser("", default_config=""), tries(one)[0].split())[0]
     assert dataclasses.replace(trained, run_dir="") == one.config
     assert result["sessions"] == [{"commit": "abc"}]
 

@@ -1,5 +1,7 @@
 """Makers of small carriers."""
 
+import dataclasses
+
 import pytest
 
 
@@ -22,9 +24,10 @@ def make_verdict():
 
 @pytest.fixture
 def experience_config():
-    from nouscoder_jax.config import ExperienceConfig
+    from small import make_config
 
-    return ExperienceConfig(
+    return dataclasses.replace(  # without what the other sections ask of this one
+        make_config().experience,
         reward_accepted=1.0,
         reward_rejected=-1.0,
         advantage="group_mean_std",

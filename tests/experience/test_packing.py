@@ -10,7 +10,7 @@ SHAPE = {"row_tokens": 8, "rows_per_micro_batch": 2, "max_experiences": 5, "pack
 
 def test_one_experience_by_hand(make_experience):
     batch, num_micro_batches = pack([make_experience(prompt=(1, 2, 3), completion=(7, 8), advantage=0.5)], **SHAPE)
-    assert num_micro_batches == 1 and batch.num_rows == 6
+    assert num_micro_batches == 1 and len(batch.tokens) == 6
     assert batch.tokens[0].tolist() == [1, 2, 3, 7, 8, 0, 0, 0]
     assert batch.targets[0].tolist() == [2, 3, 7, 8, 0, 0, 0, 0]
     assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
@@ -35,7 +35,7 @@ def test_every_trainable_token_is_packed_exactly_once(make_experience):
         experiences, **SHAPE | {"row_tokens": 32, "rows_per_micro_batch": 4, "max_experiences": 64}
     )
     found = {}
-    for row in range(batch.num_rows):
+    for row in range(len(batch.tokens)):
         for segment in range(1, batch.segment_ids[row].max() + 1):
             at = batch.segment_ids[row] == segment
             found[float(batch.advantages[row][at][0])] = (
@@ -76,7 +76,7 @@ def test_packing_twice_gives_the_same_bits(make_experience):
 def test_row_length_is_the_smallest_of_four_that_holds_the_longest(make_experience):
     lengths = {n: pick_row_tokens([make_experience(completion=range(n))], row_tokens=64) for n in (2, 5, 6, 20, 61)}
     assert lengths == {2: 8, 5: 8, 6: 16, 20: 32, 61: 64}
-    with pytest.raises(ValueError, match="65 tokens, a row 64; raise experience.row_tokens"):
+    with pytest.raises(ValueError, match=r"65 tokens, a row 64; raise experience.row_tokens"):
         pick_row_tokens([make_experience(completion=range(62))], row_tokens=64)
     assert pick_row_tokens([make_experience(completion=range(99), trainable=False)], row_tokens=64) == 8
 

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import make_config
+
+from nouscoder_jax.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,13 +85,11 @@ def test_docker_that_was_asked_for_and_does_not_answer_is_named(train, tmp_path:
 
 
 def test_a_truncated_checkpoint_is_named(train, root: Path, tmp_path: Path):
-    from nouscoder_jax import cli
 
-    config = cli.load_config(["--config", str(root / "configs/tiny.py")], default_config="")
-    (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0}) + "\n")
-    (tmp_path / "checkpoints" / "4" / "state").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"\x00")
+    RunFolder(path=tmp_path).config.write_text(make_config().to_json())
+    RunFolder(path=tmp_path).metrics.write_text(json.dumps({"step": 0}) + "\n")
+    (RunFolder(path=tmp_path).checkpoints / "4" / "state").mkdir(parents=True)
+    (RunFolder(path=tmp_path).checkpoints / "4" / "state" / "manifest.ocdbt").write_bytes(b"\x00")
     done = train("--resume", str(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "checkpoint" in done.stderr and "Traceback" not in done.stderr

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 ARGUMENTS = [*small_run.ARGUMENTS, "--checkpoint.every-steps=1", "--evaluation.every-steps=2"]
 TIMED = re.compile(r"(seconds|throughput|judge)/.*|.*/idle_share")
 """Metrics that no two runs share."""
@@ -68,7 +70,7 @@ class Chain:
 
     def session(self, kill: Kill) -> bool:
         """Starts or resumes the run, as a user would, and has it killed; whether it was."""
-        resume = (self.run_dir / "config.json").exists()
+        resume = RunFolder(path=self.run_dir).config.exists()
         arguments = ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *ARGUMENTS]
         places = {"log": self.log, "run_dir": self.run_dir, "reference": self.reference, "output": self.output}
         code = self.launch({name: str(path) for name, path in places.items()} | kill._asdict(), arguments)
@@ -87,13 +89,13 @@ class Chain:
         return {name: entry["hash"] for name, entry in manifest["tensors"].items()}
 
     def metrics(self) -> list[dict]:
-        lines = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in RunFolder(path=self.run_dir).metrics.read_text().splitlines()]
         return [{name: value for name, value in line.items() if not TIMED.fullmatch(name)} for line in lines]
 
     def rollouts(self) -> dict[str, list[dict]]:
         """Without what a sandbox measures."""
         found = {}
-        for path in sorted((self.run_dir / "rollouts").iterdir()):
+        for path in sorted(RunFolder(path=self.run_dir).rollouts.iterdir()):
             found[path.name] = [json.loads(line) for line in path.read_text().splitlines()]
             for line in found[path.name]:
                 line["verdict"] = {key: line["verdict"][key] for key in ("outcome", "tests_passed", "tests_total")}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 SMALL = [*small_run.ARGUMENTS, "--checkpoint.every-steps=2"]
 
 
@@ -34,7 +36,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_more_room_lets_it_go_on(root
         subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
         done = train("--resume", f"{disk}/run")
         assert done.returncode == 0, done.stdout + done.stderr
-        lines = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in RunFolder(path=disk / "run").metrics.read_text().splitlines()]
         assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     finally:
         subprocess.run(["umount", str(disk)], check=False)

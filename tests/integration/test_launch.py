@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 ARGUMENTS = ["--config", "configs/tiny.py", *small_run.ARGUMENTS, "--mesh.data=2"]
 
 
@@ -38,7 +40,7 @@ def launch(root: Path, environment: dict[str, str], *arguments: str) -> subproce
 
 
 def summary(run_dir: Path) -> dict:
-    return json.loads((run_dir / "summary.json").read_text())
+    return json.loads(RunFolder(path=run_dir).summary.read_text())
 
 
 @pytest.mark.slow
@@ -48,7 +50,7 @@ def test_two_machines_train_together_and_end_in_order_at_ctrl_c(root: Path, tmp_
     launched = launch(root, environment, *ARGUMENTS, f"--run-dir={run_dir}", "--num-steps=500")
     try:
         deadline = time.monotonic() + 400
-        while not (run_dir / "rollouts" / "step-000002.jsonl").exists():
+        while not RunFolder(path=run_dir).rollouts_of(2).exists():
             assert time.monotonic() < deadline and launched.poll() is None
             time.sleep(0.05)
         os.killpg(launched.pid, signal.SIGINT)

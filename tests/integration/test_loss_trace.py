@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 NUM_STEPS = 3
 FIELDS = ("step", "reward/mean", "update/loss", "update/grad_norm", "update/entropy", "rollouts/drawn")
 
@@ -41,7 +43,7 @@ def trace(root: Path, folder: Path) -> list[dict[str, str]]:
         timeout=900,
         stdout=subprocess.DEVNULL,
     )
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(path=folder).metrics.read_text().splitlines()]
     return [{name: float(line[name]).hex() for name in FIELDS if name in line} for line in lines if line["step"] > 0]
 
 

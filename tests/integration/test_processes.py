@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import small_run
+
+from nouscoder_jax.run_folder import RunFolder
 
 SMALL = [*small_run.ARGUMENTS, "--num-steps=4", "--experience.rows-per-micro-batch=4", "--checkpoint.every-steps=2"]
 MESHES = {
@@ -45,7 +47,7 @@ class Processes:
         self.folder.mkdir(exist_ok=True)
         axes = MESHES[mesh] if mesh else ONE
         number = math.prod(axes.values())
-        resume = (self.run_dir / "config.json").exists()
+        resume = RunFolder(path=self.run_dir).config.exists()
         command = [sys.executable, "scripts/train.py"]
         command += ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *SMALL]
         command += [f"--mesh.{axis}={size}" for axis, size in axes.items()]
@@ -95,21 +97,21 @@ class Processes:
         self.running[process].send_signal(number)
 
     def weights(self) -> dict[str, np.ndarray]:
-        files = (self.run_dir / "export").glob("*.safetensors")
+        files = RunFolder(path=self.run_dir).export.glob("*.safetensors")
         return {name: array for file in files for name, array in safetensors.numpy.load_file(file).items()}
 
     def hashes(self) -> dict[str, str]:
-        manifest = json.loads((self.run_dir / "export" / "manifest.json").read_text())
+        manifest = json.loads((RunFolder(path=self.run_dir).export / "manifest.json").read_text())
         return {name: entry["hash"] for name, entry in manifest["tensors"].items()}
 
     def metrics(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in RunFolder(path=self.run_dir).metrics.read_text().splitlines()]
 
     def rollouts(self) -> list[tuple]:
         """What was drawn, written, judged and made of it."""
         lines = [
             json.loads(line)
-            for path in sorted((self.run_dir / "rollouts").iterdir())
+            for path in sorted(RunFolder(path=self.run_dir).rollouts.iterdir())
             for line in path.read_text().splitlines()
         ]
         names = ("step", "group_id", "sample_index", "policy_version", "text", "reward", "advantage", "trained")
@@ -136,10 +138,10 @@ def whole(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def several(root: Path, cache: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Processes:
+def several(root: Path, cache: Path, tmp_path: Path) -> Iterator[Processes]:
     run = Processes(root, tmp_path / "several", cache)
-    request.addfinalizer(run.end)
-    return run
+    yield run
+    run.end()
 
 
 @pytest.mark.slow
@@ -212,11 +214,11 @@ def test_whoever_is_killed_all_end_at_once_and_a_resumed_run_ends_the_same(
 def test_sigterm_at_any_process_ends_the_run_in_order(several: Processes):
     for process in (1, 0):
         several.start("data 2", "--num-steps=500")
-        done = len(several.metrics()) if (several.run_dir / "metrics.jsonl").exists() else 1
+        done = len(several.metrics()) if RunFolder(path=several.run_dir).metrics.exists() else 1
         several.send(signal.SIGTERM, process, after=f"rollouts/step-{done + 1:06d}.jsonl")
         several.finish()
         assert "SIGTERM" in several.told(0)
         steps = [line["step"] for line in several.metrics()]
         assert steps == list(range(len(steps))) and len(steps) > done + 1
-        assert json.loads((several.run_dir / "summary.json").read_text())["steps"] == steps[-1]
+        assert json.loads(RunFolder(path=several.run_dir).summary.read_text())["steps"] == steps[-1]
     assert "resumed after step" in several.told(0)

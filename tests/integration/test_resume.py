@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -20,7 +22,7 @@ def test_a_run_goes_back_to_a_step_and_ends_as_it_did_and_says_what_it_will_not_
         return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
 
     def metrics() -> list[dict[str, float]]:
-        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in RunFolder(path=run_dir).metrics.read_text().splitlines()]
         return [{name: value for name, value in line.items() if name.startswith(("update/", "step"))} for line in lines]
 
     kept = ["--checkpoint.every-steps=1", "--checkpoint.keep=9"]
@@ -34,10 +36,10 @@ def test_a_run_goes_back_to_a_step_and_ends_as_it_did_and_says_what_it_will_not_
     ):
         refused = train("--resume", str(run_dir), *arguments)
         assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
-    for path in files.keys() - {run_dir / "config.json"}:
+    for path in files.keys() - {RunFolder(path=run_dir).config}:
         assert path.read_bytes() == files[path], path
 
     again = train("--resume", str(run_dir), "--resume-step=1")
     assert again.returncode == 0, again.stderr
     assert metrics() == first and "the checkpoint of step 3 is now" in again.stdout
-    assert {"2", "2.aside", "3", "3.aside"} <= {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert {"2", "2.aside", "3", "3.aside"} <= {path.name for path in RunFolder(path=run_dir).checkpoints.iterdir()}

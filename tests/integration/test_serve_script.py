@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from small import make_config
 
 from nouscoder_jax import cli
 from nouscoder_jax.config import UserError
@@ -187,7 +188,7 @@ def test_a_script_that_is_killed_while_servers_start_leaves_none(start):
 
 
 def make_servers(folder: Path, *more: str) -> tuple[Servers, list[str]]:
-    config = cli.load_config(["--config", str(ROOT / "configs/tiny.py"), *overrides(1), *more], default_config="")
+    config = cli.apply_overrides(make_config(), [*overrides(1), *more])
     lines: list[str] = []
     return Servers(config, log_dir=folder, say=lines.append, beside_trainer=True), lines
 
@@ -198,7 +199,7 @@ def test_a_model_that_does_not_load_is_said_with_its_log_and_nothing_is_left(tmp
     model.mkdir()
     (model / "config.json").write_bytes((ROOT / "configs/tiny/policy/config.json").read_bytes())
     servers, lines = make_servers(tmp_path / "logs", f"--model.path={model}")
-    with pytest.raises(UserError, match="while it started: .*Cannot find any model weights") as error:
+    with pytest.raises(UserError, match=r"while it started: .*Cannot find any model weights") as error:
         servers.start()
     assert "\n" not in str(error.value) and any("the end of its log" in line for line in lines)
     assert keepers(os.getpid()) == []

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"),
@@ -23,7 +25,7 @@ def train(root: Path, run_dir: Path, *arguments: str) -> list[dict]:
     command = [sys.executable, "scripts/train.py", "--config=configs/tiny.py", f"--run-dir={run_dir}", *arguments]
     done = subprocess.run(command, cwd=root, env=small_run.user_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in RunFolder(path=run_dir).metrics.read_text().splitlines()]
 
 
 def through_sglang(port: int) -> list[str]:
@@ -46,6 +48,6 @@ def test_through_either_engine_the_run_learns_the_same_within_5_points(root: Pat
     reached = {}
     for name, arguments in {"embedded": [], "sglang": through_sglang(31812)}.items():
         train(root, tmp_path / name, *arguments)
-        reached[name] = json.loads((tmp_path / name / "summary.json").read_text())["pass_at_1_after"]
+        reached[name] = json.loads(RunFolder(path=tmp_path / name).summary.read_text())["pass_at_1_after"]
         record_property(name, reached[name])
     assert abs(reached["embedded"] - reached["sglang"]) <= 0.05 and min(reached.values()) >= 0.55, reached

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 SCRIPT = Path(__file__).with_name("slurm.sh")
 SGLANG_PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 SMALL = ["--config", "configs/tiny.py", *small_run.ARGUMENTS, "--experience.rows-per-micro-batch=4"]
@@ -84,10 +86,10 @@ class Job:
         return self.log.read_text()[-5000:] if self.log.exists() else "nothing"
 
     def summary(self) -> dict:
-        return json.loads((self.run_dir / "summary.json").read_text())
+        return json.loads(RunFolder(path=self.run_dir).summary.read_text())
 
     def metrics(self) -> list[dict]:
-        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in RunFolder(path=self.run_dir).metrics.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_four_tasks_end_in_order_before_their_time_is_up_are_queued_again_and_go
         *("--nodes=2", "--ntasks-per-node=2"),
         arguments=[*SMALL, "--mesh.data=2", "--mesh.fsdp=2", "--num-steps=12"],
     )
-    job.wait_for((job.run_dir / "rollouts" / "step-000001.jsonl").exists)
+    job.wait_for(RunFolder(path=job.run_dir).rollouts_of(1).exists)
     job.call("scancel", "--batch", "--signal=TERM", job.number)  # what --signal=B:TERM@300 does
     job.wait_for(lambda: job.state == "PENDING")
     told = job.told()

@@ -8,6 +8,7 @@ import pytest
 import small_run
 
 from nouscoder_jax.model.converted import is_converted
+from nouscoder_jax.run_folder import RunFolder
 
 SMALL = [*small_run.ARGUMENTS, "--num-steps=1"]
 
@@ -29,9 +30,9 @@ def test_training_from_a_converted_folder_is_training_from_its_source(root, tmp_
     for name, path in (("theirs", policy), ("ours", tmp_path / "ours")):
         arguments = [f"--run-dir={tmp_path / 'runs' / name}", f"--model.path={path}", *SMALL]
         command("scripts/train.py", "--config", "configs/tiny.py", *arguments)
-        assert json.loads((tmp_path / "runs" / name / "summary.json").read_text())["steps"] == 1
-        weights.append((tmp_path / "runs" / name / "export" / "model.safetensors").read_bytes())
-        assert (tmp_path / "runs" / name / "export" / "tokenizer.json").read_bytes() == (
+        assert json.loads(RunFolder(path=tmp_path / "runs" / name).summary.read_text())["steps"] == 1
+        weights.append((RunFolder(path=tmp_path / "runs" / name).export / "model.safetensors").read_bytes())
+        assert (RunFolder(path=tmp_path / "runs" / name).export / "tokenizer.json").read_bytes() == (
             policy / "tokenizer.json"
         ).read_bytes()
     assert weights[0] == weights[1]

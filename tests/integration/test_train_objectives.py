@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 pytestmark = pytest.mark.slow
 
 SMALL = [
@@ -33,7 +35,7 @@ def train(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def last_metrics(run_dir: Path) -> dict[str, float]:
-    return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    return json.loads(RunFolder(path=run_dir).metrics.read_text().splitlines()[-1])
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> str:
@@ -48,10 +50,10 @@ def test_the_probe_stops_a_run_before_its_first_token_and_a_wider_bound_goes_on(
     done = train(root, f"--run-dir={run_dir}", *SMALL, "--loss.max-drift=1e-8")
     error = error_of(done)
     assert done.returncode == 1 and "too much drift: the engine, embedded" in error and "policy version 0" in error
-    assert not (run_dir / "summary.json").exists() and not list((run_dir / "rollouts").iterdir())
-    config = json.loads((run_dir / "config.json").read_text())
+    assert not RunFolder(path=run_dir).summary.exists() and not list(RunFolder(path=run_dir).rollouts.iterdir())
+    config = json.loads(RunFolder(path=run_dir).config.read_text())
     config["loss"]["max_drift"] = 0.05
-    (run_dir / "config.json").write_text(json.dumps(config))
+    RunFolder(path=run_dir).config.write_text(json.dumps(config))
     done = train(root, "--resume", str(run_dir))
     assert done.returncode == 0, done.stderr
     assert last_metrics(run_dir)["step"] == 1
@@ -66,7 +68,7 @@ def test_a_batch_that_stays_short_stops_the_run_where_the_config_says_so(root: P
     )  # fmt: skip
     error = error_of(done)
     assert done.returncode == 2 and "step 1: 32 groups drawn" in error and "of the 32 that a batch needs" in error
-    assert [path.name for path in (tmp_path / "run" / "rollouts").iterdir()] == ["step-000001.jsonl"]
+    assert [path.name for path in RunFolder(path=tmp_path / "run").rollouts.iterdir()] == ["step-000001.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import httpx
 import pytest
 import small_run
 
+from nouscoder_jax.run_folder import RunFolder
+
 PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"),
@@ -62,12 +64,12 @@ def train(root: Path, run_dir: Path, *arguments: str) -> list[dict]:
 
 
 def metrics_of(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in RunFolder(path=run_dir).metrics.read_text().splitlines()]
 
 
 def wait_for_steps(trainer: subprocess.Popen[bytes], run_dir: Path, steps: int, *, log: Path) -> None:
     deadline = time.monotonic() + 300
-    while not (run_dir / "metrics.jsonl").exists() or len(metrics_of(run_dir)) < steps + 1:
+    while not RunFolder(path=run_dir).metrics.exists() or len(metrics_of(run_dir)) < steps + 1:
         assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.2)
 
@@ -106,7 +108,7 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
     assert all(line["update/on_policy_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
     assert any("update/loss" in line for line in lines)
     assert all(line["staleness/batches_max"] == 0 for line in lines[1:] if "update/loss" in line)
-    assert (run_dir / "export/manifest.json").is_file()
+    assert (RunFolder(path=run_dir).export / "manifest.json").is_file()
     with pytest.raises(httpx.HTTPError):  # the run's own server went with it
         httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
 
@@ -165,7 +167,7 @@ def test_prompts_that_are_too_long_are_left_out_before_they_are_sent_and_counted
     run_dir = tmp_path / "run"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=1", f"--run-dir={run_dir}", "--data.max-prompt-tokens=45"]
     train(root, run_dir, "--config=configs/tiny.py", *SMALL, *arguments)
-    left_out = json.loads((run_dir / "summary.json").read_text())["training_problems_left_out"]
+    left_out = json.loads(RunFolder(path=run_dir).summary.read_text())["training_problems_left_out"]
     assert 0 < left_out < 384
     assert f"training problems: {384 - left_out}, {left_out} left out" in run_dir.with_suffix(".log").read_text()
 
@@ -184,4 +186,4 @@ def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished
     assert "Traceback" not in log.read_text()
     steps = [line["step"] for line in metrics_of(run_dir)]
     assert steps == list(range(len(steps)))
-    assert str(int(steps[-1])) in {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert str(int(steps[-1])) in {path.name for path in RunFolder(path=run_dir).checkpoints.iterdir()}

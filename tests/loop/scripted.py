@@ -22,7 +22,7 @@ def chance(*key) -> float:
 class ScriptedEngine:
     """Slots; a completion takes as long as `seconds(sampling)` says and is the seed's parity as a text."""
 
-    name, tokens_generated = "scripted", 0
+    name = "scripted"
 
     def __init__(self, *, num_slots=16, seconds=lambda sampling: 0.001 * (sampling.seed % 7), policy_version=5):
         self.num_slots, self.policy_version = num_slots, policy_version
@@ -43,7 +43,6 @@ class ScriptedEngine:
         return Completion(
             token_ids=(sampling.seed % 2, 1),
             behavior_logprobs=(-0.5, -0.5),
-            logprobs=(-0.5, -0.5),
             finish_reason="stop",
             policy_version=version,
         )

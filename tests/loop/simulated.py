@@ -8,7 +8,6 @@ world. A kill copies the run folder as it is at that moment; the next session be
 import asyncio
 import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,22 +17,22 @@ from pathlib import Path
 from unittest import mock
 
 from scripted import ScriptedEngine, chance
+from small import make_config
 
 from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.experience.filters import assign_advantages
 from nouscoder_jax.loop.changes import config_hash
-from nouscoder_jax.loop.collect import make_collector
-from nouscoder_jax.loop.folder import RunFolder
-from nouscoder_jax.loop.groups import Drawer, GroupMaker
+from nouscoder_jax.loop.groups import GroupMaker
 from nouscoder_jax.loop.journal import Journal
 from nouscoder_jax.loop.progress import Progress
-from nouscoder_jax.loop.replay import ReplayingCollector
+from nouscoder_jax.loop.replay import ReplayingCollector, resume_collecting
 from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.sinks import JsonlSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.sampler import sample_seed
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import (
     Comparison,
     Completion,
@@ -71,17 +70,17 @@ PROBLEMS = [
 PROMPTS = {problem.problem_id: Prompt(problem_id=problem.problem_id, token_ids=(3,)) for problem in PROBLEMS}
 
 
-def config_of(seed: int, base: TrainConfig) -> TrainConfig:
+def config_of(seed: int) -> TrainConfig:
     """On-policy, one or two steps ahead, by turns; small, with little room in every queue."""
-    rollout = dataclasses.replace(base.rollout, groups_per_step=4, group_size=GROUP_SIZE, max_staleness=seed % 3)
-    verifier = dataclasses.replace(base.verifier, num_workers=3, outage_limit_s=50.0)
-    experience = dataclasses.replace(base.experience, updates_per_batch=UPDATES, max_draws_per_batch=3)
-    checkpoint = dataclasses.replace(base.checkpoint, every_steps=1 + seed // 3 % 3, keep_best=1)
-    evaluation = dataclasses.replace(base.evaluation, every_steps=2)
-    return dataclasses.replace(
-        base, seed=seed, num_steps=5, rollout=rollout, verifier=verifier, experience=experience,
-        checkpoint=checkpoint, evaluation=evaluation,
-    )  # fmt: skip
+    return make_config(
+        seed=seed,
+        num_steps=5,
+        rollout={"groups_per_step": 4, "group_size": GROUP_SIZE, "max_staleness": seed % 3},
+        verifier={"num_workers": 3, "outage_limit_s": 50.0},
+        experience={"updates_per_batch": UPDATES, "max_draws_per_batch": 3},
+        checkpoint={"every_steps": 1 + seed // 3 % 3, "keep_best": 1},
+        evaluation={"every_steps": 2},
+    )
 
 
 class Engine(ScriptedEngine):
@@ -102,7 +101,7 @@ class Engine(ScriptedEngine):
         ids = (*numbers, *range(sampling.seed % 5))
         logprobs = tuple(-chance("logprob", sampling.seed, version, place) for place in range(len(ids)))
         return Completion(
-            token_ids=ids, behavior_logprobs=logprobs, logprobs=logprobs, policy_version=version,
+            token_ids=ids, behavior_logprobs=logprobs, policy_version=version,
             finish_reason="length" if sampling.seed % 11 == 0 else "stop",
         )  # fmt: skip
 
@@ -238,12 +237,12 @@ class Store:
 class World:
     """One run from its first session to its last."""
 
-    def __init__(self, seed: int, base: TrainConfig, folder: Path, *, kills: bool, checkpoint_s: float = 20.0) -> None:
+    def __init__(self, seed: int, folder: Path, *, kills: bool, checkpoint_s: float = 20.0) -> None:
         """`checkpoint_s`: what writing a checkpoint takes at most."""
-        self.checkpoint_s, self.seed, self.config, self.kills = checkpoint_s, seed, config_of(seed, base), kills
+        self.checkpoint_s, self.seed, self.config, self.kills = checkpoint_s, seed, config_of(seed), kills
         self.parent, self.path = folder, folder / "session-0"
-        (self.path / "rollouts").mkdir(parents=True)
-        (self.path / "checkpoints").mkdir()
+        RunFolder(path=self.path).rollouts.mkdir(parents=True)
+        RunFolder(path=self.path).checkpoints.mkdir()
         self.number = 0
         self.states: dict[int, str] = {}
         self.ages: list[int] = []
@@ -315,7 +314,7 @@ class World:
     async def _main(self) -> None:
         self.main = asyncio.current_task()
         clock = asyncio.create_task(self._kill_later()) if self.kills else None
-        folder = RunFolder(path=self.path, weights_dir="")
+        folder = RunFolder(path=self.path)
         progress, weights, has_begun = Progress(), "base", False
         if stored := sorted(folder.checkpoints.glob("*.json"), key=lambda path: int(path.stem)):
             newest = json.loads(stored[-1].read_text())
@@ -361,10 +360,6 @@ class World:
             decode=decode, timer=StageTimer(clock=now_s), meter=SlotMeter(clock=now_s), on_finished=lambda stage: None,
         )  # fmt: skip
 
-        def begin(position, first_step):
-            return make_collector(
-                self.config, Drawer(stream, position), maker, first_step=first_step,
-                on_progress=lambda stage, done, total: None,
-            )  # fmt: skip
-
-        return ReplayingCollector(journal, maker, begin, position=progress.position)
+        return resume_collecting(
+            self.config, stream, maker, journal, progress.position, on_progress=lambda stage, done, total: None
+        )

@@ -1,25 +1,19 @@
 """What may change between two sessions of a run, and what must be asked for."""
 
-import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from small import change
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.loop import folder as folders
+from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.changes import changes
-from nouscoder_jax.loop.folder import Resume
+from nouscoder_jax.loop.open_folder import Resume
+from nouscoder_jax.run_folder import RunFolder
 
 PLAIN = Resume(step=None, with_changes=False)
-
-
-def change(config, **fields):
-    for name, value in fields.items():
-        section, _, field = name.partition("__")
-        new = dataclasses.replace(getattr(config, section), **{field: value}) if field else value
-        config = dataclasses.replace(config, **{section: new})
-    return config
 
 
 @pytest.fixture
@@ -30,8 +24,7 @@ def config(tiny_config, tmp_path):
     return change(
         tiny_config,
         run_dir=str(tmp_path / "run"),
-        data__problems=str(tmp_path / "problems.jsonl"),
-        data__held_out=str(tmp_path / "held_out.jsonl"),
+        data={"problems": str(tmp_path / "problems.jsonl"), "held_out": str(tmp_path / "held_out.jsonl")},
     )
 
 
@@ -39,10 +32,16 @@ def config(tiny_config, tmp_path):
     ("fields", "told"),
     [
         ({"seed": 7}, ["seed 0 -> 7"]),
-        ({"rollout__group_size": 4, "optimizer__learning_rate": 1.0}, ["group_size 8 -> 4", "learning_rate 0.0004"]),
-        ({"evaluation__samples_per_problem": 99}, ["evaluation.samples_per_problem 16 -> 99"]),
-        ({"num_steps": 99, "evaluation__every_steps": 1, "checkpoint__keep": 9, "rollout__num_slots": 5}, []),
-        ({"loss__max_drift": 1.0, "optimizer__max_skipped": 9}, []),
+        (
+            {"rollout": {"group_size": 4}, "optimizer": {"learning_rate": 1.0}},
+            ["group_size 8 -> 4", "learning_rate 0.0004"],
+        ),
+        ({"evaluation": {"samples_per_problem": 99}}, ["evaluation.samples_per_problem 16 -> 99"]),
+        (
+            {"num_steps": 99, "evaluation": {"every_steps": 1}, "checkpoint": {"keep": 9}, "rollout": {"num_slots": 5}},
+            [],
+        ),
+        ({"loss": {"max_drift": 1.0}, "optimizer": {"max_skipped": 9}}, []),
     ],
 )
 def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
@@ -53,24 +52,24 @@ def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
 
 
 def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(config):
-    folders.create(config)
+    open_folder.create(config)
     said, other = [], change(config, seed=7)
-    before = (folders.RunFolder(path=folders.Path(config.run_dir), weights_dir="").config).read_text()
+    before = RunFolder(path=Path(config.run_dir)).config.read_text()
     with pytest.raises(UserError, match=r"would go on with changes: seed 0 -> 7.*--resume-with-changes"):
-        folders.reopen(other, PLAIN, say=said.append)
-    folder = folders.reopen(config, PLAIN, say=said.append)
+        open_folder.reopen(other, PLAIN, say=said.append)
+    folder = open_folder.reopen(config, PLAIN, say=said.append)
     assert folder.config.read_text() == before and said == []
-    folders.reopen(other, Resume(step=None, with_changes=True), say=said.append)
+    open_folder.reopen(other, Resume(step=None, with_changes=True), say=said.append)
     assert said == ["resumed with changes: seed 0 -> 7"] and json.loads(folder.config.read_text())["seed"] == 7
-    folders.reopen(other, PLAIN, say=said.append)  # it is the run's own now
+    open_folder.reopen(other, PLAIN, say=said.append)  # it is the run's own now
 
 
 def test_a_problem_file_may_move_but_not_change(config, tmp_path):
-    folders.create(config)
+    open_folder.create(config)
     shutil.copy(config.data.problems, tmp_path / "moved.jsonl")
-    moved = change(config, data__problems=str(tmp_path / "moved.jsonl"))
-    folders.reopen(moved, PLAIN, say=print)
+    moved = change(config, data={"problems": str(tmp_path / "moved.jsonl")})
+    open_folder.reopen(moved, PLAIN, say=print)
     lines = (tmp_path / "moved.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "moved.jsonl").write_text("".join(reversed(lines)))
-    with pytest.raises(UserError, match="the file of data.problems holds something else"):
-        folders.reopen(moved, PLAIN, say=print)
+    with pytest.raises(UserError, match=r"the file of data.problems holds something else"):
+        open_folder.reopen(moved, PLAIN, say=print)

@@ -8,9 +8,9 @@ import pytest
 
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.loop import console
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components, ProblemSet
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.verifier.judge import SandboxJudge
 
 
@@ -24,7 +24,7 @@ from nouscoder_jax.verifier.judge import SandboxJudge
     ],
 )
 def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, measured, before, after, told):
-    folder = RunFolder(path=tmp_path, weights_dir="")
+    folder = RunFolder(path=tmp_path)
     lines = [{"step": step, "held_out/pass_at_1": share} for step, share in enumerate(measured)]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     problems = ProblemSet(problems=(), prompts={}, num_left_out=0)

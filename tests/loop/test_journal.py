@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from small import change, make_config
 
-from nouscoder_jax import cli
 from nouscoder_jax.experience.filters import classify_group
 from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.groups import Collected, Draw, Group, Judged, Position
@@ -32,7 +32,6 @@ def rollout(sample_index: int, *, length: int = 3, versions: tuple[int, ...] = (
     completion = Completion(
         token_ids=tuple(range(number)),
         behavior_logprobs=tuple(-0.1 * (i + 1) / 3 for i in range(number)),
-        logprobs=tuple(-0.2 * (i + 1) / 7 for i in range(number)),
         finish_reason="stop",
         policy_version=min(versions),
         spans=spans if len(versions) > 1 else (),
@@ -158,25 +157,24 @@ def test_half_written_files_of_a_kill_are_cleared_up(reopen, tmp_path):
     assert len(reopen()) == 0 and files(tmp_path) == []
 
 
-def test_what_decides_a_group_or_a_batch_decides_the_hash_and_nothing_else(root: Path):
-    config = cli.load_config_file(root / "configs" / "tiny.py")
-    rollout = config.rollout
+def test_what_decides_a_group_or_a_batch_decides_the_hash_and_nothing_else(tiny_config):
+    config, rollout = tiny_config, tiny_config.rollout
     for same in (
-        dataclasses.replace(config, num_steps=99, run_dir="elsewhere"),
-        dataclasses.replace(config, rollout=dataclasses.replace(rollout, request_timeout_s=1.0)),
-        dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, keep=9)),
+        change(config, num_steps=99, run_dir="elsewhere"),
+        change(config, rollout={"request_timeout_s": 1.0}),
+        change(config, checkpoint={"keep": 9}),
     ):
         assert config_hash(same) == config_hash(config)
     for other in (
-        dataclasses.replace(config, seed=5),
-        dataclasses.replace(config, rollout=dataclasses.replace(rollout, group_size=rollout.group_size + 1)),
-        dataclasses.replace(config, loss=dataclasses.replace(config.loss, clip_low=0.123)),
+        change(config, seed=5),
+        change(config, rollout={"group_size": rollout.group_size + 1}),
+        change(config, loss={"clip_low": 0.123}),
     ):
         assert config_hash(other) != config_hash(config)
 
 
-def collected_of(root: Path, **changes) -> Collected:
-    config = cli.load_config_file(root / "configs" / "tiny.py").experience
+def collected_of(**changes) -> Collected:
+    config = make_config().experience
     rewarded = (verdict(Outcome.ACCEPTED), verdict(Outcome.WRONG_ANSWER), None)
     experiences, drop_reason = classify_group(JUDGED.rollouts, rewarded, config=config)
     group = Group(draw=DRAW, started_after=0, experiences=experiences, drop_reason=drop_reason, judge_failures=())
@@ -187,7 +185,7 @@ def collected_of(root: Path, **changes) -> Collected:
 
 def test_every_rollout_drawn_is_in_one_class_and_each_class_has_its_mean_length(root: Path):
     progress = Progress()
-    progress.count(collected_of(root), group_size=3)
+    progress.count(collected_of(), group_size=3)
     metrics = progress.metrics(group_size=3)
     assert metrics["rollouts/drawn"] == 9 and metrics["rollouts/in_flight"] == 6
     assert (metrics["rollouts/trained"], metrics["rollouts/quarantined"]) == (2, 1)
@@ -199,7 +197,7 @@ def test_every_rollout_drawn_is_in_one_class_and_each_class_has_its_mean_length(
 
 @pytest.mark.parametrize("breach", ["a group is lost", "a group comes twice", "in flight and not kept"])
 def test_a_breach_of_the_law_stops_the_run_with_its_counts(root: Path, breach: str):
-    whole = collected_of(root)
+    whole = collected_of()
     broken = {
         "a group is lost": dataclasses.replace(whole, groups=()),
         "a group comes twice": dataclasses.replace(whole, groups=whole.groups * 2),

@@ -1,15 +1,15 @@
 """New weights are exported, loaded and compared before anything is trained on what they draw."""
 
 import asyncio
-import dataclasses
 
 import numpy as np
 import pytest
+from small import change
 
-from nouscoder_jax.loop.folder import RunFolder
 from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout import engine
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training import trainer
 from nouscoder_jax.types import DriftError
 
@@ -39,7 +39,7 @@ class Trainer(trainer.Trainer):
 class Engine(engine.Engine):
     """Says the same, or `off` more."""
 
-    name, policy_version, tokens_generated, num_slots = "scripted", 0, 0, 1
+    name, policy_version, num_slots = "scripted", 0, 1
 
     def __init__(self, calls, off=0.0):
         self.calls, self.off = calls, off
@@ -56,8 +56,8 @@ class Engine(engine.Engine):
 @pytest.fixture
 def make(tiny_config, tmp_path):
     def make(off=0.0):
-        config = dataclasses.replace(tiny_config, loss=dataclasses.replace(tiny_config.loss, max_drift=0.3))
-        ours, folder = Trainer(), RunFolder(path=tmp_path, weights_dir="")
+        config = change(tiny_config, loss={"max_drift": 0.3})
+        ours, folder = Trainer(), RunFolder(path=tmp_path)
         theirs = Engine(ours.calls, off)
         return Publisher(config, ours, theirs, folder, sequences=SEQUENCES, timer=StageTimer()), ours
 

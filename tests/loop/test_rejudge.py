@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import make_config
 
-from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.problems import write_problems
 from nouscoder_jax.experience.filters import assign_advantages, classify_group
-from nouscoder_jax.loop import folder as folders
-from nouscoder_jax.loop.folder import rollout_line
+from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.rejudge import Rejudge, parse_steps, rejudge
+from nouscoder_jax.loop.stored import rollout_line
 from nouscoder_jax.types import Comparison, Completion, JudgeError, Outcome, Problem, Prompt, Rollout, TestCase, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,20 +46,16 @@ class Run:
     """A run folder whose rollouts are judged and credited as the loop does it; groups of four programs a step."""
 
     def __init__(self, path: Path, **experience):
-        config = load_config_file(ROOT / "configs" / "tiny.py")
         write_problems(path / "problems.jsonl", [PROBLEM], solutions=[], license="")
-        self.config = dataclasses.replace(
-            config,
+        plain = {"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0}
+        self.config = make_config(
             run_dir=str(path / "run"),
-            data=dataclasses.replace(config.data, problems=str(path / "problems.jsonl")),
-            rollout=dataclasses.replace(config.rollout, group_size=4),
-            verifier=dataclasses.replace(config.verifier, backend="local"),
-            experience=dataclasses.replace(
-                config.experience,
-                **{"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0} | experience,
-            ),
+            data={"problems": str(path / "problems.jsonl")},
+            rollout={"group_size": 4},
+            verifier={"backend": "local"},
+            experience=plain | experience,
         )
-        self.folder = folders.create(self.config)
+        self.folder = open_folder.create(self.config)
         self.path = self.folder.path
 
     def step(self, step: int, *groups, flipped=(), failed=(), aborted=()) -> None:
@@ -88,7 +84,6 @@ class Run:
         completion = Completion(
             token_ids=(1, 2),
             behavior_logprobs=(-1.0, -1.0),
-            logprobs=(-1.0, -1.0),
             finish_reason="abort" if is_aborted else "stop",
             policy_version=0,
         )
@@ -203,7 +198,7 @@ def test_lines_that_cannot_be_used_are_counted_and_their_groups_left_out(tmp_pat
     run = Run(tmp_path)
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     run.step(2, [RIGHT, WRONG, WRONG, WRONG], [RIGHT, WRONG, WRONG, WRONG], [RIGHT] * 4, flipped=[(1, 1)])
-    file = run.folder.rollouts / "step-000002.jsonl"
+    file = run.folder.rollouts_of(2)
     lines = file.read_text().splitlines()
     lines[0] = json.dumps({name: value for name, value in json.loads(lines[0]).items() if name != "program"})
     file.write_text("\n".join(lines)[:-30])
@@ -217,7 +212,7 @@ def test_a_run_resumed_with_other_rewards_is_told(tmp_path, capsys):
     run = Run(tmp_path)
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     other = dataclasses.replace(run.config.experience, reward_rejected=-1.0)
-    run.folder.write_config(dataclasses.replace(run.config, experience=other))
+    run.folder.write_config(dataclasses.replace(run.config, experience=other), inputs={})
     code, told, _ = run.again(capsys)
     assert code == 0 and "4 have another reward or advantage in the run folder than config.json gives" in told
 
@@ -237,7 +232,7 @@ class CountingJudge:
 
 
 def run_with(judge, run: Run, steps):
-    again = Rejudge(run.path, run.config, {"double": PROBLEM, "other": PROBLEM}, judge)
+    again = Rejudge(run.folder, run.config, {"double": PROBLEM, "other": PROBLEM}, judge)
     seen = []
     asyncio.run(again.run(steps, on_step=seen.append))
     return again.totals, seen
@@ -256,7 +251,7 @@ def test_equal_programs_of_a_problem_are_judged_once_over_all_steps(tmp_path):
 def test_equal_programs_of_two_problems_are_judged_twice(tmp_path):
     run = Run(tmp_path)
     run.step(1, [RIGHT] * 4, [RIGHT] * 4)
-    file = run.folder.rollouts / "step-000001.jsonl"
+    file = run.folder.rollouts_of(1)
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:4] + [line.replace('"double"', '"other"') for line in lines[4:]]))
     judge = CountingJudge(fails="nothing")
@@ -304,7 +299,7 @@ def test_other_steps_are_refused(text):
 
 def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in_one_line(tmp_path, capsys):
     run = Run(tmp_path)
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match=r"holds no run .*give --rejudge the folder"):
         rejudge(tmp_path, {}, problems=None, steps=(0, None), out=None, stop_at_first_failure=True)
     with pytest.raises(UserError, match="holds no rollouts"):
         run.again(capsys)
@@ -316,7 +311,7 @@ def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in
     write_problems(tmp_path / "o", [dataclasses.replace(PROBLEM, problem_id="x")], solutions=[], license="")
     with pytest.raises(UserError, match="problem 'double', which the problem file does not have"):
         run.again(capsys, problems=str(tmp_path / "o"))
-    (run.folder.rollouts / "step-000001.jsonl").write_text("{}\n")
+    run.folder.rollouts_of(1).write_text("{}\n")
     with pytest.raises(UserError, match=r"no rollouts .* can be used \(1 lines: no field 'verdict'\)"):
         run.again(capsys, problems=str(tmp_path / "moved.jsonl"))
 
@@ -326,7 +321,7 @@ def test_the_file_appears_only_when_everything_is_judged_and_is_refused_at_once(
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     with pytest.raises(UserError, match="choose another --out"):
         run.again(capsys, out=tmp_path / "none" / "x")
-    (run.folder.rollouts / "step-000001.jsonl").write_text("{}\n")
+    run.folder.rollouts_of(1).write_text("{}\n")
     with pytest.raises(UserError):
         run.again(capsys, out=tmp_path / "x")
     assert not list(tmp_path.glob("x*"))

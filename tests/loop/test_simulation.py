@@ -14,36 +14,35 @@ from pathlib import Path
 import pytest
 from simulated import UPDATES, World
 
-from nouscoder_jax import cli
 from nouscoder_jax.metrics.sinks import read_jsonl
+from nouscoder_jax.run_folder import RunFolder
 
 
-def check(seed: int, root: Path, folder: Path) -> World:
+def check(seed: int, folder: Path) -> World:
     """One world, and on-policy the same one without kills: everything that must hold."""
-    base = cli.load_config_file(root / "configs" / "tiny.py")
-    world = World(seed, base, folder / "killed", kills=True).run()
+    world = World(seed, folder / "killed", kills=True).run()
     config = world.config
     told = f"seed {seed}, sessions ended: {world.ends}"
-    lines = read_jsonl(world.path / "metrics.jsonl")
+    lines = read_jsonl(RunFolder(path=world.path).metrics)
     assert [line["step"] for line in lines] == list(range(config.num_steps + 1)), told
     last = lines[-1]
     parts = [last[name] or 0 for name in ("rollouts/trained", "rollouts/filtered", "rollouts/quarantined")]
     assert last["rollouts/drawn"] == sum(parts) + (last["rollouts/in_flight"] or 0), told
     rollouts = [
         json.loads(line)
-        for path in sorted((world.path / "rollouts").iterdir())
+        for path in sorted(RunFolder(path=world.path).rollouts.iterdir())
         for line in path.read_text().splitlines()
     ]
     places = [(line["group_id"], line["sample_index"]) for line in rollouts]
     assert len(set(places)) == len(places) == sum(parts), f"rollouts lost or twice; {told}"
     assert max(world.ages, default=0) <= config.rollout.max_staleness * UPDATES, f"too old; {told}"
-    assert [path.name for path in (world.path / "journal").glob("batch-*")] == [], told
+    assert [path.name for path in RunFolder(path=world.path).journal.glob("batch-*")] == [], told
     if config.rollout.max_staleness == 0:
-        whole = World(seed, base, folder / "whole", kills=False).run()
+        whole = World(seed, folder / "whole", kills=False).run()
         assert whole.states == world.states, told
         assert {(line["group_id"], line["sample_index"]) for line in rollouts} == set(places)
         same = "rollouts/", "reward/", "groups/", "update/", "held_out/", "completion_tokens/"
-        for one, other in zip(lines, read_jsonl(whole.path / "metrics.jsonl"), strict=True):
+        for one, other in zip(lines, read_jsonl(RunFolder(path=whole.path).metrics), strict=True):
             assert {k: v for k, v in one.items() if k.startswith(same)} == {
                 k: v for k, v in other.items() if k.startswith(same)
             }, told
@@ -54,14 +53,13 @@ def check(seed: int, root: Path, folder: Path) -> World:
 def test_whatever_is_late_fails_hangs_or_is_killed_nothing_is_lost_or_done_twice(root: Path, tmp_path: Path, part: int):
     ends = []
     for seed in range(part * 10, part * 10 + 10):
-        ends += check(seed, root, tmp_path / str(seed)).ends
+        ends += check(seed, tmp_path / str(seed)).ends
     assert ends.count("killed") > 10 and ends.count("finished") == 10
 
 
-def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(root: Path, tmp_path: Path):
-    base = cli.load_config_file(root / "configs" / "tiny.py")
-    world = World(1, base, tmp_path, kills=False, checkpoint_s=10_000.0).run()  # one is due every step
-    lines, best, left_out = read_jsonl(world.path / "metrics.jsonl"), -1.0, []
+def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp_path: Path):
+    world = World(1, tmp_path, kills=False, checkpoint_s=10_000.0).run()  # one is due every step
+    lines, best, left_out = read_jsonl(RunFolder(path=world.path).metrics), -1.0, []
     for line in lines[:-1]:
         if line.get("held_out/pass_at_1", -1.0) > best:
             best = line["held_out/pass_at_1"]  # its weights are kept, which no journal has
@@ -72,20 +70,19 @@ def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(roo
     assert world.ends == ["finished"]
 
 
-def test_the_best_measured_weights_are_kept_however_long_an_earlier_checkpoint_takes(root: Path, tmp_path: Path):
-    base = cli.load_config_file(root / "configs" / "tiny.py")
+def test_the_best_measured_weights_are_kept_however_long_an_earlier_checkpoint_takes(tmp_path: Path):
     for seed in range(1, 40, 9):  # a checkpoint is due every step, and takes longer than one
-        world = World(seed, base, tmp_path / str(seed), kills=False, checkpoint_s=200.0).run()
-        lines = read_jsonl(world.path / "metrics.jsonl")
+        world = World(seed, tmp_path / str(seed), kills=False, checkpoint_s=200.0).run()
+        lines = read_jsonl(RunFolder(path=world.path).metrics)
         measured = {line["step"]: line["held_out/pass_at_1"] for line in lines if "held_out/pass_at_1" in line}
         best = max(measured, key=lambda step: (measured[step], -step))
-        assert f"{best:.0f}.json" in {path.name for path in (world.path / "checkpoints").iterdir()}, measured
+        assert f"{best:.0f}.json" in {path.name for path in RunFolder(path=world.path).checkpoints.iterdir()}, measured
 
 
-def ends_of(seed: int, root: Path, tmp_path: Path) -> list[str]:
+def ends_of(seed: int, tmp_path: Path) -> list[str]:
     """How the sessions of a world ended; the number of one that fails is in its message."""
     try:
-        return check(seed, root, tmp_path / str(seed)).ends
+        return check(seed, tmp_path / str(seed)).ends
     except Exception as error:
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
     finally:
@@ -94,16 +91,16 @@ def ends_of(seed: int, root: Path, tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_thousand_worlds(root: Path):
+def test_a_thousand_worlds():
     """In memory where there is a folder for that: most of a world's time is waiting for a disk."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=memory) as folder, ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        told = list(pool.map(ends_of, range(1000), [root] * 1000, [Path(folder)] * 1000, chunksize=20))
+        told = list(pool.map(ends_of, range(1000), [Path(folder)] * 1000, chunksize=20))
     ends = [end for ends in told for end in ends]
     assert {"killed", "finished", "EngineError", "OutageError", "UserError"} <= set(ends)
 
 
 @pytest.mark.skipif("NOUSCODER_SEED" not in os.environ, reason="NOUSCODER_SEED is not set")
-def test_one_world(root: Path, tmp_path: Path):
-    print(check(int(os.environ["NOUSCODER_SEED"]), root, tmp_path).ends)
+def test_one_world(tmp_path: Path):
+    print(check(int(os.environ["NOUSCODER_SEED"]), tmp_path).ends)

@@ -46,7 +46,7 @@ def test_transformers_makes_the_same_tensors_of_every_config_json():
     # two layers say what sixty-four do
     torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch (CPU)")
     transformers = pytest.importorskip("transformers")
-    from nouscoder_jax.model.weights import hf_pieces
+    from nouscoder_jax.model.name_table import hf_pieces
 
     for name in NUM_PARAMETERS:
         config = config_json(name) | {"num_hidden_layers": 2}

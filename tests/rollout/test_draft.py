@@ -1,7 +1,5 @@
 """A completion made of pieces."""
 
-import math
-
 from real_servers import PROMPT, sampling
 
 from nouscoder_jax.rollout.draft import Draft
@@ -16,7 +14,6 @@ def piece(*names, finish="abort"):
     return Piece(
         token_ids=tuple(range(len(names))),
         behavior_logprobs=(-1.0,) * len(names),
-        logprobs=(-1.0,) * len(names),
         finish=finish,
         spans=tuple(NamedSpan(name, i, i + 1) for i, name in enumerate(names)),
     )
@@ -49,8 +46,3 @@ def test_a_piece_that_is_aborted_is_to_be_continued_with_what_is_left():
 
 def test_a_piece_that_is_aborted_at_the_last_token_is_cut_by_the_limit():
     assert draft(piece("1@a", "1@a", "1@a", "1@a")).finish == "length"
-
-
-def test_logprobs_at_another_temperature_are_unknown():
-    completion = draft(piece("1@a", finish="stop"), temperature=0.5).completion()
-    assert completion.behavior_logprobs == (-1.0,) and math.isnan(completion.logprobs[0])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import make_architecture
 
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import save_model
@@ -19,21 +20,7 @@ from nouscoder_jax.types import DriftError, EngineError, Prompt, Sampling, Versi
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = qwen3.Architecture(
-    vocab_size=40,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rope_theta=1e4,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-    attention_bias=False,
-    max_position_embeddings=128,
-)
+TINY = make_architecture(vocab_size=40, intermediate_size=48, rope_theta=1e4, max_position_embeddings=128)
 END = 7
 
 
@@ -102,7 +89,7 @@ def test_more_requests_than_slots_all_complete_with_exact_logprobs(model):
         padded[0, : len(p.token_ids) + len(ids)] = [*p.token_ids, *ids]
         logits = all_logits(model, padded)[0, len(p.token_ids) - 1 :][: len(ids)]
         expected = jax.nn.log_softmax(logits)[np.arange(len(ids)), np.asarray(ids)]
-        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
         np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
@@ -175,7 +162,7 @@ def test_a_completion_does_not_depend_on_what_else_is_generated(model):
 
     alone, among = asyncio.run(run())
     assert alone.token_ids == among.token_ids
-    np.testing.assert_allclose(alone.logprobs, among.logprobs, atol=1e-5)
+    np.testing.assert_allclose(alone.behavior_logprobs, among.behavior_logprobs, atol=1e-5)
 
 
 def test_a_long_prompt_grows_the_cache_and_equals_a_full_forward_pass(model):
@@ -196,7 +183,7 @@ def test_a_long_prompt_grows_the_cache_and_equals_a_full_forward_pass(model):
         tokens[0, : 300 + len(ids)] = [*long.token_ids, *ids]
         logits = all_logits(model, tokens)[0, 299:][: len(ids)]
         expected = jax.nn.log_softmax(logits)[np.arange(len(ids)), np.asarray(ids)]
-        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
 def test_prefixes_survive_any_order_of_refilling(model):
@@ -254,7 +241,7 @@ def test_reload_takes_new_weights_and_a_completion_carries_its_oldest_version(mo
     tokens[0, :15] = [3, 1, 4, *after.token_ids]
     logits = all_logits(make_model(5), tokens)[0, 2:14]
     expected = jax.nn.log_softmax(logits)[np.arange(12), np.asarray(after.token_ids)]
-    np.testing.assert_allclose(after.logprobs, expected, atol=1e-4)
+    np.testing.assert_allclose(after.behavior_logprobs, expected, atol=1e-4)
 
 
 def test_each_span_holds_the_tokens_that_its_version_sampled(model, tmp_path):
@@ -274,7 +261,7 @@ def test_each_span_holds_the_tokens_that_its_version_sampled(model, tmp_path):
         return completion
 
     completion = asyncio.run(run())
-    uniform = np.isclose(completion.logprobs, -np.log(TINY.vocab_size), atol=1e-5)
+    uniform = np.isclose(completion.behavior_logprobs, -np.log(TINY.vocab_size), atol=1e-5)
     np.testing.assert_array_equal(uniform, np.asarray(completion.token_versions) == 7)
     assert completion.policy_version == 0
 
@@ -299,7 +286,7 @@ def test_memory_is_not_released_under_a_completion(model):
 
     alone, again = asyncio.run(run())
     assert alone.token_ids == again.token_ids
-    np.testing.assert_allclose(alone.logprobs, again.logprobs, atol=1e-5)
+    np.testing.assert_allclose(alone.behavior_logprobs, again.behavior_logprobs, atol=1e-5)
 
 
 def test_wrong_weights_are_refused_and_the_old_ones_kept(model, tmp_path):
@@ -424,7 +411,7 @@ def test_a_drain_computes_fewer_rows_and_continues_the_same_sequences(model):
 
     alone, among = asyncio.run(run())
     assert alone.token_ids == among.token_ids
-    np.testing.assert_allclose(alone.logprobs, among.logprobs, atol=1e-5)
+    np.testing.assert_allclose(alone.behavior_logprobs, among.behavior_logprobs, atol=1e-5)
 
 
 def test_it_is_proven_to_compute_what_a_full_forward_pass_does(model):

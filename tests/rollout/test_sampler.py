@@ -6,15 +6,16 @@ import pytest
 
 from nouscoder_jax.rollout import sampler
 from nouscoder_jax.rollout.probe import Drift, Probe
-from nouscoder_jax.types import Completion, EngineError, Prompt
+from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
 
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=8, seed=3)
 PROMPT = Prompt(problem_id="p", token_ids=(1, 2))
 
 
 class SlowEngine:
     """Answers request i, counted in order of arrival, after delays[i] seconds; a negative delay fails."""
 
-    name, policy_version, tokens_generated = "slow", 0, 0
+    name, policy_version = "slow", 0
 
     def __init__(self, delays):
         self.delays, self.seeds, self.ended = delays, [], []
@@ -45,22 +46,16 @@ class SlowEngine:
             await asyncio.sleep(self.delays[index])
         finally:
             self.ended.append(index)
-        return Completion(
-            token_ids=(index,), behavior_logprobs=(0.0,), logprobs=(0.0,), finish_reason="stop", policy_version=0
-        )
+        return Completion(token_ids=(index,), behavior_logprobs=(0.0,), finish_reason="stop", policy_version=0)
 
 
 def start(engine, *, group_id=5, group_size=3):
     return sampler.sample_group(
         engine,
         PROMPT,
+        SAMPLING,
         group_id=group_id,
         group_size=group_size,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        max_completion_tokens=8,
-        seed=3,
         decode=lambda ids: f"text {ids[0]}",
         extract=lambda text: text.upper(),
     )
@@ -68,7 +63,8 @@ def start(engine, *, group_id=5, group_size=3):
 
 def test_a_rollout_comes_as_soon_as_it_is_finished():
     async def main():
-        return [rollout.sample_index async for rollout in sampler.as_finished(start(SlowEngine([0.06, 0.0, 0.03])))]
+        finished = asyncio.as_completed(start(SlowEngine([0.06, 0.0, 0.03])))
+        return [(await rollout).sample_index for rollout in finished]
 
     assert asyncio.run(main()) == [1, 2, 0]
 
@@ -110,12 +106,12 @@ def test_a_seed_is_the_same_on_every_machine():
 SEED_1_2_3 = 1267208813  # written down once; a change breaks the repetition of earlier runs
 
 
-def test_leaving_early_cancels_what_still_runs():
+def test_cancelling_leaves_nothing_running():
     async def main():
         engine = SlowEngine([0.0, 60, 60])
-        rollouts = sampler.as_finished(start(engine))
-        await anext(rollouts)
-        await rollouts.aclose()
+        tasks = start(engine)
+        await tasks[0]
+        await sampler.cancel(tasks)
         return sorted(engine.ended), len(asyncio.all_tasks())
 
     assert asyncio.run(main()) == ([0, 1, 2], 1)
@@ -135,9 +131,10 @@ def test_cancelling_one_rollout_leaves_the_others():
 def test_an_engine_failure_reaches_the_caller_and_leaves_nothing_running():
     async def main():
         engine = SlowEngine([60, -1, 60])
+        tasks = start(engine)
         with pytest.raises(EngineError):
-            async for _ in sampler.as_finished(start(engine)):
-                pass
+            await asyncio.gather(*tasks)
+        await sampler.cancel(tasks)
         return sorted(engine.ended)
 
     assert asyncio.run(main()) == [0, 1, 2]

@@ -32,7 +32,7 @@ GRPO_14B = "configs/dapo.py"
 
 
 def config_of(file="configs/tiny.py", *overrides):
-    return cli.load_config(["--config", str(ROOT / file), *overrides], default_config="")
+    return cli.apply_overrides(cli.load_config_file(ROOT / file), overrides)
 
 
 def flags(config, index=0):
@@ -128,7 +128,7 @@ def test_deterministic_and_memory_saver_are_asked_for(qwen3_14b):
 
 
 def test_sglang_is_not_deterministic_on_the_cpu():
-    with pytest.raises(UserError, match="server.deterministic is on with server.device cpu"):
+    with pytest.raises(UserError, match=r"server.deterministic is on with server.device cpu"):
         command(config_of("configs/tiny.py", "--server.deterministic"), 0)
 
 
@@ -234,7 +234,7 @@ def test_a_model_folder_that_is_not_there_is_named():
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no config.json"):
+    with pytest.raises(UserError, match=r"holds no config.json"):
         command(config_of("configs/tiny.py", f"--model.path={tmp_path}"), 0)
 
 

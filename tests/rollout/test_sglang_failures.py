@@ -240,7 +240,7 @@ def test_weights_that_come_while_a_server_hangs_reach_it_before_its_next_request
     for completion in with_engine([server.url for server in two_servers], hang, **changes):
         assert completion.policy_version == 1
         expected = reference_logprobs(checkpoints["b"].model, completion.token_ids)
-        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
 def model_name(url):
@@ -253,7 +253,7 @@ def test_a_request_that_takes_too_long_goes_on_elsewhere_from_its_tokens(two_ser
         return completion, engine.tokens_generated
 
     changes = {"eos_token_ids": (), "weights": checkpoints["a"].folder, "request_timeout_s": 0.2}
-    with pytest.raises(EngineError, match="a completion failed 2 times: .* took longer than 0.2 s; .* than 0.2 s"):
+    with pytest.raises(EngineError, match=r"a completion failed 2 times: .* took longer than 0.2 s; .* than 0.2 s"):
         with_engine([server.url for server in two_servers], slow, **changes)
     assert [running(server.url) for server in two_servers] == [0, 0]
 
@@ -313,7 +313,7 @@ def test_tokens_of_strange_weights_are_refused_and_the_server_is_given_the_right
     completion = with_engine(server.url, behind_its_back, weights=checkpoints["a"].folder, say=said.append)
     assert completion.policy_version == 0
     expected = reference_logprobs(checkpoints["a"].model, completion.token_ids)
-    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
     assert any(server.url in line and "'stranger', which this run did not load" in line for line in said)
     assert "version 0 was sent to it again" in said[-1]
 
@@ -344,7 +344,7 @@ def test_a_checksum_that_is_not_that_of_the_files_is_an_error_that_names_server_
     completion, version = with_engine(liar.url, reload, weights=checkpoints["a"].folder, on_new_weights=mode)
     assert completion.policy_version == version == 0
     expected = reference_logprobs(checkpoints["a"].model, completion.token_ids)
-    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
 def test_weights_that_change_in_the_file_after_they_were_checked_are_noticed(server, checkpoints, tmp_path):
@@ -412,7 +412,7 @@ def test_through_the_router_completions_and_weights_are_right_whichever_server_a
         for completion in completions:
             assert completion.policy_version == version
             expected = reference_logprobs(checkpoints[checkpoint].model, completion.token_ids)
-            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+            np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
 def test_the_router_cannot_pass_truncated_sampling_on_and_that_is_said(router, checkpoints):
@@ -431,5 +431,5 @@ def test_a_server_behind_the_router_with_strange_weights_is_given_the_right_ones
     for completion in with_engine(router.url, behind_its_back, weights=checkpoints["a"].folder):
         assert completion.policy_version == 0
         expected = reference_logprobs(checkpoints["a"].model, completion.token_ids)
-        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
     assert model_name(two_servers[0].url).startswith("0@")

@@ -46,14 +46,14 @@ def test_the_layout_of_a_folder_is_names_and_shapes(tmp_path):
 def test_a_torn_file_is_refused_by_name(tmp_path):
     file = write_weights(tmp_path / "w") / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(EngineError, match="model.safetensors has .* bytes; its header promises"):
+    with pytest.raises(EngineError, match=r"model.safetensors has .* bytes; its header promises"):
         read_export(file.parent)
 
 
 def test_a_file_without_a_whole_header_is_refused_by_name(tmp_path):
     file = write_weights(tmp_path / "w") / "model.safetensors"
     file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(EngineError, match="model.safetensors is not a whole safetensors file"):
+    with pytest.raises(EngineError, match=r"model.safetensors is not a whole safetensors file"):
         read_export(file.parent)
 
 
@@ -61,7 +61,7 @@ def test_a_shard_that_is_missing_is_refused_by_name(tmp_path):
     folder = write_weights(tmp_path / "w")
     index = {"weight_map": {"a": "model.safetensors", "c": "other.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(EngineError, match="other.safetensors is named by the index"):
+    with pytest.raises(EngineError, match=r"other.safetensors is named by the index"):
         read_export(folder)
 
 
@@ -101,7 +101,7 @@ def test_a_folder_with_a_manifest_has_its_digest_and_its_hashes(tmp_path):
 def test_a_file_that_is_not_what_the_manifest_says_is_refused_by_name(tmp_path):
     write_manifest(write_weights(tmp_path / "w", a=np.zeros(4, np.float32)))
     save_file({"a": np.zeros(5, np.float32)}, tmp_path / "w" / "model.safetensors")
-    with pytest.raises(EngineError, match="model.safetensors"):
+    with pytest.raises(EngineError, match=r"model.safetensors"):
         read_export(tmp_path / "w")
 
 

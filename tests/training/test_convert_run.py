@@ -165,7 +165,7 @@ def spoil(folder):
 @pytest.mark.parametrize(
     ("damage", "step", "told"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "latest", "is no run folder: it has no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "latest", "holds no run .*give to-hf the folder"),
         (lambda folder: (folder / "checkpoints").rename(folder / "elsewhere"), "latest", "has no checkpoints folder"),
         (lambda folder: None, 4, "no complete checkpoint 4 in .*; complete are: 3, 5"),
         (tear, 5, "checkpoints/5 is damaged"),

@@ -39,7 +39,7 @@ def make(folder: Path) -> tuple[dict[str, Any], Answers]:
             temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=request.num_tokens, seed=request.seed
         )
         completion = await engine.generate(Prompt(problem_id="", token_ids=request.prompt), sampling)
-        return Generated(completion.token_ids, completion.logprobs)
+        return Generated(completion.token_ids, completion.behavior_logprobs)
 
     async def all_of(requests: list[Request]) -> list[Generated]:
         return await asyncio.gather(*map(complete, requests))

@@ -50,8 +50,6 @@ class Placed:
     setting: Setting
     room: int
     """Sequences of mean length that the cache of one server holds."""
-    resident_tokens: float
-    """In the cache for each sequence under way, mean."""
 
     @property
     def told(self) -> str:
@@ -113,9 +111,10 @@ def find_settings(
         placements, updates = _by_formula(a, config, fleet, traffic)
     else:
         placements, updates = _from_plan(config, fleet, plan)
-    found = []
-    for placement in placements:
-        found.append(_place(a, config, fleet, traffic, placement, updates(placement.train_gpus), slots=slots))
+    found = [
+        _place(a, config, fleet, traffic, placement, updates(placement.train_gpus), slots=slots)
+        for placement in placements
+    ]
     if not found:
         raise UserError(
             f"no placement of {config.model.path} on {fleet.num_gpus} {fleet.gpu.name} fits; give more --gpus"
@@ -175,7 +174,7 @@ def _place(
         prompt_tokens=prompt,
         colocated=placement.kind == "colocated",
     )
-    return Placed(plan=placement, setting=setting, room=room, resident_tokens=resident)
+    return Placed(plan=placement, setting=setting, room=room)
 
 
 def _workload(config: TrainConfig, traffic: Traffic) -> Workload:

@@ -150,11 +150,6 @@ class VirtualEngine:
         self._line: deque[_Request] = deque()
 
     @property
-    def tokens_generated(self) -> int:
-        """Tokens sampled so far."""
-        return int(sum(server.tokens for server in self.servers))
-
-    @property
     def num_slots(self) -> int:
         """Sequences decoded at once."""
         return sum(server.num_slots for server in self.servers)
@@ -172,7 +167,6 @@ class VirtualEngine:
         return Completion(
             token_ids=(sampling.seed, int(not sample.cut)),
             behavior_logprobs=(0.0, 0.0),
-            logprobs=(0.0, 0.0),
             finish_reason="length" if sample.cut else "stop",
             policy_version=request.policy_version,
         )

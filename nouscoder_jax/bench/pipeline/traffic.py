@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.run_folder import RunFolder
 
 NUM_PROBLEMS = 4096
 
@@ -97,7 +98,8 @@ class RecordedTraffic:
 
     def __init__(self, run_dir: Path) -> None:
         """Reads rollouts/step-*.jsonl of a run's folder. Raises UserError where there are none."""
-        files = sorted(run_dir.glob("rollouts/step-*.jsonl"))
+        folder = RunFolder(path=run_dir)
+        files = [folder.rollouts_of(step) for step in folder.rollout_steps()]
         if not files:
             raise UserError(f"--rollouts got {run_dir}; it holds no rollouts/step-*.jsonl, give the folder of a run")
         self._samples: dict[str, list[Sample]] = {}
@@ -129,7 +131,7 @@ def lengths(traffic: Traffic) -> tuple[int, ...]:
 
 
 def _recorded(line: Any) -> Sample:
-    """A line of a run's rollouts (loop/folder.py). The run keeps the slowest test's CPU time: an upper bound for each
+    """A line of a run's rollouts (loop/stored.py). The run keeps the slowest test's CPU time: an upper bound for each
     of the tests that were run, which are those passed and the first that failed."""
     verdict = line["verdict"] or {"outcome": "", "tests_passed": 0, "tests_total": 0, "cpu_s": 0.0}
     num_tests = min(verdict["tests_passed"] + 1, verdict["tests_total"])

@@ -89,11 +89,6 @@ class Padded(NamedTuple):
         """Prompts and completions, without padding."""
         return int(self.prompt_ids.size + self.completion_mask.sum())
 
-    @property
-    def num_padded_tokens(self) -> int:
-        """What a trainer of padded rows computes."""
-        return int(self.prompt_ids.size + self.completion_ids.size)
-
 
 def lengths(num_sequences: int) -> Int[np.ndarray, " sequences"]:
     """Tokens of each sequence, prompt included: quantiles of an exponential above the shortest, cut at the longest."""
@@ -142,7 +137,6 @@ def to_experiences(batch: Padded) -> list[Experience]:
         completion = Completion(
             token_ids=tuple(batch.completion_ids[row][mask].tolist()),
             behavior_logprobs=old_logprobs,
-            logprobs=old_logprobs,
             finish_reason="stop",
             policy_version=0,
         )

@@ -1,0 +1,58 @@
+"""What the batches of a run are made of: its problems in a shuffled order, its engine, its judge, its journal.
+
+In: a run's components, where drawing stands. Out: a Collector.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from nouscoder_jax.data.pipeline import problem_stream
+from nouscoder_jax.loop.groups import GroupMaker, Position
+from nouscoder_jax.loop.journal import Journal
+from nouscoder_jax.loop.recorder import Recorder
+from nouscoder_jax.loop.replay import ReplayingCollector, resume_collecting
+from nouscoder_jax.loop.setup import Components
+from nouscoder_jax.metrics.display import Display
+from nouscoder_jax.rollout.engine import Engine
+
+
+def draw_batches(
+    components: Components,
+    engine: Engine,
+    journal: Journal,
+    position: Position,
+    *,
+    recorder: Recorder,
+    display: Display,
+) -> ReplayingCollector:
+    """The collector of the run, from `position` on; `recorder` has its clocks, `display` shows its progress."""
+    config, train = components.config, components.train
+    of_a_step = config.rollout.groups_per_step * config.rollout.group_size
+    finished: Counter[str] = Counter()
+
+    def count(stage: str) -> None:
+        finished[stage] += 1
+        display.progress(stage, done=(finished[stage] - 1) % of_a_step + 1, total=of_a_step)
+
+    maker = GroupMaker(
+        config,
+        engine=engine,
+        judge=components.judge,
+        journal=journal,
+        problems=train.problems,
+        prompts=train.prompts,
+        decode=components.prompt_maker.decode,
+        timer=recorder.timer,
+        meter=recorder.meter,
+        on_finished=count,
+    )
+    stream = problem_stream(len(train.problems), seed=config.seed)
+    return resume_collecting(
+        config,
+        stream,
+        maker,
+        journal,
+        position,
+        on_progress=lambda stage, done, total: display.progress(stage, done=done, total=total),
+    )

@@ -1,0 +1,146 @@
+"""The run folder: what a run writes and what a resumed run finds.
+
+In: a path, JSON values. Out: config.json, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
+Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nouscoder_jax.config import TrainConfig, UserError
+
+_ROLLOUTS_OF_A_STEP = re.compile(r"step-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Paths of one run.
+
+    Example:
+        RunFolder(path=Path("runs/tiny-20261123-130000"))
+    """
+
+    path: Path
+    """The folder that the user names."""
+    weights_dir: str = ""
+    """As in CheckpointConfig; only `weights` needs it."""
+
+    @classmethod
+    def of(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """The folder at `path` of a run with this config."""
+        return cls(path=path.expanduser().resolve(), weights_dir=config.checkpoint.weights_dir)
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, JSON."""
+        return self.path / "config.json"
+
+    @property
+    def inputs(self) -> Path:
+        """SHA-256 of the problem files, JSON: what the run began with."""
+        return self.path / "inputs.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a step, JSONL."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of rollouts, one file a step, one line a rollout."""
+        return self.path / "rollouts"
+
+    @property
+    def journal(self) -> Path:
+        """Groups and batches that no checkpoint holds yet (loop/journal.py)."""
+        return self.path / "journal"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, to resume from; all processes write each one together."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Exported weights of the newest versions, for the engine."""
+        root = Path(self.weights_dir).expanduser().resolve() / self.path.name if self.weights_dir else self.path
+        return root / "weights"
+
+    @property
+    def export(self) -> Path:
+        """The trained policy as a Hugging Face directory."""
+        return self.path / "export"
+
+    @property
+    def servers(self) -> Path:
+        """Logs of the servers that the run starts."""
+        return self.path / "servers"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard files."""
+        return self.path / "tensorboard"
+
+    @property
+    def plot(self) -> Path:
+        """Held-out pass@1 as a picture."""
+        return self.path / "pass_at_1.png"
+
+    @property
+    def summary(self) -> Path:
+        """Result of the run, JSON; written at its end."""
+        return self.path / "summary.json"
+
+    def read_config(self, *, option: str) -> TrainConfig:
+        """The config that the run was last started with; `option` took the folder. Raises UserError: there is none, or
+        it is of another version."""
+        try:
+            return TrainConfig.from_json(self.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(
+                f"{self.path} holds no run ({self.config.name}: {error.strerror}); give {option} the folder that a run "
+                "has written"
+            ) from error
+
+    def write_config(self, config: TrainConfig, *, inputs: Mapping[str, str]) -> None:
+        """Writes config.json and inputs.json, `inputs` by field of the config."""
+        _write_atomically(self.config, config.to_json() + "\n")
+        _write_atomically(self.inputs, json.dumps(inputs, indent=1) + "\n")
+
+    def rollouts_of(self, step: int) -> Path:
+        """The rollouts of one step."""
+        return self.rollouts / f"step-{step:06d}.jsonl"
+
+    def rollout_steps(self) -> list[int]:
+        """The steps that have rollouts, in order."""
+        names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in self.rollouts.glob("*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def write_rollouts(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        _write_atomically(self.rollouts_of(step), text)
+
+    def drop_rollouts_after(self, step: int) -> None:
+        """Deletes the rollouts of later steps: a run that goes on after `step` writes them again."""
+        for later in self.rollout_steps():
+            if later > step:
+                self.rollouts_of(later).unlink()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json."""
+        _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
