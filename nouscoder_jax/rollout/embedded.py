@@ -23,6 +23,7 @@ import numpy as np
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import generate
+from nouscoder_jax.model.generate import Batch, Cache, Sampled, Slots, Weights
 from nouscoder_jax.model.qwen3 import Architecture, Qwen3
 from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.rollout.probe import Drift, Probe
@@ -161,14 +162,14 @@ class EmbeddedEngine:
         self._compute_dtype = compute_dtype
         self._batch_invariant = batch_invariant
         self._weights = _prepare(model, compute_dtype=compute_dtype)
-        self._cache: generate.Cache | None = None
+        self._cache: Cache | None = None
         self._cache_time = 0
         self._policy_version = policy_version
         self._tokens_generated = 0
         self._queue: deque[_Request] = deque()
         self._slots: list[_Request | None] = [None] * num_slots
         self._resident: list[tuple[int, ...] | None] = [None] * num_slots  # prompt whose prefix a slot's cache holds
-        self._new_weights: tuple[generate.Weights, int, asyncio.Future[None]] | None = None
+        self._new_weights: tuple[Weights, int, asyncio.Future[None]] | None = None
         self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: EngineError | None = None
@@ -397,7 +398,7 @@ class EmbeddedEngine:
                 return request
         return None
 
-    def _batch(self) -> tuple[generate.Batch, generate.Slots]:
+    def _batch(self) -> tuple[Batch, Slots]:
         """Returns the slots with a request as rows, ascending, and what `decode` wants to know of each row."""
         taken = [(index, request) for index, request in enumerate(self._slots) if request is not None]
         lengths = [request.cached_tokens for _, request in taken]
@@ -416,7 +417,7 @@ class EmbeddedEngine:
             num_pairs=num_blocks,
             num_slots=self._num_slots,
         )
-        return batch, generate.Slots(
+        return batch, Slots(
             tokens=column(np.int32, 0, lambda r: r.ids[-1] if r.ids else r.prompt[-1]),
             lengths=column(np.int32, 0, lambda r: r.cached_tokens),
             counts=column(np.int32, 0, lambda r: len(r.ids)),
@@ -428,7 +429,7 @@ class EmbeddedEngine:
             active=column(np.bool_, False, lambda r: True),
         )
 
-    def _run_chunk(self, admission: _Admission, batch: generate.Batch, slots: generate.Slots) -> generate.Sampled:
+    def _run_chunk(self, admission: _Admission, batch: Batch, slots: Slots) -> Sampled:
         """Runs in the worker thread: makes room, fills new slots, decodes one chunk, returns NumPy arrays."""
         cache = self._cache
         if cache is None:
@@ -452,7 +453,7 @@ class EmbeddedEngine:
         self._cache = cache
         return jax.tree.map(np.asarray, sampled)
 
-    def _fill(self, cache: generate.Cache, admission: _Admission) -> generate.Cache:
+    def _fill(self, cache: Cache, admission: _Admission) -> Cache:
         """Brings the prefixes of new requests into their slots, long ones first, few at a time to bound memory."""
         cache = self._copy_slots(cache, admission.early_copies)
         waiting = sorted(admission.prefills, key=lambda prefill: (len(prefill[1]), prefill[0]))
@@ -478,14 +479,14 @@ class EmbeddedEngine:
                 cache = _prefill(self._weights, cache, tokens, slots, architecture=self._architecture)
         return self._copy_slots(cache, admission.late_copies)
 
-    def _copy_slots(self, cache: generate.Cache, copies: tuple[tuple[int, int], ...]) -> generate.Cache:
+    def _copy_slots(self, cache: Cache, copies: tuple[tuple[int, int], ...]) -> Cache:
         if not copies:
             return cache
         pairs = np.zeros((2, self._num_slots), np.int32)
         pairs[:, : len(copies)] = np.asarray(copies, np.int32).T
         return _copy_prefix(cache, pairs[0], pairs[1], np.int32(len(copies)))
 
-    def _collect(self, sampled: generate.Sampled) -> None:
+    def _collect(self, sampled: Sampled) -> None:
         """Appends a chunk's tokens to their requests and completes those that ended."""
         taken = [(index, request) for index, request in enumerate(self._slots) if request is not None]
         for row, (index, request) in enumerate(taken):
