@@ -1,12 +1,12 @@
 """Every config file is pinned by a golden dump, so that a changed default is seen in review."""
 
-import dataclasses
 import difflib
 import json
 import os
 from pathlib import Path
 
 import pytest
+from small import change
 
 from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import TrainConfig, UserError
@@ -96,4 +96,4 @@ def test_the_full_experiment_is_the_published_one():
 )
 def test_what_would_train_on_wrong_figures_is_refused(tiny_config, section, changes, told):
     with pytest.raises(ValueError, match=told):
-        dataclasses.replace(tiny_config, **{section: dataclasses.replace(getattr(tiny_config, section), **changes)})
+        change(tiny_config, **{section: changes})

@@ -50,7 +50,7 @@ def plain(hidden, weight, targets, temperature=TEMPERATURE):
 
 def chunked(hidden, weight, targets, *, chunks, shards=WHOLE):
     """token_logprobs in chunks of the test's choice: real budgets would cut an array this small nowhere."""
-    with mock.patch.object(logprobs, "plan_chunks", lambda **sizes: chunks):
+    with mock.patch.object(logprobs, "plan_chunks", return_value=chunks):
         return token_logprobs(hidden, weight, targets, temperature=TEMPERATURE, logits_mib=1, shards=shards)
 
 
@@ -178,8 +178,16 @@ def test_a_budget_in_mib_gives_the_plain_softmax():
 
 @pytest.mark.parametrize(
     ("num_tokens", "vocab_rows", "embed", "logits_mib"),
-    [(1024, 151936, 5120, 64), (40960, 151936, 5120, 512), (1024, 18992, 5120, 64), (512, 1009, 64, 1), (7, 3, 2, 1)]
-    + [(1 << 19, 151936, 5120, 1), (1024, 151936, 5120, 1), (81920, 151936, 5120, 64)],
+    [
+        (1024, 151936, 5120, 64),
+        (40960, 151936, 5120, 512),
+        (1024, 18992, 5120, 64),
+        (512, 1009, 64, 1),
+        (7, 3, 2, 1),
+        (1 << 19, 151936, 5120, 1),
+        (1024, 151936, 5120, 1),
+        (81920, 151936, 5120, 64),
+    ],
 )
 def test_chunks_cover_the_vocabulary_once_and_stay_in_the_budget(num_tokens, vocab_rows, embed, logits_mib):
     chunks = plan_chunks(num_tokens=num_tokens, vocab_rows=vocab_rows, embed=embed, logits_mib=logits_mib)

@@ -135,7 +135,7 @@ def test_a_tensor_of_another_shape_or_a_lost_one_is_named_without_reading_conten
     with pytest.raises(UserError, match=r"tensor head, float32 \(3, 2\); manifest.json asks for float32 \(2, 3\)"):
         check_files(read_manifest(folder), folder, contents=False)
     (folder / FILE).write_bytes(content.replace(b'"norm"', b'"gorm"'))
-    with pytest.raises(UserError, match="tensor gorm, .* has no such tensor there"):
+    with pytest.raises(UserError, match=r"tensor gorm, .* has no such tensor there"):
         check_files(read_manifest(folder), folder, contents=False)
 
 

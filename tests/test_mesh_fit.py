@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from small import make_mesh_config
 
-from nouscoder_jax.config import MeshConfig, UserError
+from nouscoder_jax.config import UserError
 from nouscoder_jax.mesh_fit import check_mesh, fitting_meshes, nearest_meshes, shapes_of, state_bytes
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import abstract_model
@@ -30,10 +31,6 @@ def qwen3_14b():
 
 def axes(choice):
     return choice.data, choice.fsdp, choice.tensor
-
-
-def mesh(data, fsdp, tensor):
-    return MeshConfig(data=data, fsdp=fsdp, tensor=tensor, num_processes=1, coordinator_address="")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def test_no_mesh_splits_qwen3_14b_by_three(qwen3_14b):
 
 @pytest.mark.parametrize("fitting", [(3, 16, 1), (1, 8, 1), (3, 8, 2), (1, 1, 8), (48, 1, 1)])
 def test_a_mesh_that_fits_passes(fitting, qwen3_14b):
-    check_mesh(mesh(*fitting), qwen3_14b)
+    check_mesh(make_mesh_config(*fitting), qwen3_14b)
 
 
 @pytest.mark.parametrize(
@@ -107,18 +104,18 @@ def test_a_mesh_that_fits_passes(fitting, qwen3_14b):
 )
 def test_a_mesh_that_does_not_fit_is_refused_with_the_nearest_that_do(refused, named, qwen3_14b):
     with pytest.raises(UserError) as error:
-        check_mesh(mesh(*refused), qwen3_14b)
+        check_mesh(make_mesh_config(*refused), qwen3_14b)
     for words in named:
         assert words in str(error.value)
 
 
 def test_the_refusal_names_the_first_dimension_that_does_not_divide(qwen3_14b):
     with pytest.raises(UserError, match=r"mesh\.fsdp = 48 does not divide dimension 1 of embed_tokens, 5120\."):
-        check_mesh(mesh(1, 48, 1), qwen3_14b)
+        check_mesh(make_mesh_config(1, 48, 1), qwen3_14b)
     with pytest.raises(
         UserError, match=r"mesh\.tensor = 16 does not divide dimension 2 of layers/attention/k_proj, 8\."
     ):
-        check_mesh(mesh(1, 1, 16), qwen3_14b)
+        check_mesh(make_mesh_config(1, 1, 16), qwen3_14b)
 
 
 def test_another_number_of_devices_is_named_only_where_it_saves_memory(qwen3_14b):

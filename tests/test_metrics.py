@@ -4,6 +4,7 @@ import io
 import json
 import math
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
 @pytest.mark.parametrize("make", [JsonlSink, TensorBoardSink])
 def test_a_name_that_is_not_documented_is_refused(tmp_path, make):
     sink = make(tmp_path / "sink", resume_step=None)
-    with pytest.raises(ValueError, match="speed.*names.py"):
+    with pytest.raises(ValueError, match=r"speed.*names.py"):
         sink.write({names.STEP: 1, "speed": 1.0})
     sink.close()
 
@@ -163,7 +164,21 @@ def test_the_picture_of_a_run_is_a_png_of_readable_size(tmp_path):
     assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (1200, 675)
 
 
-def test_a_picture_of_a_run_without_a_step_is_written_too(tmp_path):
-    plot_pass_at_1(tmp_path / "a.png", [(0, 0.2)], training=[], title="tiny")
-    plot_pass_at_1(tmp_path / "b.png", [], training=[], title="tiny")
-    assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
+@pytest.mark.parametrize(
+    ("held_out", "training", "told"),
+    [
+        ([(0, 0.2), (5, 0.9), (10, 0.6)], [(1, 0.3), (2, 0.4)], ["20.0%", "60.0%"]),
+        ([(0, 0.2)], [], ["20.0%"]),
+        ([], [], []),
+    ],
+)
+def test_the_picture_of_a_run_has_its_points_and_says_the_first_and_the_last(held_out, training, told, monkeypatch):
+    drawn = []
+
+    def save(figure, path):
+        (axes,) = figure.axes
+        drawn.append(([line.get_xydata().tolist() for line in axes.lines], [text.get_text() for text in axes.texts]))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+    plot_pass_at_1(Path("nowhere"), held_out, training=training, title="tiny")
+    assert drawn == [([list(map(list, points)) for points in (training, held_out) if points], told)]

@@ -3,39 +3,15 @@
 import jax
 import pytest
 from jax.sharding import PartitionSpec
+from small import make_mesh_config, qwen3_14b
 
 from nouscoder_jax import sharding
-from nouscoder_jax.config import MeshConfig, UserError
-from nouscoder_jax.model.qwen3 import Architecture, init, param_name
-
-
-def mesh_config(data, fsdp, tensor):
-    return MeshConfig(data=data, fsdp=fsdp, tensor=tensor, num_processes=1, coordinator_address="")
+from nouscoder_jax.config import UserError
+from nouscoder_jax.model.qwen3 import init, param_name
 
 
 def make_mesh(data, fsdp, tensor):
-    return sharding.make_mesh(mesh_config(data, fsdp, tensor), devices=jax.devices())
-
-
-def qwen3_14b(**changes):
-    return Architecture(
-        **dict(
-            vocab_size=151936,
-            hidden_size=5120,
-            intermediate_size=17408,
-            num_layers=40,
-            num_heads=40,
-            num_kv_heads=8,
-            head_dim=128,
-            rope_theta=1e6,
-            rope_scaling=None,
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=False,
-            attention_bias=False,
-            max_position_embeddings=40960,
-        )
-        | changes
-    )
+    return sharding.make_mesh(make_mesh_config(data, fsdp, tensor), devices=jax.devices())
 
 
 def named_shapes(architecture):

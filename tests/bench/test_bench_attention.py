@@ -85,7 +85,7 @@ def test_without_a_gpu_it_says_so_and_measures_the_plain_implementations(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "said"),
     [
         (["--rounds", "0"], "--rounds is 0; use 1 or more"),
         (["--heads", "5", "--kv-heads", "2"], "--heads is 5; use a multiple of --kv-heads, 2"),

@@ -164,7 +164,7 @@ def test_a_mode_without_its_backend_is_skipped_with_the_reason(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "said"),
     [
         (["--rounds", "0"], "--rounds is 0; use 1 or more"),
         (["--only", "nothing"], "the modes are docker warm"),

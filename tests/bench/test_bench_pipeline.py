@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import make_config
 
 from nouscoder_jax import cli
 from nouscoder_jax.bench.pipeline import command, fleet, table
@@ -53,10 +54,8 @@ def setting(**fields):
     return Setting(**(values | fields))
 
 
-def small(root, *, max_staleness=0, groups=4):
-    config = cli.load_config_file(root / "configs" / "tiny.py")
-    rollout = dataclasses.replace(config.rollout, groups_per_step=groups, group_size=4, max_staleness=max_staleness)
-    return dataclasses.replace(config, rollout=rollout)
+def small(*, max_staleness=0, groups=4):
+    return make_config(rollout={"groups_per_step": groups, "group_size": 4, "max_staleness": max_staleness})
 
 
 def measure(config, machines, traffic=None, *, num_steps=8):
@@ -167,20 +166,20 @@ def test_a_cut_completion_holds_no_program():
 
 def test_ahead_the_engine_is_less_idle_than_in_the_synchronous_order(root):
     machines = setting(decode_step_s=lambda number: 0.05, slots_per_server=4)
-    ahead, synchronous = (measure(small(root, max_staleness=bound), machines) for bound in (4, 0))
+    ahead, synchronous = (measure(small(max_staleness=bound), machines) for bound in (4, 0))
     assert ahead.engine_idle_share < 0.02 < 0.5 < synchronous.engine_idle_share
     assert ahead.step_s < 0.5 * synchronous.step_s
     assert (synchronous.staleness_max, ahead.staleness_max > 0) == (0, True)
 
 
 def test_the_same_seed_gives_the_same_figures(root):
-    first, second = (measure(small(root, max_staleness=2), setting()) for _ in range(2))
+    first, second = (measure(small(max_staleness=2), setting()) for _ in range(2))
     assert first == second
 
 
 def test_a_synchronous_step_by_hand(root):
     # One wave of 16: 100 tokens at 0.01 s on 16 slots, verdicts 2 s, update 2 s, export 0.1 s, reload 0.1 s.
-    config = small(root)
+    config = small()
     config = dataclasses.replace(config, experience=dataclasses.replace(config.experience, drop_equal_groups=False))
     one = measure(config, setting(), Fixed())
     assert one.step_s == pytest.approx(5.2)
@@ -193,13 +192,13 @@ def test_a_synchronous_step_by_hand(root):
 
 
 def test_a_colocated_engine_stands_still_during_the_update(root):
-    apart, shared = (measure(small(root), setting(colocated=colocated)) for colocated in (False, True))
+    apart, shared = (measure(small(), setting(colocated=colocated)) for colocated in (False, True))
     assert shared.loading_share * shared.step_s == pytest.approx(2.1)
     assert apart.loading_share * apart.step_s == pytest.approx(0.1)
 
 
 def test_ahead_of_training_the_same_seed_gives_the_same_run(root):
-    config = small(root, max_staleness=2, groups=8)
+    config = small(max_staleness=2, groups=8)
     one = measure(config, setting(servers=4))
     assert one.step_s >= 2.2 and one.staleness_max <= 2
     assert one == measure(config, setting(servers=4))
@@ -225,12 +224,12 @@ def binding(config, machines, traffic=None):
     ],
 )
 def test_what_is_slow_binds(root, fields, traffic, expected):
-    found, gains = binding(small(root, max_staleness=4), setting(**fields), traffic)
+    found, gains = binding(small(max_staleness=4), setting(**fields), traffic)
     assert found == expected and gains[found] > 0.3
 
 
 def test_one_very_long_completion_makes_the_bound_on_staleness_bind(root):
-    config = small(root, max_staleness=1)
+    config = small(max_staleness=1)
     machines = setting(servers=8, update_s=lambda tokens: 0.1)
     found, gains = binding(config, machines, Fixed(lambda seed: 5000 if seed % 40 == 0 else 50, verify_s=0.1))
     assert found == "the bound on staleness" and gains["the engine"] < 0.05
@@ -335,7 +334,7 @@ def test_a_plan_file_gives_its_times(dapo, drawn, tmp_path):
     (found,) = find_settings(dapo, fleet, drawn, read_plan(tmp_path / "plan.json"), slots=7)
     assert found.setting.update_s(768 * 15960) == pytest.approx(541.0)
     assert found.setting.slots_per_server == 7
-    with pytest.raises(UserError, match="--plan is of .* 48 x"):
+    with pytest.raises(UserError, match=r"--plan is of .* 48 x"):
         find_settings(dapo, Fleet(gpu=find_gpu("h100"), num_gpus=48), drawn, plan, slots=0)
 
 
@@ -355,7 +354,7 @@ def row(measured, **fields):
 
 @pytest.fixture(scope="module")
 def measured():
-    config = small(ROOT, max_staleness=2)
+    config = small(max_staleness=2)
     return measure(config, setting(), num_steps=4)
 
 

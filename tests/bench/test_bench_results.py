@@ -97,7 +97,7 @@ def test_an_option_that_cannot_be_is_told_before_anything_is_measured(tmp_path):
     parsed = argparse.Namespace(rounds=0, out=Path("no/such/out.json"), plot=None)
     with pytest.raises(UserError, match="--rounds is 0; use 1 or more"):
         options.check_numbers(parsed, "rounds")
-    with pytest.raises(UserError, match="--out got no/such/out.json; its folder does not exist"):
+    with pytest.raises(UserError, match=r"--out got no/such/out.json; its folder does not exist"):
         options.check_outputs(parsed)
     with pytest.raises(UserError, match="a folder; give a file"):
         options.check_outputs(argparse.Namespace(out=tmp_path))

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,10 +137,10 @@ def whole(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def several(root: Path, cache: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Processes:
+def several(root: Path, cache: Path, tmp_path: Path) -> Iterator[Processes]:
     run = Processes(root, tmp_path / "several", cache)
-    request.addfinalizer(run.end)
-    return run
+    yield run
+    run.end()
 
 
 @pytest.mark.slow

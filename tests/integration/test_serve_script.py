@@ -218,7 +218,7 @@ def test_a_model_that_does_not_load_is_said_with_its_log_and_nothing_is_left(tmp
     model.mkdir()
     (model / "config.json").write_bytes((ROOT / "configs/tiny/policy/config.json").read_bytes())
     servers, lines = make_servers(tmp_path / "logs", f"--model.path={model}")
-    with pytest.raises(UserError, match="while it started: .*Cannot find any model weights") as error:
+    with pytest.raises(UserError, match=r"while it started: .*Cannot find any model weights") as error:
         servers.start()
     assert "\n" not in str(error.value) and any("the end of its log" in line for line in lines)
     assert keepers(os.getpid()) == []

@@ -40,7 +40,7 @@ ours, theirs = with_gradients(interpreted), with_gradients(reference)
 
 
 @pytest.mark.parametrize(
-    "heads, kv_heads, head_dim, time, lengths, dtype",
+    ("heads", "kv_heads", "head_dim", "time", "lengths", "dtype"),
     [
         (5, 1, 32, 75, ([20, 30], [75]), jnp.float32),
         (2, 1, 64, 40, ([10, 1, 20],), jnp.bfloat16),
@@ -103,7 +103,7 @@ def test_query_walks_worked_out_by_hand(run, packed):
     np.testing.assert_array_equal(walks, [[0, 2, 2, 3], [2, 4, 4, 7], [4, 6, 7, 7], [6, 8, 8, 8]])
 
 
-@pytest.mark.parametrize("query_block, key_block", [(8, 4), (4, 8), (8, 8)])
+@pytest.mark.parametrize(("query_block", "key_block"), [(8, 4), (4, 8), (8, 8)])
 def test_layer_scans_leave_out_only_what_nobody_sees_and_mask_all_but_what_all_see(query_block, key_block, run, packed):
     time = 64
     segment_ids = packed(time, [13, 3, 30, 11], [64], [], [32, 32])
@@ -170,13 +170,13 @@ def test_the_gpu_compiler_takes_full_size_and_memory_grows_with_time_alone(gpu, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gpu, head_dim, dtype", [("h100", 64, jnp.bfloat16), ("b200", 128, jnp.float32),
+@pytest.mark.parametrize(("gpu", "head_dim", "dtype"), [("h100", 64, jnp.bfloat16), ("b200", 128, jnp.float32),
                                                   ("h100", 16, jnp.float32)])  # fmt: skip
 def test_the_gpu_compiler_takes_other_heads_and_float32(gpu, head_dim, dtype, gpu_compile):
     assert temp_mib(gpu_compile, gpu, 4_096, 4, 2, head_dim, dtype) < 1.0
 
 
-@pytest.mark.parametrize("head_dim, dtype", [(128, jnp.bfloat16), (64, jnp.bfloat16), (128, jnp.float32)])
+@pytest.mark.parametrize(("head_dim", "dtype"), [(128, jnp.bfloat16), (64, jnp.bfloat16), (128, jnp.float32)])
 def test_tiles_fit_shared_memory(head_dim, dtype):
     plan = plan_for(head_dim, dtype, interpret=False)
     size = head_dim * jnp.dtype(dtype).itemsize

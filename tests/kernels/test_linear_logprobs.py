@@ -43,7 +43,7 @@ def with_gradients(function, **settings):
 
 
 @pytest.mark.parametrize(
-    "tokens, embed, vocab, dtype, weight_dtype, temperature, chunk_vocab",
+    ("tokens", "embed", "vocab", "dtype", "weight_dtype", "temperature", "chunk_vocab"),
     [
         (16, 32, 64, jnp.float32, jnp.float32, 1.0, 64),
         (37, 48, 200, jnp.float32, jnp.float32, 0.7, 64),

@@ -1,11 +1,11 @@
 """What may change between two sessions of a run, and what must be asked for."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from small import change
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.loop import open_folder
@@ -16,14 +16,6 @@ from nouscoder_jax.run_folder import RunFolder
 PLAIN = Resume(step=None, with_changes=False)
 
 
-def change(config, **fields):
-    for name, value in fields.items():
-        section, _, field = name.partition("__")
-        new = dataclasses.replace(getattr(config, section), **{field: value}) if field else value
-        config = dataclasses.replace(config, **{section: new})
-    return config
-
-
 @pytest.fixture
 def config(tiny_config, tmp_path):
     """Of a run whose problem files are its own."""
@@ -32,8 +24,7 @@ def config(tiny_config, tmp_path):
     return change(
         tiny_config,
         run_dir=str(tmp_path / "run"),
-        data__problems=str(tmp_path / "problems.jsonl"),
-        data__held_out=str(tmp_path / "held_out.jsonl"),
+        data={"problems": str(tmp_path / "problems.jsonl"), "held_out": str(tmp_path / "held_out.jsonl")},
     )
 
 
@@ -41,10 +32,16 @@ def config(tiny_config, tmp_path):
     ("fields", "told"),
     [
         ({"seed": 7}, ["seed 0 -> 7"]),
-        ({"rollout__group_size": 4, "optimizer__learning_rate": 1.0}, ["group_size 8 -> 4", "learning_rate 0.0004"]),
-        ({"evaluation__samples_per_problem": 99}, ["evaluation.samples_per_problem 16 -> 99"]),
-        ({"num_steps": 99, "evaluation__every_steps": 1, "checkpoint__keep": 9, "rollout__num_slots": 5}, []),
-        ({"loss__max_drift": 1.0, "optimizer__max_skipped": 9}, []),
+        (
+            {"rollout": {"group_size": 4}, "optimizer": {"learning_rate": 1.0}},
+            ["group_size 8 -> 4", "learning_rate 0.0004"],
+        ),
+        ({"evaluation": {"samples_per_problem": 99}}, ["evaluation.samples_per_problem 16 -> 99"]),
+        (
+            {"num_steps": 99, "evaluation": {"every_steps": 1}, "checkpoint": {"keep": 9}, "rollout": {"num_slots": 5}},
+            [],
+        ),
+        ({"loss": {"max_drift": 1.0}, "optimizer": {"max_skipped": 9}}, []),
     ],
 )
 def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
@@ -70,9 +67,9 @@ def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(conf
 def test_a_problem_file_may_move_but_not_change(config, tmp_path):
     open_folder.create(config)
     shutil.copy(config.data.problems, tmp_path / "moved.jsonl")
-    moved = change(config, data__problems=str(tmp_path / "moved.jsonl"))
+    moved = change(config, data={"problems": str(tmp_path / "moved.jsonl")})
     open_folder.reopen(moved, PLAIN, say=print)
     lines = (tmp_path / "moved.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "moved.jsonl").write_text("".join(reversed(lines)))
-    with pytest.raises(UserError, match="the file of data.problems holds something else"):
+    with pytest.raises(UserError, match=r"the file of data.problems holds something else"):
         open_folder.reopen(moved, PLAIN, say=print)

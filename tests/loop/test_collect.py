@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from scripted import ScriptedEngine, ScriptedJudge, by_parity, scripted_collector
+from small import make_config
 
-from nouscoder_jax import cli
 from nouscoder_jax.bench.pipeline.virtual_clock import run_virtually
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.problems import read_problems
@@ -16,10 +16,8 @@ from nouscoder_jax.types import EngineError
 
 
 @pytest.fixture(scope="module")
-def config(root: Path) -> TrainConfig:
-    config = cli.load_config_file(root / "configs" / "tiny.py")
-    rollout = dataclasses.replace(config.rollout, groups_per_step=4, group_size=4)
-    return dataclasses.replace(config, rollout=rollout)
+def config() -> TrainConfig:
+    return make_config(rollout={"groups_per_step": 4, "group_size": 4})
 
 
 def collect(config: TrainConfig, judge: ScriptedJudge, engines: list[ScriptedEngine] | None = None) -> Collected:

@@ -1,8 +1,7 @@
 """Drift over its bounds names the token that drifts most."""
 
-import dataclasses
-
 import pytest
+from small import change
 
 from nouscoder_jax.experience.packing import pack
 from nouscoder_jax.loop.drift import check_drift
@@ -19,7 +18,7 @@ def check(tiny_config, make_experience):
     batch, _ = pack(
         experiences, row_tokens=16, rows_per_micro_batch=1, max_experiences=3, packed_rows=True, policy_version=0
     )
-    config = dataclasses.replace(tiny_config, loss=dataclasses.replace(tiny_config.loss, max_drift_mean=0.0))
+    config = change(tiny_config, loss={"max_drift_mean": 0.0})
 
     def check(**metrics):
         check_drift(metrics, batch, experiences, config=config, step=3)

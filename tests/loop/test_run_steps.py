@@ -1,13 +1,12 @@
 """Generation ahead of training, on a virtual clock: who waits for whom, how old a batch may be, what a resume draws."""
 
 import asyncio
-import dataclasses
 from pathlib import Path
 
 import pytest
+import small
 from scripted import START, ScriptedEngine, ScriptedJudge, by_parity, chance, scripted_collector
 
-from nouscoder_jax import cli
 from nouscoder_jax.bench.pipeline.virtual_clock import now_s, run_virtually
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.experience.filters import DropReason
@@ -20,10 +19,9 @@ from nouscoder_jax.types import EngineError
 UPDATES = 2
 
 
-def make_config(root: Path, *, max_staleness: int, num_steps: int = 16) -> TrainConfig:
-    config = cli.load_config_file(root / "configs" / "tiny.py")
-    rollout = dataclasses.replace(config.rollout, groups_per_step=4, group_size=4, max_staleness=max_staleness)
-    return dataclasses.replace(config, rollout=rollout, num_steps=num_steps)
+def make_config(*, max_staleness: int, num_steps: int = 16) -> TrainConfig:
+    rollout = {"groups_per_step": 4, "group_size": 4, "max_staleness": max_staleness}
+    return small.make_config(rollout=rollout, num_steps=num_steps)
 
 
 def long_tailed(sampling) -> float:
@@ -76,22 +74,20 @@ class Run:
         self.trained_at.append(now_s())
 
 
-def test_without_staleness_every_token_is_of_the_weights_that_train_on_it(root):
-    run = Run(make_config(root, max_staleness=0)).go()
+def test_without_staleness_every_token_is_of_the_weights_that_train_on_it():
+    run = Run(make_config(max_staleness=0)).go()
     assert set(run.ages) == {0} and len(run.batches) == 16
 
 
 @pytest.mark.parametrize("max_staleness", [1, 2, 3, 5])
-def test_no_group_is_more_batches_old_than_the_bound_whatever_finishes_first_and_every_bound_is_used(
-    root, max_staleness
-):
-    run = Run(make_config(root, max_staleness=max_staleness)).go()
+def test_no_group_is_more_batches_old_than_the_bound_whatever_finishes_first_and_every_bound_is_used(max_staleness):
+    run = Run(make_config(max_staleness=max_staleness)).go()
     assert max(run.ages) == max(run.oldest) == max_staleness and len(run.batches) == 16
 
 
-def test_a_group_that_is_too_old_when_its_turn_comes_is_dropped_and_counted(root):
+def test_a_group_that_is_too_old_when_its_turn_comes_is_dropped_and_counted():
     async def main():
-        config = make_config(root, max_staleness=1)
+        config = make_config(max_staleness=1)
         collector = scripted_collector(config, ScriptedEngine(), ScriptedJudge(by_parity))
         first = await collector.take(1)
         while not collector._ready:
@@ -112,23 +108,23 @@ def test_a_group_that_is_too_old_when_its_turn_comes_is_dropped_and_counted(root
     assert progress.rollouts["filtered/stale"] == 4
 
 
-def test_generation_goes_on_during_updates_and_verdicts(root):
-    runs = (Run(make_config(root, max_staleness=bound, num_steps=40), num_slots=8).go() for bound in (4, 0))
+def test_generation_goes_on_during_updates_and_verdicts():
+    runs = (Run(make_config(max_staleness=bound, num_steps=40), num_slots=8).go() for bound in (4, 0))
     ahead, synchronous = runs
     assert ahead.seconds_total < 0.4 * synchronous.seconds_total
     assert ahead.idle_share < 0.1 < 0.5 < synchronous.idle_share
 
 
-def test_a_slow_judge_does_not_stop_generation_and_a_slow_trainer_does_only_at_the_bound(root):
-    run = Run(make_config(root, max_staleness=1), seconds=lambda sampling: 1.0, update_s=1000.0, num_slots=4).go()
+def test_a_slow_judge_does_not_stop_generation_and_a_slow_trainer_does_only_at_the_bound():
+    run = Run(make_config(max_staleness=1), seconds=lambda sampling: 1.0, update_s=1000.0, num_slots=4).go()
     # one batch is trained, one may wait for it: no third one is drawn meanwhile
     drawn = [batch.position.next_group_id for batch in run.batches]
     assert all(batch.num_in_flight <= 2 * 4 * 4 for batch in run.batches)
     assert drawn[0] <= 3 * 4 * 2
 
 
-def test_no_rollout_is_lost_or_handed_over_twice(root):
-    run = Run(make_config(root, max_staleness=2)).go()
+def test_no_rollout_is_lost_or_handed_over_twice():
+    run = Run(make_config(max_staleness=2)).go()
     handed = [group.group_id for batch in run.batches for group in batch.groups]
     pending = [draw.group_id for draw in run.batches[-1].position.pending]
     assert len(handed) == len(set(handed)) and not set(handed) & set(pending)
@@ -136,15 +132,15 @@ def test_no_rollout_is_lost_or_handed_over_twice(root):
     assert run.left == set()
 
 
-def test_long_completions_are_trained_on_as_often_as_short_ones(root):
-    run = Run(make_config(root, max_staleness=4, num_steps=40)).go()
+def test_long_completions_are_trained_on_as_often_as_short_ones():
+    run = Run(make_config(max_staleness=4, num_steps=40)).go()
     drawn = {seed for seed in run.engine.asked}
     trained = [e.rollout.completion for batch in run.batches for group in batch.groups for e in group.experiences]
     assert len(trained) >= 0.95 * len(drawn), "what was drawn was handed over, however long it took"
 
 
-def test_a_resumed_run_draws_what_was_under_way_again_and_nothing_else(root):
-    config = make_config(root, max_staleness=4, num_steps=12)
+def test_a_resumed_run_draws_what_was_under_way_again_and_nothing_else():
+    config = make_config(max_staleness=4, num_steps=12)
     first = Run(config)
     first.at_step = lambda step: first.stopping.set() if step == 5 else None
     first.go()
@@ -161,8 +157,8 @@ def test_a_resumed_run_draws_what_was_under_way_again_and_nothing_else(root):
     assert all(draw.group_id in again for draw in position.pending)
 
 
-def test_a_run_resumed_with_fewer_slots_keeps_what_it_has_not_drawn_again_yet(root):
-    config = make_config(root, max_staleness=8, num_steps=12)
+def test_a_run_resumed_with_fewer_slots_keeps_what_it_has_not_drawn_again_yet():
+    config = make_config(max_staleness=8, num_steps=12)
     first = Run(config, num_slots=96)
     first.at_step = lambda step: first.stopping.set() if step == 5 else None
     position = first.go().batches[-1].position
@@ -173,15 +169,15 @@ def test_a_run_resumed_with_fewer_slots_keeps_what_it_has_not_drawn_again_yet(ro
     assert sorted(handed) == list(range(second.batches[-1].position.next_group_id))
 
 
-def test_stopping_ends_after_the_update_that_has_begun(root):
-    run = Run(make_config(root, max_staleness=4))
+def test_stopping_ends_after_the_update_that_has_begun():
+    run = Run(make_config(max_staleness=4))
     run.at_step = lambda step: run.stopping.set() if step == 3 else None
     run.go()
     assert len(run.batches) == len(run.trained_at) == 3 and run.left == set()
 
 
-def test_a_failing_engine_ends_the_run_with_its_error_and_leaves_nothing_under_way(root):
-    run = Run(make_config(root, max_staleness=4))
+def test_a_failing_engine_ends_the_run_with_its_error_and_leaves_nothing_under_way():
+    run = Run(make_config(max_staleness=4))
 
     def fail(step):
         if step == 4:
@@ -193,11 +189,11 @@ def test_a_failing_engine_ends_the_run_with_its_error_and_leaves_nothing_under_w
     assert len(run.trained_at) >= 4
 
 
-def test_equal_groups_are_replaced_up_to_the_bound_of_draws(root):
-    run = Run(make_config(root, max_staleness=4), judge=ScriptedJudge(lambda problem, program: False)).go()
+def test_equal_groups_are_replaced_up_to_the_bound_of_draws():
+    run = Run(make_config(max_staleness=4), judge=ScriptedJudge(lambda problem, program: False)).go()
     assert all(batch.used == () and len(batch.groups) >= 12 for batch in run.batches)
 
 
-def test_the_same_script_gives_the_same_run(root):
-    first, second = (Run(make_config(root, max_staleness=4)).go() for _ in range(2))
+def test_the_same_script_gives_the_same_run():
+    first, second = (Run(make_config(max_staleness=4)).go() for _ in range(2))
     assert first.batches == second.batches and first.trained_at == second.trained_at

@@ -1,9 +1,9 @@
 """What the updates of a step measured together, and what becomes of updates that are not finite."""
 
-import dataclasses
 import math
 
 import pytest
+from small import change
 
 from nouscoder_jax.loop import train_step
 from nouscoder_jax.loop.progress import Progress
@@ -53,7 +53,7 @@ def test_an_update_that_was_not_taken_is_counted_and_spoils_nothing():
 
 
 def test_so_many_in_a_row_end_the_run(tiny_config):
-    config = dataclasses.replace(tiny_config, optimizer=dataclasses.replace(tiny_config.optimizer, max_skipped=2))
+    config = change(tiny_config, optimizer={"max_skipped": 2})
     progress = Progress(policy_version=4)
 
     def count(metrics):

@@ -9,29 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import make_architecture
 
 from nouscoder_jax import load_model
 from nouscoder_jax.config import UserError
-from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import abstract_model, save_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = qwen3.Architecture(
-    vocab_size=64,
-    hidden_size=16,
-    intermediate_size=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    rope_theta=1e6,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-    attention_bias=False,
-    max_position_embeddings=16,
-)
+TINY = make_architecture(hidden_size=16, intermediate_size=24, head_dim=8, max_position_embeddings=16)
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
 
 

@@ -10,26 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small import make_architecture
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import qwen3
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = qwen3.Architecture(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rope_theta=1e4,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=False,
-    attention_bias=True,
-    max_position_embeddings=128,
+TINY = make_architecture(
+    intermediate_size=48, rope_theta=1e4, tie_word_embeddings=False, attention_bias=True, max_position_embeddings=128
 )
 
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from small import make_architecture
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import qwen3
@@ -18,17 +19,11 @@ from nouscoder_jax.model.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = qwen3.Architecture(
+TINY = make_architecture(
     vocab_size=32,
     hidden_size=16,
     intermediate_size=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
     head_dim=8,
-    rope_theta=1e6,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
     tie_word_embeddings=False,
     attention_bias=True,
     max_position_embeddings=128,

@@ -49,7 +49,7 @@ def test_every_part_is_what_the_whole_model_has_there(biased, tmp_path, dtype):
     for name, array in whole.items():
         for index in halves(name, array.shape):
             block = reader.block(name, index)
-            assert block.dtype == np.float32 and block.flags.owndata or block.base is None
+            assert (block.dtype == np.float32 and block.flags.owndata) or block.base is None
             np.testing.assert_array_equal(block, array[index], err_msg=f"{name} {index}")
 
 

@@ -3,12 +3,12 @@
 After a change that is meant to move them: UPDATE_BUDGET=1 python -m pytest tests/planning/test_budget.py -m slow
 """
 
-import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
+from small import change
 
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
 
@@ -38,7 +38,7 @@ def program(fleet_name, dapo, qwen3_14b, gpu_compiler):
 
 def with_kernel(config):
     """Long rows want attention that keeps no scores, whatever the config says today."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention="pallas"))
+    return change(config, model={"attention": "pallas"})
 
 
 def figures(program) -> dict:

@@ -1,9 +1,8 @@
 """What process 0 does for all others."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from small import change
 
 from nouscoder_jax.experience.packing import one_a_row
 from nouscoder_jax.planning import costs, head
@@ -26,14 +25,12 @@ def test_a_position_is_as_many_bytes_as_its_arrays_have():
 
 
 def test_every_other_process_gets_every_row_once_and_twice_where_logprobs_are_recomputed(dapo, workload):
-    config = dataclasses.replace(
-        dapo, loss=dataclasses.replace(dapo.loss, old_logprobs="behavior", correction="none", max_ratio=0.0)
-    )
+    config = change(dapo, loss={"old_logprobs": "behavior", "correction": "none", "max_ratio": 0.0})
     rows = workload.updates * workload.micro_batches(48) * 48
     found = of(config, workload)
     assert found.processes == 6 and found.order_bytes == 5 * rows * workload.row_tokens * 26
     assert found.order_s == found.order_bytes / head.ORDER_BYTES_PER_S
-    again = dataclasses.replace(config, loss=dataclasses.replace(config.loss, old_logprobs="recomputed"))
+    again = change(config, loss={"old_logprobs": "recomputed"})
     assert of(again, workload).order_bytes == found.order_bytes * (26 + 26 + 4) / 26
     assert of(config, workload, train_gpus=8, rows_per_micro_batch=8).order_bytes == 0
 

@@ -85,7 +85,7 @@ def test_groups_are_read_in_every_form(groups, first):
 
 def compiled_text(function, *shapes, mesh_size=8):
     import jax
-    from jax.sharding import PartitionSpec as P  # noqa: N817
+    from jax.sharding import PartitionSpec as P
 
     mesh = jax.make_mesh((mesh_size,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)

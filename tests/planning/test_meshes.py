@@ -1,13 +1,10 @@
 """Meshes that the model divides into, and what they hold."""
 
 import pytest
+from small import make_mesh_config
 
-from nouscoder_jax.config import MeshConfig, UserError
+from nouscoder_jax.config import UserError
 from nouscoder_jax.planning import meshes
-
-
-def mesh(data, fsdp, tensor=1):
-    return MeshConfig(data=data, fsdp=fsdp, tensor=tensor, num_processes=1, coordinator_address="")
 
 
 @pytest.mark.parametrize(("num_gpus", "best"), [(48, (3, 16)), (24, (3, 8)), (8, (1, 8)), (64, (1, 64)), (7, (7, 1))])
@@ -23,19 +20,19 @@ def test_meshes_come_with_the_least_memory_first(qwen3_14b):
 
 def test_a_wanted_mesh_that_does_not_divide_is_refused_with_those_that_do(qwen3_14b):
     with pytest.raises(UserError, match="48 devices fit as data 3 x fsdp 16 x tensor 1"):
-        meshes.choose_mesh(qwen3_14b, mesh(1, 48), 48)
+        meshes.choose_mesh(qwen3_14b, make_mesh_config(1, 48), 48)
 
 
 def test_a_wanted_mesh_of_another_number_of_gpus_gives_way(qwen3_14b):
-    assert meshes.choose_mesh(qwen3_14b, mesh(3, 16), 8).fsdp == 8
-    assert meshes.choose_mesh(qwen3_14b, mesh(6, 8), 48) == mesh(6, 8)
+    assert meshes.choose_mesh(qwen3_14b, make_mesh_config(3, 16), 8).fsdp == 8
+    assert meshes.choose_mesh(qwen3_14b, make_mesh_config(6, 8), 48) == make_mesh_config(6, 8)
 
 
 def test_sixteen_bytes_a_matrix_parameter_are_shared_by_the_shards_and_norms_by_none(qwen3_14b):
     norms = 40 * (2 * 5120 + 2 * 128) + 5120
-    assert meshes.state_bytes(qwen3_14b, mesh(3, 16)) == (14_768_307_200 - norms) + 16 * norms
+    assert meshes.state_bytes(qwen3_14b, make_mesh_config(3, 16)) == (14_768_307_200 - norms) + 16 * norms
 
 
 def test_another_mesh_differs_by_its_shards(qwen3_14b):
-    peak = meshes.peak_on(qwen3_14b, mesh(1, 8), measured=mesh(3, 16), peak_bytes=40 * 10**9)
+    peak = meshes.peak_on(qwen3_14b, make_mesh_config(1, 8), measured=make_mesh_config(3, 16), peak_bytes=40 * 10**9)
     assert peak == pytest.approx(40 * 10**9 + 14_768_307_200, rel=1e-3)

@@ -47,8 +47,7 @@ def refusal(root, *arguments) -> str:
     parser = cli.make_parser("", default_config="")
     script.add_options(parser)
     with pytest.raises(UserError) as refused:
-        config, options = cli.load(parser, ["--config", str(root / "configs/dapo.py"), *arguments])
-        script.run(config, options)
+        script.run(*cli.load(parser, ["--config", str(root / "configs/dapo.py"), *arguments]))
     assert "\n" not in str(refused.value)
     return str(refused.value)
 

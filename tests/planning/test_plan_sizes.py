@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small import change, make_mesh_config
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.planning import sizes
@@ -53,7 +54,7 @@ def test_base_models_have_the_same_sizes():
 
 
 def test_an_unknown_model_is_refused_with_those_that_are_known():
-    with pytest.raises(UserError, match="known are .*Qwen/Qwen3-14B"):
+    with pytest.raises(UserError, match=r"known are .*Qwen/Qwen3-14B"):
         sizes.find_architecture("Qwen/Qwen3-235B-A22B")
 
 
@@ -93,7 +94,6 @@ def test_the_flops_are_those_of_the_products_in_the_real_update(dapo):
     import jax
 
     from nouscoder_jax import sharding
-    from nouscoder_jax.config import MeshConfig
     from nouscoder_jax.planning import compile as compiling
     from nouscoder_jax.training.update import make_update_on_mesh
 
@@ -101,9 +101,9 @@ def test_the_flops_are_those_of_the_products_in_the_real_update(dapo):
         sizes.find_architecture("Qwen/Qwen3-0.6B"), vocab_size=4096, hidden_size=256, intermediate_size=512,
         num_layers=3, num_heads=4, num_kv_heads=2, head_dim=64,
     )  # fmt: skip
-    one = MeshConfig(data=1, fsdp=1, tensor=1, num_processes=1, coordinator_address="")
+    one = make_mesh_config()
     config = compiling.with_size(dapo, one, row_tokens=64, rows_per_gpu=1)  # attended at once
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="reference"))
+    config = change(config, model={"attention": "reference"})
     mesh = sharding.make_mesh(one, devices=jax.devices()[:1])
     update = make_update_on_mesh(config, a, mesh, loss_name="dapo")
     arguments = compiling.abstract_arguments(config, a, mesh, num_micro_batches=1)

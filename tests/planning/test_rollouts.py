@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from small import change
 
 from nouscoder_jax.planning import costs, rollouts
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
@@ -65,7 +66,7 @@ def test_48_gpus_are_split_in_whole_machines_and_shared(dapo, qwen3_14b, b200_fl
 
 def test_a_split_takes_the_slower_side_and_on_policy_both(dapo, qwen3_14b, b200_fleet, workload):
     for staleness, together in ((2, max), (0, lambda train, generate: train + generate)):
-        config = dataclasses.replace(dapo, rollout=dataclasses.replace(dapo.rollout, max_staleness=staleness))
+        config = change(dapo, rollout={"max_staleness": staleness})
         for one in placed(config, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9):
             if one.kind == "split":
                 assert one.step_s == pytest.approx(together(one.train_s, one.generate_s) + one.reload_s)
@@ -77,7 +78,7 @@ def test_colocated_shares_of_memory_are_named_and_fit(dapo, qwen3_14b, b200_flee
     assert shared.trainer_memory_fraction == pytest.approx(40e9 / b200_fleet.gpu.memory_bytes)
     assert shared.trainer_memory_fraction + shared.engine_memory_fraction == pytest.approx(0.94)
     assert shared.step_s == pytest.approx(shared.train_s + shared.generate_s + shared.reload_s)
-    on_policy = dataclasses.replace(dapo, rollout=dataclasses.replace(dapo.rollout, max_staleness=0))
+    on_policy = change(dapo, rollout={"max_staleness": 0})
     assert shared in placed(on_policy, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
 
 
@@ -89,7 +90,7 @@ def test_a_trainer_that_leaves_no_room_is_not_colocated(dapo, qwen3_14b, workloa
 
 def test_on_policy_the_longest_completion_is_waited_for(dapo, qwen3_14b, b200_fleet, workload):
     found = engine(qwen3_14b, "b200", workload, gb=180)
-    config = dataclasses.replace(dapo, rollout=dataclasses.replace(dapo.rollout, max_staleness=0))
+    config = change(dapo, rollout={"max_staleness": 0})
     few = dataclasses.replace(workload, generated_sequences=8)
     waited = rollouts.generation_s(qwen3_14b, config, b200_fleet.gpu, few, found, num_gpus=48)
     assert waited > 30720 * 2 * 14_768_307_200 / b200_fleet.gpu.memory_bandwidth

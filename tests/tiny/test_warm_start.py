@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import make_config
 
-from nouscoder_jax import cli
 from nouscoder_jax.tiny.warm_start import ARCHITECTURE, Part, make_tokenizer, warm_start
 
 
@@ -36,7 +36,7 @@ def test_any_text_survives_the_tokenizer(root: Path):
 
 
 def test_the_warm_start_learns_and_repeats_bit_for_bit(root: Path, tmp_path: Path):
-    config = cli.load_config_file(root / "configs" / "tiny.py")
+    config = make_config()
     weights, losses = [], []
     for name in ("a", "b"):
         make_tokenizer(tmp_path / name, seed=1)

@@ -1,8 +1,5 @@
 """Config and batch for the model of 30 thousand parameters."""
 
-import dataclasses
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -13,27 +10,21 @@ def quick(quick_compilation):
 
 
 @pytest.fixture(scope="session")
-def make_config(root):
+def make_config():
     """configs/tiny.py with other fields in some sections: make_config(loss={"name": "gspo"})."""
-    spec = importlib.util.spec_from_file_location("tiny_config", root / "configs" / "tiny.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    import small
+
+    quick = {
+        "data": {"max_prompt_tokens": 8},
+        "rollout": {"max_completion_tokens": 24},
+        "experience": {"row_tokens": 32, "rows_per_micro_batch": 8},
+        "model": {"logits_mib": 1},
+        # A large epsilon makes Adam's first step follow the gradient; else it is the sign of rounding errors.
+        "optimizer": {"learning_rate": 1e-2, "warmup_updates": 0, "epsilon": 1.0},
+    }
 
     def make(**sections):
-        config = module.get_config()
-        small = {
-            "data": {"max_prompt_tokens": 8},
-            "rollout": {"max_completion_tokens": 24},
-            "experience": {"row_tokens": 32, "rows_per_micro_batch": 8},
-            "model": {"logits_mib": 1},
-            # A large epsilon makes Adam's first step follow the gradient; else it is the sign of rounding errors.
-            "optimizer": {"learning_rate": 1e-2, "warmup_updates": 0, "epsilon": 1.0},
-        }
-        changed = {
-            name: dataclasses.replace(getattr(config, name), **(small.get(name, {}) | sections.get(name, {})))
-            for name in small.keys() | sections.keys()
-        }
-        return dataclasses.replace(config, **changed)
+        return small.make_config(**sections | {name: quick[name] | sections.get(name, {}) for name in quick})
 
     return make
 

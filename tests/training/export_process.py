@@ -15,26 +15,13 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))  # small.py
 
 
 def make_architecture():
-    from nouscoder_jax.model.architecture import Architecture
+    from small import make_architecture as make
 
-    return Architecture(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=3,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
-        attention_bias=False,
-        max_position_embeddings=256,
-    )
+    return make(num_layers=3, tie_word_embeddings=False)
 
 
 def random_model():
@@ -66,20 +53,19 @@ def export_killed(target: str, at: str) -> None:
 
 def export_together(folder: str, process: str, port: str) -> dict[str, Any]:
     """Version 1 to a folder that both see; version 2 while process 1 cannot write."""
-    import dataclasses
+    from small import make_config
 
-    from nouscoder_jax.cli import load_config_file
     from nouscoder_jax.config import UserError
     from nouscoder_jax.loop.processes import start_processes
     from nouscoder_jax.training import hands
     from nouscoder_jax.training.export import version_dir
     from nouscoder_jax.training.trainer import LocalTrainer
 
-    config = load_config_file(ROOT / "configs" / "tiny.py")
-    mesh = dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
-    checkpoint = dataclasses.replace(config.checkpoint, export_dtype="bfloat16")
-    model = dataclasses.replace(config.model, compute_dtype="bfloat16")
-    config = dataclasses.replace(config, model=model, mesh=mesh, checkpoint=checkpoint)
+    config = make_config(
+        model={"compute_dtype": "bfloat16"},
+        mesh={"fsdp": 2, "num_processes": 2, "coordinator_address": f"127.0.0.1:{port}"},
+        checkpoint={"export_dtype": "bfloat16"},
+    )
     os.umask(0o007 if process == "1" else 0o022)
     os.environ["NOUSCODER_PROCESS_ID"] = process
     start_processes(config)

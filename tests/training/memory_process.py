@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # small.py
 
 
 def main(model: str, folder: str, process: str, port: str) -> None:
     """The head prints each stage before it begins, and `done` after the last one."""
-    from nouscoder_jax.cli import load_config_file
+    from small import make_config
+
     from nouscoder_jax.loop.processes import start_processes
     from nouscoder_jax.training import hands
     from nouscoder_jax.training.export import version_dir
 
-    config = load_config_file(ROOT / "configs" / "tiny.py")
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, path=model, compute_dtype="bfloat16"),
-        mesh=dataclasses.replace(config.mesh, fsdp=2, num_processes=2, coordinator_address=f"127.0.0.1:{port}"),
-        checkpoint=dataclasses.replace(config.checkpoint, export_dtype="bfloat16"),
+    config = make_config(
+        model={"path": model, "compute_dtype": "bfloat16"},
+        mesh={"fsdp": 2, "num_processes": 2, "coordinator_address": f"127.0.0.1:{port}"},
+        checkpoint={"export_dtype": "bfloat16"},
     )
     os.environ["NOUSCODER_PROCESS_ID"] = process
     if start_processes(config) > 0:

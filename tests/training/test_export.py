@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from small import make_mesh_config, qwen3_14b
 
 from nouscoder_jax import sharding
-from nouscoder_jax.config import MeshConfig, UserError
+from nouscoder_jax.config import UserError
 from nouscoder_jax.manifest import FILE_NAME, check_files, read_manifest
-from nouscoder_jax.model import qwen3, weights_plan, weights_writer
+from nouscoder_jax.model import weights_plan, weights_writer
 from nouscoder_jax.model.weights import abstract_model, hf_tensors, load_model
 from nouscoder_jax.training.export import export, prune, version_dir
 from nouscoder_jax.training.state import named_leaves
@@ -77,7 +78,7 @@ def test_weights_are_cast_before_gpus_gather_them(architecture):
 
     if reason := gpu_compiler_missing():
         pytest.skip(reason)
-    config = MeshConfig(data=1, fsdp=4, tensor=2, num_processes=1, coordinator_address="")
+    config = make_mesh_config(fsdp=4, tensor=2)
     mesh = sharding.make_mesh(config, devices=gpu_devices(Fleet(gpu=find_gpu("h100"), num_gpus=8)))
     leaves = named_leaves(abstract_model(architecture))
     placed = {
@@ -120,21 +121,7 @@ def test_a_small_model_is_one_file_without_an_index(architecture, model, tmp_pat
 
 
 def test_files_of_the_14b_are_a_gib_at_most_but_for_the_vocabulary():
-    fourteen = qwen3.Architecture(
-        vocab_size=151936,
-        hidden_size=5120,
-        intermediate_size=17408,
-        num_layers=40,
-        num_heads=40,
-        num_kv_heads=8,
-        head_dim=128,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
-        attention_bias=False,
-        max_position_embeddings=40960,
-    )
+    fourteen = qwen3_14b()
     shards = weights_plan.plan_files(fourteen, dtype="bfloat16", num_processes=6)
     assert sum(shard.num_bytes for shard in shards) // 10**7 == 2953  # 14,768,307,200 parameters of 2 bytes
     large = [shard for shard in shards if shard.num_bytes > 1 << 30]
@@ -229,7 +216,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_version_before(architecture, mod
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))  # the kernel refuses to make files longer, as a full disk
     try:
-        with pytest.raises(UserError, match="policy-000002 .*File too large.*make room") as caught:
+        with pytest.raises(UserError, match=r"policy-000002 .*File too large.*make room") as caught:
             save(model, architecture, version_dir(tmp_path, 2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -240,7 +227,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_version_before(architecture, mod
 
 def test_a_place_that_cannot_be_written_is_one_line(architecture, model, tmp_path):
     (tmp_path / "weights").write_text("a file")
-    with pytest.raises(UserError, match="cannot write .*weights") as caught:
+    with pytest.raises(UserError, match=r"cannot write .*weights") as caught:
         save(model, architecture, version_dir(tmp_path / "weights", 1))
     assert "\n" not in str(caught.value)
 

@@ -124,7 +124,7 @@ def test_a_closed_line_is_a_lost_process(crew, lines, when):
         receive(lines[1].far)
         lines[1].far.close()
 
-    with pytest.raises(ProcessLostError, match="process 2 on machine2 is gone .*during update"):
+    with pytest.raises(ProcessLostError, match=r"process 2 on machine2 is gone .*during update"):
         crew.order("update", {}, {}, own)
 
 

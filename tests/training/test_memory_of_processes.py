@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from small import make_architecture
 
 from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import abstract_model, save_model
@@ -26,21 +27,10 @@ BYTES_PER_PARAM = 12  # weights and two moments, float32
 
 def qwen3_4b(num_layers: int) -> Architecture:
     """https://huggingface.co/Qwen/Qwen3-4B/blob/main/config.json, but for the number of layers."""
-    return Architecture(
-        vocab_size=151936,
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_layers=num_layers,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        rope_theta=1e6,
-        rope_scaling=None,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        attention_bias=False,
-        max_position_embeddings=40960,
-    )
+    return make_architecture(
+        vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_layers=num_layers, num_heads=32,
+        num_kv_heads=8, head_dim=128, max_position_embeddings=40960,
+    )  # fmt: skip
 
 
 def write_random(architecture: Architecture, folder: Path) -> int:

@@ -5,22 +5,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from small import make_config
 
-from nouscoder_jax.config import OptimizerConfig
 from nouscoder_jax.training.optimizer import make_optimizer, make_schedule
 from nouscoder_jax.training.state import named_leaves
 
-CONFIG = OptimizerConfig(
-    learning_rate=0.1,
-    warmup_updates=4,
-    beta1=0.9,
-    beta2=0.95,
-    moments="float32",
-    epsilon=1e-8,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    max_skipped=3,
-)
+CONFIG = make_config(
+    optimizer={
+        "learning_rate": 0.1, "warmup_updates": 4, "beta1": 0.9, "beta2": 0.95, "moments": "float32",
+        "epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_skipped": 3,
+    }
+).optimizer  # fmt: skip
 
 
 def test_learning_rate_rises_in_equal_steps_and_then_stays():

@@ -3,7 +3,8 @@
 import asyncio
 import dataclasses
 
-from nouscoder_jax.config import VerifierConfig
+import small
+
 from nouscoder_jax.types import Comparison, Problem, TestCase
 from nouscoder_jax.verifier.judge import make_sandbox
 from nouscoder_jax.verifier.verify import verify
@@ -15,7 +16,7 @@ def make_config(backend, **changes):
         rollouts_per_sandbox=20, default_time_limit_s=2.0, wall_factor=3.0, memory_limit_mib=512, output_limit_mib=1,
         max_processes=48, max_retries=1, outage_limit_s=120.0,
     )  # fmt: skip
-    return VerifierConfig(**(values | changes))
+    return small.make_config(verifier=values | changes).verifier
 
 
 def make_problem(tests, *, fn_name=None, kind="tokens", time_limit_s=2.0, **changes):

@@ -92,5 +92,5 @@ def test_a_problem_with_several_right_answers_and_no_program_is_refused(tmp_path
     record = json.loads(path.read_text())
     for changes in ({"checker": "special"}, {"checker_program": None}, {"checker_program": ""}):
         path.write_text(json.dumps(record | changes) + "\n")
-        with pytest.raises(UserError, match="line 1: .*program"):
+        with pytest.raises(UserError, match=r"line 1: .*program"):
             read_problems(path)

@@ -57,7 +57,7 @@ def test_what_is_no_address_of_a_docker_host_is_named(host):
 
 
 def test_a_docker_host_of_several_that_does_not_answer_at_the_start_is_named():
-    with pytest.raises(UserError, match="unix:///nowhere/docker.sock"):
+    with pytest.raises(UserError, match=r"unix:///nowhere/docker.sock"):
         DockerSandbox(make_config("docker", docker_hosts=("unix:///nowhere/docker.sock",)))
 
 

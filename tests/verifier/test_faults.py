@@ -79,7 +79,8 @@ async def crash(batch, docker_host):
     """Kills the Docker host while it is starting no container: Docker forgets one that it had started half, and its
     process stays until the runner gives up by itself."""
     deadline = time.monotonic() + 5
-    spares = [made._spare for made in batch.sandbox_judge.sandbox.hosts if made.address == docker_host.address][0]
+    hosts = batch.sandbox_judge.sandbox.hosts
+    spares = next(made._spare for made in hosts if made.address == docker_host.address)
     while time.monotonic() < deadline and not (spares and all(task.done() for task in spares)):
         await asyncio.sleep(0.005)
     os.kill(docker_host.pid, signal.SIGKILL)

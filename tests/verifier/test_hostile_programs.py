@@ -5,7 +5,7 @@ which adds, on a right and on a wrong test.
 """
 
 import pytest
-from hostile_programs import CASES, GROUPS, SLOW
+from hostile_programs import CASES, SLOW
 from judge_case import RIGHT, SUMS
 from judge_rig import make_problem
 
@@ -34,11 +34,6 @@ def test_the_innocent_programs_run_where_the_hostile_one_ran(rig):
     problem = make_problem([("", "no number\n")])
     details = {rig.judge(problem, PLACE, stop_at_first_failure=False).detail for _ in range(3)}
     assert len(details) == 1, details
-
-
-def test_the_catalogue_of_hostile_programs_does_not_shrink():
-    assert len(CASES) >= 150
-    assert min(map(len, GROUPS.values())) >= 5
 
 
 def test_a_program_that_is_not_rejected_is_one_that_prints_the_answer():

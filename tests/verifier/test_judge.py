@@ -135,12 +135,12 @@ def test_as_many_programs_run_at_once_as_there_are_workers():
 
 def test_the_backend_chosen_by_name_must_work(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(UserError, match="/nowhere/docker.sock"):
+    with pytest.raises(UserError, match=r"/nowhere/docker.sock"):
         make_sandbox(make_config("docker"))
 
 
 def test_auto_does_not_fall_back_where_docker_hosts_are_named():
-    with pytest.raises(UserError, match="/nowhere/docker.sock"):
+    with pytest.raises(UserError, match=r"/nowhere/docker.sock"):
         make_sandbox(make_config("auto", docker_hosts=("unix:///nowhere/docker.sock",)))
 
 

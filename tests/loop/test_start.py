@@ -1,0 +1,52 @@
+"""Where a session starts: new, resumed, or resumed at an earlier step."""
+
+import pytest
+
+from nouscoder_jax.loop.open_folder import Resume
+from nouscoder_jax.loop.progress import Progress
+from nouscoder_jax.loop.start import start
+from nouscoder_jax.run_folder import RunFolder
+from nouscoder_jax.training import trainer
+
+NEWEST, THIRD = Resume(step=None, with_changes=False), Resume(step=3, with_changes=False)
+
+
+class Trainer(trainer.Trainer):
+    """Has a checkpoint of step 5, and of any that is named, or none."""
+
+    architecture = None
+
+    def __init__(self, has_one):
+        self.has_one, self.calls = has_one, []
+
+    def open(self, checkpoints):
+        self.calls.append(f"open {checkpoints.name}")
+
+    def has_checkpoint(self):
+        return self.has_one
+
+    def start(self):
+        self.calls.append("start")
+
+    def restore(self, step):
+        self.calls.append(f"restore {step}")
+        return vars(Progress(step=step or 5))
+
+
+@pytest.mark.parametrize(
+    ("resume", "has_one", "call", "finished", "has_journal"),
+    [
+        (None, False, "start", None, True),
+        (NEWEST, False, "start", -1, True),
+        (NEWEST, True, "restore None", 5, True),
+        (THIRD, True, "restore 3", 3, False),  # the journal is of later steps
+    ],
+    ids=["new", "killed before its first checkpoint", "resumed", "resumed at a step"],
+)
+def test_weights_come_from_the_base_model_or_from_a_checkpoint(tmp_path, resume, has_one, call, finished, has_journal):
+    folder, ours = RunFolder(path=tmp_path), Trainer(has_one)
+    folder.journal.mkdir()
+    started = start(ours, folder, resume)
+    assert ours.calls == ["open checkpoints", call]
+    assert (started.resumed, started.has_begun) == (resume is not None, call != "start")
+    assert started.finished_step == finished and folder.journal.exists() == has_journal
