@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
+from jax.sharding import PartitionSpec as P
 
 from nouscoder_jax.config import MeshConfig, UserError
 

@@ -13,8 +13,8 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
-from nouscoder_jax import cli  # noqa: E402
-from nouscoder_jax.planning import plan  # noqa: E402
+from nouscoder_jax import cli
+from nouscoder_jax.planning import plan
 
 
 def main() -> int:

@@ -262,7 +262,8 @@ def table(content: dict[str, Any]) -> list[list[str]]:
     rows = [["objective", *(f"seed {seed}" for seed in seeds), "mean", "clipped low / high", "entropy", "s a run"]]
     of_seed = [_values([one for one in runs if one["seed"] == seed], "pass_at_1_before") for seed in seeds]
     means = [[statistics.mean(values)] if values else [] for values in of_seed]
-    rows.append(["before training", *map(_percent, means), _percent(sum(means, [])), "", "", ""])
+    of_all = _percent([mean for values in means for mean in values])
+    rows.append(["before training", *map(_percent, means), of_all, "", "", ""])
     for objective in content["settings"]["objectives"]:
         done = _of(runs, objective)
         found = {one["seed"]: _percent([one["pass_at_1_after"]]) for one in done}

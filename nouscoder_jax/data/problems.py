@@ -52,7 +52,7 @@ class _Record(dict[str, Any]):
 
     def maybe(self, name: str, *types: type) -> Any:
         value = self.get(name)
-        if value is not None and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
+        if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             names = " or ".join(kind.__name__ for kind in types)
             raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {names}")
         return value

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P  # noqa: N817 (jax's own abbreviation)
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from nouscoder_jax import losses, sharding

@@ -55,7 +55,7 @@ class _Empty:
 
 
 class _Placeholder(types.ModuleType):
-    __path__ = []
+    __path__ = ()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
