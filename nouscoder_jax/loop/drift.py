@@ -1,6 +1,6 @@
 """Drift over its bounds, in words: which token, of which rollout, drifts most.
 
-In: an update's metrics, its batch and the experiences in it. Out: nothing, or a DriftError.
+In: an update's metrics, its batch and the experiences in it. Out: a DriftError where its bounds were exceeded.
 """
 
 from __future__ import annotations

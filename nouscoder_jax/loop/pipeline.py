@@ -1,7 +1,7 @@
 """Who waits for whom: batches are taken and trained, one after another, while the collector draws the next ones.
 
-In: a Collector, something that trains a batch and gives the engine the new weights. Out: nothing; it ends after the
-last step, when it is told to stop, or with the first failure of either side. The loop trains for real; a simulation
+In: a Collector, something that trains a batch and gives the engine the new weights. Out: trained steps, up to
+the last one, until it is told to stop, or to the first failure of either side. The loop trains for real; a simulation
 passes times: the order of events is this file's either way.
 """
 

@@ -1,8 +1,8 @@
 """The language of the tiny problems: a source, two steps and an output, each with its English, its Python and its slips.
 
-In: nothing. Out: `DOMAINS`, tables of components. A problem is one component of each kind; its reference program is
-their Python one after another. A slip is Python that a beginner might write for the same English: the warm start
-imitates programs with slips in them, and reinforcement learning has to find out which way passes the hidden tests.
+`DOMAINS` are tables of components. A problem is one component of each kind; its reference program is their Python one
+after another. A slip is Python that a beginner might write for the same English: the warm start imitates programs with
+slips in them, and reinforcement learning has to find out which way passes the hidden tests.
 
 `{k}` stands for a number from 2 to 9 and `{c}` for a letter, the same in English and in Python.
 """
