@@ -14,9 +14,10 @@ def ended_by(ask, *, crew=None) -> tuple[bool, list[str]]:
 
     async def main() -> bool:
         with interruptible(crew, say=said.append) as stopping:
-            await ask()
-            await asyncio.wait_for(stopping.wait(), 10)
-            await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                await ask()
+                await stopping.wait()
+                await asyncio.sleep(0.01)  # for a second one
             return stopping.is_set()
 
     said: list[str] = []
