@@ -74,6 +74,7 @@ def get_config() -> TrainConfig:
             stdin_prompt=STDIN_PROMPT,
             function_prompt=FUNCTION_PROMPT,
             enable_thinking=True,  # [N] Qwen3's own template, thinking on
+            extract_rule="markdown",  # [O] the published one is "original"
             max_prompt_tokens=2048,  # [D]
         ),
         rollout=RolloutConfig(

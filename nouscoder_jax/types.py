@@ -193,6 +193,8 @@ class Rollout:
     """The completion decoded, special tokens left out."""
     program: str | None
     """Source taken from the text; None: there is none."""
+    rules_differ: bool = False
+    """The two rules of data.extract_rule take different programs."""
 
 
 class ExecutionStatus(enum.Enum):

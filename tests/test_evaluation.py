@@ -6,6 +6,7 @@ import math
 import pytest
 
 from nouscoder_jax import evaluation
+from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.types import (
@@ -108,7 +109,7 @@ def run(letters, *, problems, samples, engine=None, progress=lambda done, total:
             max_completion_tokens=8,
             seed=0,
             decode=lambda ids: str(ids[0]) if ids else "",
-            extract=lambda text: text,
+            extract=lambda prompt, completion, text: Extracted(text, False),
             on_progress=progress,
         )
     )

@@ -27,6 +27,9 @@ class DataConfig:
     """User message of a function problem; `{statement}`, `{fn_name}` and `{starter_code}` are replaced."""
     enable_thinking: bool
     """Handed to the chat template (Qwen3: False appends an empty thinking part)."""
+    extract_rule: Literal["markdown", "original"]
+    """The program in a completion. markdown: the last block that is Python, fences read by CommonMark, outside the
+    thinking part. original: NousCoder's published rule, the last stretch between two lines that begin with ```."""
     max_prompt_tokens: int
     """Problems whose prompt is longer are left out and counted."""
 

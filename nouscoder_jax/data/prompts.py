@@ -48,6 +48,8 @@ class PromptMaker:
     """Ids that end a completion: those of generation_config.json, else the tokenizer's own."""
     pad_token_id: int
     """Id of padding; the first end token where the tokenizer has none."""
+    think_token_ids: tuple[int, int] | None
+    """Ids of `<think>` and `</think>`; None where the tokenizer has no such tokens."""
 
     def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
         """`tokenizer_dir`: a folder, which needs no network, or a hub id. Raises UserError where there is no tokenizer,
@@ -72,6 +74,9 @@ class PromptMaker:
         if not self.eos_token_ids:
             raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
         pad = self._tokenizer.pad_token_id
+        added = self._tokenizer.get_added_vocab()
+        ids = added.get("<think>"), added.get("</think>")
+        self.think_token_ids = None if None in ids else ids
         self.pad_token_id = self.eos_token_ids[0] if pad is None else int(pad)
 
     def text(self, problem: Problem) -> str:

@@ -43,7 +43,7 @@ from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
-from nouscoder_jax.rollout.extract import extract_program
+from nouscoder_jax.rollout.extract import Extract, make_extract
 from nouscoder_jax.rollout.probe import pick_sequences
 from nouscoder_jax.training import hands
 from nouscoder_jax.training.hands import Crew, RemoteTrainer
@@ -285,9 +285,14 @@ class Run:
             max_completion_tokens=evaluation.max_completion_tokens,
             seed=self.config.seed,
             decode=self.components.prompt_maker.decode,
-            extract=extract_program,
+            extract=self._extract(),
             on_progress=lambda done, total: self.display.progress("evaluate", done=done, total=total),
         )
+
+    def _extract(self) -> Extract:
+        maker = self.components.prompt_maker
+        rule = self.config.data.extract_rule
+        return make_extract(rule, decode=maker.decode, think_token_ids=maker.think_token_ids)
 
     def _collector(self) -> ReplayingCollector:
         train = self.components.train
@@ -308,6 +313,7 @@ class Run:
             problems=train.problems,
             prompts=train.prompts,
             decode=self.components.prompt_maker.decode,
+            extract=self._extract(),
             timer=self.timer,
             meter=self.meter,
             on_finished=finished,

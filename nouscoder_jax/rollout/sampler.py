@@ -15,6 +15,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import Extract
 from nouscoder_jax.types import Prompt, Rollout, Sampling
 
 
@@ -36,12 +37,12 @@ def sample_group(
     max_completion_tokens: int,
     seed: int,
     decode: Callable[[Sequence[int]], str],
-    extract: Callable[[str], str | None],
+    extract: Extract,
 ) -> tuple[asyncio.Task[Rollout], ...]:
     """One running task for each rollout of the group, in order of sample_index.
 
-    `decode` turns sampled ids into text, `extract` takes the program out of a text. Cancelling a task frees its slot
-    in the engine. A task raises EngineError when the engine cannot answer. Needs a running event loop.
+    `decode` turns sampled ids into text, `extract` takes the program out. Cancelling a task frees its slot in the
+    engine. A task raises EngineError when the engine cannot answer. Needs a running event loop.
     """
 
     async def sample(sample_index: int) -> Rollout:
@@ -54,13 +55,15 @@ def sample_group(
         )
         completion = await engine.generate(prompt, sampling)
         text = decode(completion.token_ids)
+        extracted = extract(prompt, completion, text)
         return Rollout(
             group_id=group_id,
             sample_index=sample_index,
             prompt=prompt,
             completion=completion,
             text=text,
-            program=extract(text),
+            program=extracted.program,
+            rules_differ=extracted.rules_differ,
         )
 
     return tuple(
