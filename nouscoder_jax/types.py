@@ -7,7 +7,7 @@ Standard library, NumPy and jaxtyping only (jaxtyping does not import jax). Sibl
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -88,6 +88,8 @@ class Problem:
     source: str
     family: str
     """Kind of problem, for tables; empty where the source has none."""
+    derived: tuple[str, ...] = field(default=(), compare=False)
+    """What the reader took from prose or mended, a line each, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     memory_limit_mb     MiB, or null
     checker             "exact", "lines", "tokens", "numbers", "float:EPS" (absolute and relative) or "program", see
                         types.Comparison;
-                        tokens become float where the statement grants a tolerance (data/tolerance.py)
+                        tokens, numbers and a function's exact become float where the statement grants a tolerance, and
+                        letters compare without case where it says so (data/tolerance.py)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
     checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
@@ -32,11 +33,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.data.tolerance import stated_tolerance
+from nouscoder_jax.data.tolerance import granted
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
 _Parsed = TypeVar("_Parsed")
@@ -176,6 +178,7 @@ def _problem(record: _Record) -> Problem:
         value = record.maybe(name, int, float)
         if value is not None and not value > 0:
             raise ValueError(f"the field {name!r} is {value}, expected more than 0")
+    comparison, derived = _comparison(record)
     memory = record.maybe("memory_limit_mb", int, float)
     time_limit = record.maybe("time_limit_s", int, float)
     return Problem(
@@ -187,9 +190,10 @@ def _problem(record: _Record) -> Problem:
         prelude=record.maybe("prelude", str) or "",
         time_limit_s=None if time_limit is None else float(time_limit),
         memory_limit_mib=None if memory is None else max(1, int(memory)),
-        comparison=_comparison(record),
+        comparison=comparison,
         source=record.maybe("source", str) or "",
         family=record.maybe("family", str) or "",
+        derived=derived,
     )
 
 
@@ -203,18 +207,29 @@ def _test(test: Any) -> TestCase:
     return TestCase(input=values[0], expected=values[1])
 
 
-def _comparison(record: _Record) -> Comparison:
+def _comparison(record: _Record) -> tuple[Comparison, tuple[str, ...]]:
+    """The comparison, and what of it the statement's prose says."""
+    comparison = _stated_comparison(record)
+    says = granted(record.maybe("statement", str) or "")
+    derived = []
+    reads_prose = comparison.kind in ("tokens", "numbers") or (comparison.kind == "exact" and record.get("fn_name"))
+    if says.tolerance is not None and reads_prose:
+        derived.append(f"tolerance {says.tolerance:g}, absolute or relative: {says.tolerance_words!r}")
+        comparison = replace(comparison, kind="float", abs_tolerance=says.tolerance, rel_tolerance=says.tolerance)
+    if says.any_case and comparison.kind != "program" and not comparison.ignore_case:
+        derived.append(f"letters compare without case: {says.any_case_words!r}")
+        comparison = replace(comparison, ignore_case=True)
+    return comparison, tuple(derived)
+
+
+def _stated_comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
+    if checker is None:
+        raise ValueError("the field 'checker' is null, expected exact, lines, tokens, numbers, float:EPS or program")
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
-    if checker == "tokens":
-        if record.maybe("exact_bytes_ok", bool) is False:
-            checker, ignore_case = "numbers", True
-        granted = stated_tolerance(record.maybe("statement", str) or "")
-        if granted is not None:
-            return Comparison(
-                kind="float", abs_tolerance=granted, rel_tolerance=granted, ignore_case=ignore_case, program=""
-            )
+    if checker == "tokens" and record.maybe("exact_bytes_ok", bool) is False:
+        checker, ignore_case = "numbers", True
     if checker in ("exact", "lines", "tokens", "numbers", "program"):
         program = (record.maybe("checker_program", str) or "") if checker == "program" else ""
         if checker == "program" and not program:
