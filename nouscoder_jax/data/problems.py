@@ -10,7 +10,9 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     starter_code        text, optional; what the solver is given
     prelude             text, optional; goes before every program
     tests               list of {"input": text, "output": text}; a function's input is a JSON list of positional
-                        arguments and its output a JSON value
+                        arguments and its output a JSON value. Line ends of a stdin problem become \\n, a last line
+                        without one gets it
+    keep_bytes          optional; true: they stay as they are
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
     checker             "exact", "lines", "tokens", "numbers", "float:EPS" (absolute and relative) or "program", see
@@ -128,6 +130,8 @@ def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dic
         record["checker_detail"] = {"abs": comparison.abs_tolerance, "rel": comparison.rel_tolerance}
     if comparison.kind == "program":
         record["checker_program"] = comparison.program
+    if not problem.fn_name and any(_with_line_ends(test) != test for test in problem.tests):
+        record["keep_bytes"] = True
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
     record["solutions"] = [{"language": "python3", "label": item.label, "code": item.code} for item in solutions]
     return record
@@ -174,6 +178,8 @@ def _problem(record: _Record) -> Problem:
     tests = tuple(_test(test) for test in record.want("tests", list))
     if not tests:
         raise ValueError("the field 'tests' is empty, expected one test or more")
+    if io == "stdin" and not record.maybe("keep_bytes", bool):
+        tests = tuple(map(_with_line_ends, tests))
     for name in ("time_limit_s", "memory_limit_mb"):
         value = record.maybe(name, int, float)
         if value is not None and not value > 0:
@@ -195,6 +201,13 @@ def _problem(record: _Record) -> Problem:
         family=record.maybe("family", str) or "",
         derived=derived,
     )
+
+
+def _with_line_ends(test: TestCase) -> TestCase:
+    """The test with \\n as its line ends, the last line's too: files of other systems, and sets that strip."""
+    texts = (text.replace("\r\n", "\n") for text in (test.input, test.expected))
+    given, expected = (text + "\n" if text and not text.endswith("\n") else text for text in texts)
+    return TestCase(input=given, expected=expected)
 
 
 def _test(test: Any) -> TestCase:

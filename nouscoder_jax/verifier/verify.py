@@ -7,12 +7,12 @@ Inputs go into the sandbox, outputs come out, and the comparison happens here.
 from __future__ import annotations
 
 import contextlib
-import re
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
 from nouscoder_jax.verifier.checker import mismatch, value_mismatch
 from nouscoder_jax.verifier.checker_program import ProgramChecker, open_checker
+from nouscoder_jax.verifier.prelude import with_prelude
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, Sandbox, SandboxOutError
 
 _FAILURES = {
@@ -22,7 +22,6 @@ _FAILURES = {
     ExecutionStatus.MEMORY_LIMIT: Outcome.MEMORY_LIMIT,
     ExecutionStatus.OUTPUT_LIMIT: Outcome.OUTPUT_LIMIT,
 }
-_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 _MAX_LOST = 1
 
 
@@ -115,14 +114,6 @@ def limits_of(problem: Problem, config: VerifierConfig) -> Limits:
         output_mib=config.output_limit_mib,
         max_processes=config.max_processes,
     )
-
-
-def with_prelude(prelude: str, program: str) -> str:
-    """The program under its platform's imports; its `from __future__` lines move above them, as Python demands."""
-    if not prelude:
-        return program
-    future = _FUTURE.findall(program)
-    return "\n".join([*future, prelude, _FUTURE.sub("pass", program) if future else program])
 
 
 def _verdict(problem: Problem, outcome: Outcome, executions: list[Execution], passed: int, detail: str) -> Verdict:

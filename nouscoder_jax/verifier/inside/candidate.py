@@ -177,7 +177,8 @@ def _compiled(task: Task) -> types.CodeType:
     try:
         if fcntl.fcntl(task.code_fd, _F_GET_SEALS) == _F_SEAL_ALL:
             return marshal.loads(os.pread(task.code_fd, _MOST_CODE, 0))
-        text = os.pread(task.source_fd, _MOST_CODE, 0)
+        # Text, not bytes: it is UTF-8 whatever its coding line says.
+        text = os.pread(task.source_fd, _MOST_CODE, 0).decode("utf-8-sig", "surrogatepass")
         code = compile(text, str(task.main.__file__), "exec", dont_inherit=True)
         data = marshal.dumps(code)
         if len(data) < task.output_mib * _MIB:  # the limit of any file's size
