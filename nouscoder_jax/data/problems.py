@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,20 +47,53 @@ from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 _Parsed = TypeVar("_Parsed")
 
 
+_JSON_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
+_LEAST_TIME_S = 0.1
+"""A limit below it is one that no Python program keeps: a slip of the data."""
+
+
 class _Record(dict[str, Any]):
     """A line's object, whose fields are asked for by name and type."""
 
     def want(self, name: str, *types: type) -> Any:
         if name not in self:
             raise ValueError(f"the field {name!r} is missing")
+        if self[name] is None:
+            raise ValueError(f"the field {name!r} is null, expected {_names(types)}")
         return self.maybe(name, *types)
 
     def maybe(self, name: str, *types: type) -> Any:
         value = self.get(name)
         if value is not None and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {names}")
+            raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {_names(types)}")
         return value
+
+    def number(self, name: str, *, positive: bool) -> float | None:
+        """The finite number of a field, above 0 or at least 0; None where there is none."""
+        value = self.maybe(name, int, float)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not (math.isfinite(number) and (number > 0 or (number == 0 and not positive))):
+            wanted = "above 0" if positive else "of at least 0"
+            raise ValueError(f"the field {name!r} is {value!s:.40}, expected a finite number {wanted}")
+        return number
+
+    def words(self, name: str) -> str:
+        """Text for people and models; empty where there is none."""
+        value = self.maybe(name, str) or ""
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the field {name!r} is no Unicode text ({error.reason} at {error.start})") from error
+        return value
+
+
+def _names(types: tuple[type, ...]) -> str:
+    return " or ".join(_JSON_NAMES.get(kind, kind.__name__) for kind in types)
 
 
 def read_problems(path: str | Path) -> list[Problem]:
@@ -180,21 +214,20 @@ def _problem(record: _Record) -> Problem:
         raise ValueError("the field 'tests' is empty, expected one test or more")
     if io == "stdin" and not record.maybe("keep_bytes", bool):
         tests = tuple(map(_with_line_ends, tests))
-    for name in ("time_limit_s", "memory_limit_mb"):
-        value = record.maybe(name, int, float)
-        if value is not None and not value > 0:
-            raise ValueError(f"the field {name!r} is {value}, expected more than 0")
     comparison, derived = _comparison(record)
-    memory = record.maybe("memory_limit_mb", int, float)
-    time_limit = record.maybe("time_limit_s", int, float)
+    memory = record.number("memory_limit_mb", positive=True)
+    time_limit = record.number("time_limit_s", positive=True)
+    if time_limit is not None and time_limit < _LEAST_TIME_S:
+        derived += (f"time limit {_LEAST_TIME_S} s, not {time_limit} s: no Python program keeps that",)
+        time_limit = _LEAST_TIME_S
     return Problem(
         problem_id=record.want("id", str),
-        statement=record.maybe("statement", str) or "",
+        statement=record.words("statement"),
         tests=tests,
         fn_name=fn_name or None,
-        starter_code=record.maybe("starter_code", str) or "",
-        prelude=record.maybe("prelude", str) or "",
-        time_limit_s=None if time_limit is None else float(time_limit),
+        starter_code=record.words("starter_code"),
+        prelude=record.words("prelude"),
+        time_limit_s=time_limit,
         memory_limit_mib=None if memory is None else max(1, int(memory)),
         comparison=comparison,
         source=record.maybe("source", str) or "",
@@ -214,10 +247,7 @@ def _test(test: Any) -> TestCase:
     if not isinstance(test, dict):
         raise ValueError(f"a test is a {type(test).__name__}, expected an object with input and output")
     record = _Record(test)
-    values = record.want("input", str), record.want("output", str)
-    if None in values:
-        raise ValueError("a test's input or output is null, expected text")
-    return TestCase(input=values[0], expected=values[1])
+    return TestCase(input=record.want("input", str), expected=record.want("output", str))
 
 
 def _comparison(record: _Record) -> tuple[Comparison, tuple[str, ...]]:
@@ -237,8 +267,6 @@ def _comparison(record: _Record) -> tuple[Comparison, tuple[str, ...]]:
 
 def _stated_comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
-    if checker is None:
-        raise ValueError("the field 'checker' is null, expected exact, lines, tokens, numbers, float:EPS or program")
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
     if checker == "tokens" and record.maybe("exact_bytes_ok", bool) is False:
@@ -260,8 +288,8 @@ def _stated_comparison(record: _Record) -> Comparison:
             f"the field 'checker' is {checker!r}, expected exact, lines, tokens, numbers, float:EPS or program; a "
             "problem with several right answers needs a program, it is not judged by equality"
         ) from error
-    split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))
-    absolute, relative = (float(detail.get(name) or 0.0) for name in ("abs", "rel")) if split else (both, both)
+    parts = [detail.number(name, positive=False) for name in ("abs", "rel")]
+    absolute, relative = (part or 0.0 for part in parts) if parts != [None, None] else (both, both)
     return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case, program="")
 
 
@@ -270,11 +298,13 @@ def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
         items, problem_id = [record], record.want("problem_id", str)
     else:
         problem_id = record.want("id", str)
-        items = [_Record(item) for item in record.maybe("solutions", list) or [] if isinstance(item, dict)]
+        items = []
+        for item in record.maybe("solutions", list) or []:
+            if not isinstance(item, dict):
+                raise ValueError(f"a solution is a {type(item).__name__}, expected an object with label and code")
+            items.append(_Record(item))
     found = []
     for item in items:
         code = item.want("code", str)
-        if code is None:
-            raise ValueError("the field 'code' is null, expected the text of a program")
         found.append((problem_id, item.maybe("label", str), code))
     return found

@@ -13,6 +13,7 @@ A paragraph is text between blank lines of the template. The second rule is the 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -75,6 +76,8 @@ class PromptMaker:
             raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
         pad = self._tokenizer.pad_token_id
         added = self._tokenizer.get_added_vocab()
+        names = sorted((token for token in added if len(token.strip()) > 1), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, names))) if names else None
         ids = added.get("<think>"), added.get("</think>")
         self.think_token_ids = None if None in ids else ids
         self.pad_token_id = self.eos_token_ids[0] if pad is None else int(pad)
@@ -91,8 +94,21 @@ class PromptMaker:
         )
 
     def make(self, problem: Problem) -> Prompt:
-        """The problem's prompt, whatever its length."""
-        return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
+        """The problem's prompt, whatever its length. Control tokens are the template's only: a statement that spells
+        one is text."""
+        texts = {name: getattr(problem, name) or "" for name in ("statement", "fn_name", "starter_code")}
+        written = "".join(texts.values())
+        if self._control is None or not self._control.search(written):
+            return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
+        mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in written)  # of private use
+        broken = {
+            name: self._control.sub(lambda found: found[0][0] + mark + found[0][1:], text)
+            for name, text in texts.items()
+            if text
+        }
+        parts = self.text(dataclasses.replace(problem, **broken)).split(mark)
+        token_ids = tuple(token_id for part in parts for token_id in self.encode(part))
+        return Prompt(problem_id=problem.problem_id, token_ids=token_ids)
 
     def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
         """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.
