@@ -88,6 +88,11 @@ class Problem:
     source: str
     family: str
     """Kind of problem, for tables; empty where the source has none."""
+    signature: str = ""
+    """How a function's arguments and result are made of JSON values, such as `(ListNode,_)->ListNode`; empty: as they
+    are. Kinds in nouscoder_jax/verifier/inside/values.py."""
+    parameters: tuple[str, ...] = ()
+    """Names of the function's parameters; empty where it reads stdin."""
     derived: tuple[str, ...] = field(default=(), compare=False)
     """What the reader took from prose or mended, a line each, for people."""
 

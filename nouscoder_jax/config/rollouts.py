@@ -24,7 +24,8 @@ class DataConfig:
     stdin_prompt: str
     """User message of a stdin/stdout problem; `{statement}` is replaced."""
     function_prompt: str
-    """User message of a function problem; `{statement}`, `{fn_name}` and `{starter_code}` are replaced."""
+    """User message of a function problem; `{statement}`, `{fn_name}`, `{starter_code}`, `{function}` are replaced. A
+    paragraph with {starter_code} is for problems that have such code, one with {function} for the others."""
     enable_thinking: bool
     """Handed to the chat template (Qwen3: False appends an empty thinking part)."""
     extract_rule: Literal["markdown", "original"]

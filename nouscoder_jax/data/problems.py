@@ -8,6 +8,8 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     io                  "stdin" or "function"
     fn_name             null, or "f" or "Solution.method" for a function problem
     starter_code        text, optional; what the solver is given
+    signature, parameters    optional; how arguments and result are made of JSON and how they are named; by default what
+                        the starter code, else a solution labelled accepted, else the tests say (data/signature.py)
     prelude             text, optional; goes before every program
     tests               list of {"input": text, "output": text}; a function's input is a JSON list of positional
                         arguments and its output a JSON value. Line ends of a stdin problem become \\n, a last line
@@ -41,6 +43,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.data.signature import Signature, signature
 from nouscoder_jax.data.tolerance import granted
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
@@ -166,6 +169,8 @@ def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dic
         record["checker_program"] = comparison.program
     if not problem.fn_name and any(_with_line_ends(test) != test for test in problem.tests):
         record["keep_bytes"] = True
+    if problem.fn_name:
+        record |= {"signature": problem.signature, "parameters": list(problem.parameters)}
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
     record["solutions"] = [{"language": "python3", "label": item.label, "code": item.code} for item in solutions]
     return record
@@ -215,6 +220,8 @@ def _problem(record: _Record) -> Problem:
     if io == "stdin" and not record.maybe("keep_bytes", bool):
         tests = tuple(map(_with_line_ends, tests))
     comparison, derived = _comparison(record)
+    found = _signature(record, fn_name, tests) if fn_name else Signature((), "", ())
+    derived += found.derived
     memory = record.number("memory_limit_mb", positive=True)
     time_limit = record.number("time_limit_s", positive=True)
     if time_limit is not None and time_limit < _LEAST_TIME_S:
@@ -232,7 +239,32 @@ def _problem(record: _Record) -> Problem:
         comparison=comparison,
         source=record.maybe("source", str) or "",
         family=record.maybe("family", str) or "",
+        signature=found.call,
+        parameters=found.parameters,
         derived=derived,
+    )
+
+
+def _signature(record: _Record, fn_name: str, tests: tuple[TestCase, ...]) -> Signature:
+    """The signature that a line gives, else what its starter code, its right programs and its tests say."""
+    solutions = record.get("solutions")
+    programs = [
+        item["code"]
+        for item in (solutions if isinstance(solutions, list) else [])
+        if isinstance(item, dict) and item.get("label") == "accepted" and isinstance(item.get("code"), str)
+    ]
+    found = signature(
+        fn_name,
+        tests,
+        starter_code=record.words("starter_code"),
+        programs=programs,
+        compares=record.get("checker") != "program",
+    )
+    parameters = record.maybe("parameters", list)
+    return Signature(
+        tuple(map(str, parameters)) if parameters is not None else found.parameters,
+        record["signature"] if record.maybe("signature", str) is not None else found.call,
+        found.derived,
     )
 
 

@@ -5,9 +5,11 @@ In: Problem, a tokenizer with a chat template, the data section of the config. O
 How a template becomes a user message, in one pass (braces inside a statement stay as they are):
 
     {statement} {fn_name} {starter_code}   replaced by the problem's own
+    {function}                             replaced by the function asked for and its parameters, in words
     a paragraph with {starter_code}        left out where the problem has no starter code
+    a paragraph with {function}            left out where it has
 
-A paragraph is text between blank lines of the template. The second rule is the published NousCoder format
+A paragraph is text between blank lines of the template. The starter code's rule is the published NousCoder format
 (NousResearch/atropos coding_server.py lines 26-62), whose starter-code passage stands only where there is such code.
 """
 
@@ -26,20 +28,28 @@ from nouscoder_jax.types import Problem, Prompt
 
 NO_TOKEN = "\N{REPLACEMENT CHARACTER}"
 
-_PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code)\}")
+_PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code|function)\}")
 
 
 def user_message(problem: Problem, *, stdin_prompt: str, function_prompt: str) -> str:
     """The problem's user message by the rules above."""
     template = stdin_prompt if problem.fn_name is None else function_prompt
-    if not problem.starter_code:
-        template = "\n\n".join(part for part in template.split("\n\n") if "{starter_code}" not in part)
+    unwanted = "{function}" if problem.starter_code else "{starter_code}"
+    template = "\n\n".join(part for part in template.split("\n\n") if unwanted not in part)
     values = {
         "statement": problem.statement,
         "fn_name": problem.fn_name or "",
         "starter_code": problem.starter_code,
+        "function": _in_words(problem),
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def _in_words(problem: Problem) -> str:
+    owner, dot, name = (problem.fn_name or "").rpartition(".")
+    if dot:
+        return f"a class `{owner}` with the method `{name}({', '.join(['self', *problem.parameters])})`"
+    return f"the function `{name}({', '.join(problem.parameters)})`"
 
 
 class PromptMaker:

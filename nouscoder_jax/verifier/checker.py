@@ -13,12 +13,14 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 
 from nouscoder_jax.types import Comparison
 
 _NUMBER = re.compile(rb"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
 _PLAIN = re.compile(rb"(-?)(0|[1-9]\d{0,400})(?:\.(\d{1,400}))?")
 _INTEGER = re.compile(rb"[+-]?\d{1,400}")
+_NUMBERS = (int, float, Fraction)
 _SHOWN_CHARS = 60
 _MAX_INT_DIGITS = 4000
 
@@ -119,7 +121,7 @@ def value_mismatch(expected: str, actual: bytes, comparison: Comparison) -> str 
     if not actual:
         return "the function returned nothing: the program ended before it"
     try:
-        left, right = _parse(expected), _parse(actual.decode("utf-8"))
+        left, right = _parse(expected), _parse(actual.decode("utf-8"), object_hook=_fraction)
         if _same(left, right, comparison):
             return None
     except (ValueError, RecursionError):
@@ -127,8 +129,20 @@ def value_mismatch(expected: str, actual: bytes, comparison: Comparison) -> str 
     return f"expected {_shown(expected.encode('utf-8', 'replace'))}, got {_shown(actual)}"
 
 
-def _parse(text: str) -> object:
-    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _MAX_INT_DIGITS else ("int", digits))
+def _parse(text: str, object_hook: Callable[[dict[str, object]], object] | None = None) -> object:
+    return json.loads(
+        text,
+        parse_int=lambda digits: int(digits) if len(digits) <= _MAX_INT_DIGITS else ("int", digits),
+        object_hook=object_hook,
+    )
+
+
+def _fraction(value: dict[str, object]) -> object:
+    """A Fraction or Decimal that a function returned (inside/values.py), else the object."""
+    parts = value.get("__fraction__")
+    if len(value) == 1 and isinstance(parts, list) and [type(part) for part in parts] == [int, int] and parts[1]:
+        return Fraction(parts[0], parts[1])
+    return value
 
 
 def _same(left: object, right: object, comparison: Comparison) -> bool:
@@ -136,7 +150,7 @@ def _same(left: object, right: object, comparison: Comparison) -> bool:
         return len(left) == len(right) and all(_same(a, b, comparison) for a, b in zip(left, right, strict=True))
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_same(left[key], right[key], comparison) for key in left)
-    if comparison.kind == "float" and isinstance(left, (int, float)) and isinstance(right, (int, float)):
+    if comparison.kind == "float" and isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS):
         if isinstance(left, int) and isinstance(right, int):
             return left == right
         try:

@@ -68,7 +68,7 @@ async def _judge(
             if session is None or not session.clean:  # what a program leaves behind is no reason not to judge it
                 await sessions.aclose()
                 session = await sessions.enter_async_context(
-                    sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config))
+                    sandbox.session(source, fn_name=call_of(problem), limits=limits_of(problem, config))
                 )
             execution = await session.run(test.input)
             executions.append(execution)
@@ -97,6 +97,11 @@ async def conclude(
         compare = value_mismatch if problem.fn_name else mismatch
         difference = compare(test.expected, execution.stdout, problem.comparison)
     return (Outcome.ACCEPTED, "") if difference is None else (Outcome.WRONG_ANSWER, difference)
+
+
+def call_of(problem: Problem) -> str | None:
+    """The function to call and how its arguments and result are made; None for a program that reads stdin."""
+    return problem.fn_name and problem.fn_name + problem.signature
 
 
 def hardest_first(tests: tuple[TestCase, ...]) -> list[tuple[int, TestCase]]:

@@ -119,9 +119,21 @@ def test_the_published_function_prompt_with_starter_code(data):
     )
 
 
-def test_the_published_function_prompt_without_starter_code(data):
-    text = user_message(problem("S", fn_name="f"), stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
-    assert text == "Question: S\n\n### Answer: (use the provided format with backticks)\n\n"
+@pytest.mark.parametrize(
+    ("fn_name", "parameters", "words"),
+    [
+        ("f", ("x", "k"), "the function `f(x, k)`"),
+        ("f", (), "the function `f()`"),
+        ("Solution.f", ("x",), "a class `Solution` with the method `f(self, x)`"),
+    ],
+)
+def test_without_starter_code_the_function_is_named_with_its_parameters(data, fn_name, parameters, words):
+    asked = dataclasses.replace(problem("S", fn_name=fn_name), parameters=parameters)
+    text = user_message(asked, stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+    assert text == (
+        f"Question: S\n\nWrite {words}, which returns the answer, and enclose your code within delimiters as follows.\n"
+        "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n"
+    )
 
 
 def test_prompts_that_are_too_long_are_left_out_and_counted(folder, data):
