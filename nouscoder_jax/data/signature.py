@@ -140,10 +140,10 @@ def _kind(hint: str, whose: str) -> str:
         return inner if inner in ("_", "{int}") else f"[{inner}]"
     if hint in _NODES:
         return hint
-    if re.match(r"(?:[Dd]ict|Mapping|DefaultDict|defaultdict|Counter)\[int\b", hint):
-        return "{int}"
     if refused := [name for name in (*_NO_VALUES, *_NODES) if re.search(rf"\b{name}\b", hint)]:
         raise ValueError(f"{whose} is a {hint}; no JSON value stands for a {refused[0]}, leave the problem out")
+    if re.match(r"(?:[Dd]ict|Mapping|DefaultDict|defaultdict|Counter)\[int\b", hint):
+        return "{int}"
     return "_"
 
 

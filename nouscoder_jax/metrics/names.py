@@ -1,7 +1,7 @@
 """Every metric of a run: its name and what it means.
 
-Constants, and METRICS: name -> meaning with its unit, and how the values of several updates make one of a step. Sinks
-refuse a name that is not here.
+In: names. Out: those that are not here, which sinks refuse. Constants, and METRICS: name -> meaning with its unit, and
+how the values of several updates make one of a step.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ RECORD = {
 }
 
 
+FUNCTION = {"id": "f", "io": "function", "fn_name": "Solution.f", "checker": "exact"}
+FUNCTION |= {"tests": [{"input": "[[1, 2], 1]", "output": "[2]"}]}
+
+
 def write(path, *records):
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
     return path
@@ -77,7 +81,8 @@ def test_what_is_written_reads_back_the_same(tmp_path, name):
     source = write(
         tmp_path / "source.jsonl",
         RECORD | {"family": "sums", "prelude": "import math", "checker": "float:1e-5", "needs_case_insensitive": True},
-        RECORD | {"id": "f", "io": "function", "fn_name": "Solution.f", "checker": "exact", "starter_code": "class"},
+        RECORD | FUNCTION | {"starter_code": "class"},
+        RECORD | FUNCTION | {"id": "g", "starter_code": "def f(self, head: ListNode, n: int) -> None:"},
     )
     problems, solutions = read_problems(source), read_solutions(source)
     write_problems(tmp_path / name, problems, solutions=solutions, license="Apache-2.0")

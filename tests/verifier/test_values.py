@@ -24,7 +24,10 @@ def judge(rig, code, test, *, fn_name="f", signature="", comparison=EXACT):
     return rig.run(verify(problem, code, sandbox=rig.sandbox, config=rig.config, stop_at_first_failure=True))
 
 
-REVERSE = "def f(head):\n    back = None\n    while head:\n        head.next, back, head = back, head, head.next\n    return back"
+REVERSE = (
+    "def f(head):\n    back = None\n    while head:\n        head.next, back, head = back, head, head.next\n"
+    "    return back"
+)
 OWN = "class ListNode:\n    def __init__(self, x):\n        self.val, self.next = x, None\n"
 MERGE = (
     "def f(lists: List[Optional[ListNode]]):\n    values = []\n    for head in lists:\n        while head:\n"
