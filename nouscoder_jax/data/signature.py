@@ -105,7 +105,7 @@ def _function(source: str, fn_name: str) -> ast.FunctionDef | ast.AsyncFunctionD
     name = fn_name.rpartition(".")[2]
     if name not in source:
         return None
-    for end in ("", "\n        pass", "\n    pass", " pass"):  # starter code stops before the body
+    for end in ("\n        pass", "", "\n    pass", " pass"):  # starter code stops before the body
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -15,6 +15,27 @@ from typing import NamedTuple
 _READ_CHARS = 8_000
 """Of a statement's begin and of its end: nothing is granted in the middle of a very long one."""
 _MOST_NUMBERS = 40
+_WORDS = (
+    "error",
+    "within",
+    "differ",
+    "deviat",
+    "precis",
+    "accura",
+    "toleranc",
+    " off ",
+    "correct",
+    "accepted",
+    "exact",
+)
+_CASE_WORDS = (
+    *(f"{which} {what}" for which in ("any", "either", "arbitrary", "whatever") for what in ("case", "letter case")),
+    *(f"{which}{blank}case" for which in ("upper", "lower") for blank in ("", " ", "-")),
+    *(f"of {what}" for what in ("letters", "each", "every", "any", "your", "all")),
+    *(f"of the {what}" for what in ("letter", "char", "answer", "output")),
+    *("register", "insensitiv", "regardless", "letter case"),
+)
+_SMALL_PERHAPS = re.compile(r"10[^\n]{0,12}[-−–⁻]|1[.0]* ?e ?-|\.\d|10[^\n]{0,16}(?:sup|minus)", re.IGNORECASE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−–", "0123456789---")
 _RAISED = re.compile(r"<sup>\s{0,3}([^<>]{0,12}?)\s{0,3}</sup>|([⁻⁰¹²³⁴-⁹]+)", re.IGNORECASE)
 _MARKUP = re.compile(r"<[^<>]{0,80}>|\\(?:[,!;:]|left|right|text|mathrm|mathbf|displaystyle)|[${}()*_]")
@@ -138,6 +159,9 @@ def _ends(statement: str) -> str:
 
 
 def _tolerance(text: str) -> tuple[float | None, str]:
+    lower = text.lower()
+    if not any(word in lower for word in _WORDS) or not _SMALL_PERHAPS.search(text):
+        return None, ""
     plain = _plain(text)
     for number, found in enumerate(_SMALL.finditer(plain)):
         if number == _MOST_NUMBERS:
@@ -187,6 +211,9 @@ def _grants(plain: str, number: re.Match[str]) -> bool:
 
 def _case_words(text: str) -> str:
     """The words that let letters be printed in any case; empty where there are none."""
+    lower = text.lower()
+    if not any(word in lower for word in _CASE_WORDS):
+        return ""
     for anchor, grants in (
         (_IN_ANY_CASE, _letters_in_any_case),
         (_UPPER_OR_LOWER, lambda before, after: _LETTERS.search(before) and _PRINTING.search(before)),
