@@ -62,8 +62,8 @@ def signature(
             and not re.search(r"\b(?:dict|mapping)\[str\b", hints[place], re.I)
             and _int_keyed(values)
         ):
-            kinds[place] = "{int}"
-            derived.append(f"the keys of argument {place + 1} are integers: JSON has them as text")
+            kinds[place] = "{int?}"
+            derived.append(f"the keys of argument {place + 1} may be integers, nothing says so: both are found")
     result = "_" if returns == "None" else _kind(returns, f"the result of {fn_name}")
     if returns == "None" and any(value is not None for value in expected):
         result = "0"

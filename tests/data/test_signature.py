@@ -30,7 +30,7 @@ def method(parameters, returns="int", *, docstring=""):
         ("nums: List[int]", "None", ("[[1]]", "null"), ""),
         ("g: Dict[int, List[int]]", "int", ('[{"1": []}]', "1"), "({int})->_"),
         ("g: dict[str, int]", "int", ('[{"1": 2}]', "1"), ""),
-        ("g: dict", "int", ('[{"1": 2, "-3": 4}]', "1"), "({int})->_"),
+        ("g: dict", "int", ('[{"1": 2, "-3": 4}]', "1"), "({int?})->_"),
         ("g: dict", "int", ('[{"1": 2, "a": 4}]', "1"), ""),
         ("g: dict", "int", ('[{"01": 2}]', "1"), ""),
     ],

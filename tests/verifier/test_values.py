@@ -51,6 +51,8 @@ INVERT = "def f(root):\n    if root:\n        root.left, root.right = f(root.rig
         ("def f(a):\n    a.sort()\n    return 5", "(_)->0", ("[[2, 1]]", "[1, 2]")),
         ("def f(head):\n    head.next = head.next.next", "(ListNode)->0", ("[[1, 2, 3]]", "[1, 3]")),
         ("def f(g):\n    return g[1][0][-2]", "({int})->_", ('[{"1": [{"-2": 5}]}]', "5")),
+        ("def f(g):\n    return g[1] + g.get('1') + (1 in g)", "({int?})->_", ('[{"1": 5}]', "11")),
+        ("def f(g):\n    return sorted(g)", "({int?})->_", ('[{"1": 5}]', '["1"]')),
         ("def f(g):\n    return g['1']", "", ('[{"1": 5}]', "5")),
         ("def f(n):\n    return {i: i for i in range(n)}", "", ("[2]", '{"0": 0, "1": 1}')),
     ],

@@ -6,6 +6,7 @@ library only.
 
     _           as it is                    ListNode, TreeNode   linked list, tree by levels
     {int}       keys of objects are ints    [KIND]               a list of KIND
+    {int?}      keys are text and are found by ints too, where nothing says which they were
     0           as a result: argument 0 after the call, for functions that change it in place
 """
 
@@ -73,8 +74,8 @@ class Call:
 def _made(kind: str, value: Any, namespace: dict[str, Any]) -> object:
     if kind.startswith("[") and isinstance(value, list):
         return [_made(kind[1:-1], item, namespace) for item in value]
-    if kind == "{int}":
-        return _with_int_keys(value)
+    if kind in ("{int}", "{int?}"):
+        return _with_int_keys(value, may_be_text=kind == "{int?}")
     if kind == "ListNode" and isinstance(value, list):
         node = None
         for item in reversed(value):
@@ -91,11 +92,27 @@ def _made(kind: str, value: Any, namespace: dict[str, Any]) -> object:
     return value
 
 
-def _with_int_keys(value: object) -> object:
+class TextOrIntKeys(dict[Any, Any]):
+    """An object whose keys are text, and are found by the integers that they spell."""
+
+    def __missing__(self, key: object) -> object:
+        if type(key) is int and dict.__contains__(self, str(key)):
+            return self[str(key)]
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self, key) or (type(key) is int and dict.__contains__(self, str(key)))
+
+    def get(self, key: object, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+
+def _with_int_keys(value: object, *, may_be_text: bool) -> object:
     if isinstance(value, list):
-        return [_with_int_keys(item) for item in value]
+        return [_with_int_keys(item, may_be_text=may_be_text) for item in value]
     if isinstance(value, dict):
-        return {_int_key(key): _with_int_keys(item) for key, item in value.items()}
+        items = {key: _with_int_keys(item, may_be_text=may_be_text) for key, item in value.items()}
+        return TextOrIntKeys(items) if may_be_text else {_int_key(key): item for key, item in items.items()}
     return value
 
 
