@@ -104,7 +104,10 @@ class TextOrIntKeys(dict[Any, Any]):
         return dict.__contains__(self, key) or (type(key) is int and dict.__contains__(self, str(key)))
 
     def get(self, key: object, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
 
 def _with_int_keys(value: object, *, may_be_text: bool) -> object:
