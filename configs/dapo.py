@@ -39,11 +39,13 @@ STDIN_PROMPT = (
     "inputs runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
     "### Answer: (use the provided format with backticks)\n\n"
 )
-# The middle paragraph is left out for a problem without starter code (nouscoder_jax/data/prompts.py).
+# A problem with starter code has the paragraph of {starter_code}, one without that of {function}, which is our own.
 FUNCTION_PROMPT = (
     "Question: {statement}\n\n"
     "You will use the following starter code to write the solution to the problem and enclose your code within "
     "delimiters.\n```python\n{starter_code}\n```\n\n"
+    "Write {function}, which returns the answer, and enclose your code within delimiters as follows.\n"
+    "```python\n# YOUR CODE HERE\n```\n\n"
     "### Answer: (use the provided format with backticks)\n\n"
 )
 
@@ -74,6 +76,7 @@ def get_config() -> TrainConfig:
             stdin_prompt=STDIN_PROMPT,
             function_prompt=FUNCTION_PROMPT,
             enable_thinking=True,  # [N] Qwen3's own template, thinking on
+            extract_rule="markdown",  # [O] the published one is "original"
             max_prompt_tokens=2048,  # [D]
         ),
         rollout=RolloutConfig(

@@ -49,6 +49,7 @@ def get_config() -> TrainConfig:
             stdin_prompt="{statement}",
             function_prompt="{statement} Write the function {fn_name}.",
             enable_thinking=False,
+            extract_rule="markdown",
             max_prompt_tokens=2176,  # the tiny problems take about 50; real ones, at 2 letters a token, far more
         ),
         rollout=RolloutConfig(

@@ -21,7 +21,7 @@ from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.extract import extract_program
+from nouscoder_jax.rollout.extract import Extract, make_extract
 from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
 from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
@@ -109,7 +109,7 @@ async def evaluate(
     sampling: Sampling,
     samples_per_problem: int,
     decode: Callable[[Sequence[int]], str],
-    extract: Callable[[str], str | None],
+    extract: Extract,
     on_progress: Callable[[int, int], None],
 ) -> EvaluationResult:
     """Draws and judges samples_per_problem completions of every problem that has a prompt.
@@ -203,7 +203,11 @@ async def evaluate_directory(
                 sampling=sampling_of(settings, seed=config.seed),
                 samples_per_problem=settings.samples_per_problem,
                 decode=prompt_maker.decode,
-                extract=extract_program,
+                extract=make_extract(
+                    config.data.extract_rule,
+                    decode=prompt_maker.decode,
+                    think_token_ids=prompt_maker.think_token_ids,
+                ),
                 on_progress=lambda done, total: progress("evaluate", done=done, total=total),
             )
         finally:

@@ -7,7 +7,7 @@ Standard library, NumPy and jaxtyping only (jaxtyping does not import jax). Sibl
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float32, Int32
@@ -87,6 +87,13 @@ class Problem:
     source: str
     family: str
     """Kind of problem, for tables; empty where the source has none."""
+    signature: str = ""
+    """How a function's arguments and result are made of JSON values, such as `(ListNode,_)->ListNode`; empty: as they
+    are. Kinds in nouscoder_jax/verifier/inside/values.py."""
+    parameters: tuple[str, ...] = ()
+    """Names of the function's parameters; empty where it reads stdin."""
+    derived: tuple[str, ...] = field(default=(), compare=False)
+    """What the reader took from prose or mended, a line each, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +197,8 @@ class Rollout:
     """The completion decoded, special tokens left out."""
     program: str | None
     """Source taken from the text; None: there is none."""
+    rules_differ: bool = False
+    """The two rules of data.extract_rule take different programs."""
 
 
 class ExecutionStatus(enum.Enum):

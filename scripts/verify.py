@@ -15,13 +15,12 @@ import sys
 from pathlib import Path
 
 from nouscoder_jax import cli
+from nouscoder_jax.data.explain import explain
 from nouscoder_jax.data.problems import read_problems, read_solutions
 from nouscoder_jax.loop.rejudge import parse_steps, rejudge
 from nouscoder_jax.verifier.labelled import judge_file, pair
 
-SHORT = {
-    "--workers": "--verifier.num-workers",
-    "--memory-mib": "--verifier.memory-limit-mib",
+SHORT = {"--workers": "--verifier.num-workers", "--memory-mib": "--verifier.memory-limit-mib"} | {
     **{f"--{name}": f"--verifier.{name}" for name in ("backend", "docker-hosts", "image", "runtime")},
     **{f"--{name}": f"--verifier.{name}" for name in ("rollouts-per-sandbox", "wall-factor")},
 }
@@ -38,6 +37,7 @@ def main() -> int:
     add("--rejudge", type=Path, metavar="RUN_DIR", help="judge what this run has kept, by its own config")
     add("--steps", default="0-", help="with --rejudge: a step, or first-last, such as 3-8, 3- or -8 (default: all)")
     add("--out", type=Path, metavar="FILE", help="where verdicts go, one a line; with --rejudge: changed ones")
+    add("--explain", metavar="ID", help="print how this problem of --problems is judged, and end")
     add("--all-tests", action="store_true", help="do not stop at the first failed test")
     parts = [argument.partition("=") for argument in sys.argv[1:]]
     defaults = [] if {"--config", "--rejudge"} & {name for name, _, _ in parts} else ON_ONE_MACHINE
@@ -47,6 +47,8 @@ def main() -> int:
     if options.rejudge:
         steps = parse_steps(options.steps)
         return rejudge(options.rejudge, vars(config.verifier), problems=options.problems, steps=steps, **how)
+    if options.problems and options.explain:
+        return print("\n".join(explain(read_problems(options.problems), options.explain))) or 0
     if not options.problems or not options.out:
         parser.error("--problems and --out are needed, or --rejudge RUN_DIR")
     path = options.solutions or options.problems

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from nouscoder_jax import evaluation
+from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.types import (
@@ -104,7 +105,7 @@ def run(letters, *, problems, samples, engine=None, progress=lambda done, total:
             sampling=Sampling(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=8, seed=0),
             samples_per_problem=samples,
             decode=lambda ids: str(ids[0]) if ids else "",
-            extract=lambda text: text,
+            extract=lambda prompt, completion, text: Extracted(text, False),
             on_progress=progress,
         )
     )

@@ -24,9 +24,13 @@ class DataConfig:
     stdin_prompt: str
     """User message of a stdin/stdout problem; `{statement}` is replaced."""
     function_prompt: str
-    """User message of a function problem; `{statement}`, `{fn_name}` and `{starter_code}` are replaced."""
+    """User message of a function problem; `{statement}`, `{fn_name}`, `{starter_code}`, `{function}` are replaced. A
+    paragraph with {starter_code} is for problems that have such code, one with {function} for the others."""
     enable_thinking: bool
     """Handed to the chat template (Qwen3: False appends an empty thinking part)."""
+    extract_rule: Literal["markdown", "original"]
+    """The program in a completion. markdown: the last block that is Python, fences read by CommonMark, outside the
+    thinking part. original: NousCoder's published rule, the last stretch between two lines that begin with ```."""
     max_prompt_tokens: int
     """Problems whose prompt is longer are left out and counted."""
 

@@ -8,14 +8,19 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     io                  "stdin" or "function"
     fn_name             null, or "f" or "Solution.method" for a function problem
     starter_code        text, optional; what the solver is given
+    signature, parameters    optional; how arguments and result are made of JSON and how they are named; by default what
+                        the starter code, else a solution labelled accepted, else the tests say (data/signature.py)
     prelude             text, optional; goes before every program
     tests               list of {"input": text, "output": text}; a function's input is a JSON list of positional
-                        arguments and its output a JSON value
+                        arguments and its output a JSON value. Line ends of a stdin problem become \\n, a last line
+                        without one gets it
+    keep_bytes          optional; true: they stay as they are
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
     checker             "exact", "lines", "tokens", "numbers", "float:EPS" (absolute and relative) or "program", see
                         types.Comparison;
-                        tokens become float where the statement grants a tolerance (data/tolerance.py)
+                        tokens, numbers and a function's exact become float where the statement grants a tolerance, and
+                        letters compare without case where it says so (data/tolerance.py)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
     checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
@@ -31,15 +36,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.data.tolerance import stated_tolerance
+from nouscoder_jax.data.signature import Signature, signature
+from nouscoder_jax.data.tolerance import granted
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
 _Parsed = TypeVar("_Parsed")
+
+
+_JSON_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
+_LEAST_TIME_S = 0.1
+"""A limit below it is one that no Python program keeps: a slip of the data."""
 
 
 class _Record(dict[str, Any]):
@@ -48,14 +61,42 @@ class _Record(dict[str, Any]):
     def want(self, name: str, *types: type) -> Any:
         if name not in self:
             raise ValueError(f"the field {name!r} is missing")
+        if self[name] is None:
+            raise ValueError(f"the field {name!r} is null, expected {_names(types)}")
         return self.maybe(name, *types)
 
     def maybe(self, name: str, *types: type) -> Any:
         value = self.get(name)
         if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {names}")
+            raise ValueError(f"the field {name!r} is a {type(value).__name__}, expected {_names(types)}")
         return value
+
+    def number(self, name: str, *, positive: bool) -> float | None:
+        """The finite number of a field, above 0 or at least 0; None where there is none."""
+        value = self.maybe(name, int, float)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not (math.isfinite(number) and (number > 0 or (number == 0 and not positive))):
+            wanted = "above 0" if positive else "of at least 0"
+            raise ValueError(f"the field {name!r} is {value!s:.40}, expected a finite number {wanted}")
+        return number
+
+    def words(self, name: str) -> str:
+        """Text for people and models; empty where there is none."""
+        value = self.maybe(name, str) or ""
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the field {name!r} is no Unicode text ({error.reason} at {error.start})") from error
+        return value
+
+
+def _names(types: tuple[type, ...]) -> str:
+    return " or ".join(_JSON_NAMES.get(kind, kind.__name__) for kind in types)
 
 
 def read_problems(path: str | Path) -> list[Problem]:
@@ -126,6 +167,10 @@ def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dic
         record["checker_detail"] = {"abs": comparison.abs_tolerance, "rel": comparison.rel_tolerance}
     if comparison.kind == "program":
         record["checker_program"] = comparison.program
+    if not problem.fn_name and any(_with_line_ends(test) != test for test in problem.tests):
+        record["keep_bytes"] = True
+    if problem.fn_name:
+        record |= {"signature": problem.signature, "parameters": list(problem.parameters)}
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
     record["solutions"] = [{"language": "python3", "label": item.label, "code": item.code} for item in solutions]
     return record
@@ -172,49 +217,92 @@ def _problem(record: _Record) -> Problem:
     tests = tuple(_test(test) for test in record.want("tests", list))
     if not tests:
         raise ValueError("the field 'tests' is empty, expected one test or more")
-    for name in ("time_limit_s", "memory_limit_mb"):
-        value = record.maybe(name, int, float)
-        if value is not None and not value > 0:
-            raise ValueError(f"the field {name!r} is {value}, expected more than 0")
-    memory = record.maybe("memory_limit_mb", int, float)
-    time_limit = record.maybe("time_limit_s", int, float)
+    if io == "stdin" and not record.maybe("keep_bytes", bool):
+        tests = tuple(map(_with_line_ends, tests))
+    comparison, derived = _comparison(record)
+    found = _signature(record, fn_name, tests) if fn_name else Signature((), "", ())
+    derived += found.derived
+    memory = record.number("memory_limit_mb", positive=True)
+    time_limit = record.number("time_limit_s", positive=True)
+    if time_limit is not None and time_limit < _LEAST_TIME_S:
+        derived += (f"time limit {_LEAST_TIME_S} s, not {time_limit} s: no Python program keeps that",)
+        time_limit = _LEAST_TIME_S
     return Problem(
         problem_id=record.want("id", str),
-        statement=record.maybe("statement", str) or "",
+        statement=record.words("statement"),
         tests=tests,
         fn_name=fn_name or None,
-        starter_code=record.maybe("starter_code", str) or "",
-        prelude=record.maybe("prelude", str) or "",
-        time_limit_s=None if time_limit is None else float(time_limit),
+        starter_code=record.words("starter_code"),
+        prelude=record.words("prelude"),
+        time_limit_s=time_limit,
         memory_limit_mib=None if memory is None else max(1, int(memory)),
-        comparison=_comparison(record),
+        comparison=comparison,
         source=record.maybe("source", str) or "",
         family=record.maybe("family", str) or "",
+        signature=found.call,
+        parameters=found.parameters,
+        derived=derived,
     )
+
+
+def _signature(record: _Record, fn_name: str, tests: tuple[TestCase, ...]) -> Signature:
+    """The signature that a line gives, else what its starter code, its right programs and its tests say."""
+    solutions = record.get("solutions")
+    programs = [
+        item["code"]
+        for item in (solutions if isinstance(solutions, list) else [])
+        if isinstance(item, dict) and item.get("label") == "accepted" and isinstance(item.get("code"), str)
+    ]
+    found = signature(
+        fn_name,
+        tests,
+        starter_code=record.words("starter_code"),
+        programs=programs,
+        compares=record.get("checker") != "program",
+    )
+    parameters = record.maybe("parameters", list)
+    return Signature(
+        tuple(map(str, parameters)) if parameters is not None else found.parameters,
+        record["signature"] if record.maybe("signature", str) is not None else found.call,
+        found.derived,
+    )
+
+
+def _with_line_ends(test: TestCase) -> TestCase:
+    """The test with \\n as its line ends, the last line's too: files of other systems, and sets that strip."""
+    texts = (text.replace("\r\n", "\n") for text in (test.input, test.expected))
+    given, expected = (text + "\n" if text and not text.endswith("\n") else text for text in texts)
+    return TestCase(input=given, expected=expected)
 
 
 def _test(test: Any) -> TestCase:
     if not isinstance(test, dict):
         raise ValueError(f"a test is a {type(test).__name__}, expected an object with input and output")
     record = _Record(test)
-    values = record.want("input", str), record.want("output", str)
-    if None in values:
-        raise ValueError("a test's input or output is null, expected text")
-    return TestCase(input=values[0], expected=values[1])
+    return TestCase(input=record.want("input", str), expected=record.want("output", str))
 
 
-def _comparison(record: _Record) -> Comparison:
+def _comparison(record: _Record) -> tuple[Comparison, tuple[str, ...]]:
+    """The comparison, and what of it the statement's prose says."""
+    comparison = _stated_comparison(record)
+    says = granted(record.maybe("statement", str) or "")
+    derived = []
+    reads_prose = comparison.kind in ("tokens", "numbers") or (comparison.kind == "exact" and record.get("fn_name"))
+    if says.tolerance is not None and reads_prose:
+        derived.append(f"tolerance {says.tolerance:g}, absolute or relative: {says.tolerance_words!r}")
+        comparison = replace(comparison, kind="float", abs_tolerance=says.tolerance, rel_tolerance=says.tolerance)
+    if says.any_case and comparison.kind != "program" and not comparison.ignore_case:
+        derived.append(f"letters compare without case: {says.any_case_words!r}")
+        comparison = replace(comparison, ignore_case=True)
+    return comparison, tuple(derived)
+
+
+def _stated_comparison(record: _Record) -> Comparison:
     checker = record.want("checker", str)
     kind, colon, tolerance = checker.partition(":")
     ignore_case = any(record.maybe(name, bool) for name in ("needs_case_insensitive", "case_insensitive"))
-    if checker == "tokens":
-        if record.maybe("exact_bytes_ok", bool) is False:
-            checker, ignore_case = "numbers", True
-        granted = stated_tolerance(record.maybe("statement", str) or "")
-        if granted is not None:
-            return Comparison(
-                kind="float", abs_tolerance=granted, rel_tolerance=granted, ignore_case=ignore_case, program=""
-            )
+    if checker == "tokens" and record.maybe("exact_bytes_ok", bool) is False:
+        checker, ignore_case = "numbers", True
     if checker in ("exact", "lines", "tokens", "numbers", "program"):
         program = (record.maybe("checker_program", str) or "") if checker == "program" else ""
         if checker == "program" and not program:
@@ -232,8 +320,8 @@ def _comparison(record: _Record) -> Comparison:
             f"the field 'checker' is {checker!r}, expected exact, lines, tokens, numbers, float:EPS or program; a "
             "problem with several right answers needs a program, it is not judged by equality"
         ) from error
-    split = any(detail.maybe(name, int, float) is not None for name in ("abs", "rel"))
-    absolute, relative = (float(detail.get(name) or 0.0) for name in ("abs", "rel")) if split else (both, both)
+    parts = [detail.number(name, positive=False) for name in ("abs", "rel")]
+    absolute, relative = (part or 0.0 for part in parts) if parts != [None, None] else (both, both)
     return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case, program="")
 
 
@@ -242,11 +330,13 @@ def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
         items, problem_id = [record], record.want("problem_id", str)
     else:
         problem_id = record.want("id", str)
-        items = [_Record(item) for item in record.maybe("solutions", list) or [] if isinstance(item, dict)]
+        items = []
+        for item in record.maybe("solutions", list) or []:
+            if not isinstance(item, dict):
+                raise ValueError(f"a solution is a {type(item).__name__}, expected an object with label and code")
+            items.append(_Record(item))
     found = []
     for item in items:
         code = item.want("code", str)
-        if code is None:
-            raise ValueError("the field 'code' is null, expected the text of a program")
         found.append((problem_id, item.maybe("label", str), code))
     return found

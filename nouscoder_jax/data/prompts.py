@@ -5,14 +5,17 @@ In: Problem, a tokenizer with a chat template, the data section of the config. O
 How a template becomes a user message, in one pass (braces inside a statement stay as they are):
 
     {statement} {fn_name} {starter_code}   replaced by the problem's own
+    {function}                             replaced by the function asked for and its parameters, in words
     a paragraph with {starter_code}        left out where the problem has no starter code
+    a paragraph with {function}            left out where it has
 
-A paragraph is text between blank lines of the template. The second rule is the published NousCoder format
+A paragraph is text between blank lines of the template. The starter code's rule is the published NousCoder format
 (NousResearch/atropos coding_server.py lines 26-62), whose starter-code passage stands only where there is such code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -25,20 +28,28 @@ from nouscoder_jax.types import Problem, Prompt
 
 NO_TOKEN = "\N{REPLACEMENT CHARACTER}"
 
-_PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code)\}")
+_PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code|function)\}")
 
 
 def user_message(problem: Problem, *, stdin_prompt: str, function_prompt: str) -> str:
     """The problem's user message by the rules above."""
     template = stdin_prompt if problem.fn_name is None else function_prompt
-    if not problem.starter_code:
-        template = "\n\n".join(part for part in template.split("\n\n") if "{starter_code}" not in part)
+    unwanted = "{function}" if problem.starter_code else "{starter_code}"
+    template = "\n\n".join(part for part in template.split("\n\n") if unwanted not in part)
     values = {
         "statement": problem.statement,
         "fn_name": problem.fn_name or "",
         "starter_code": problem.starter_code,
+        "function": _in_words(problem),
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def _in_words(problem: Problem) -> str:
+    owner, dot, name = (problem.fn_name or "").rpartition(".")
+    if dot:
+        return f"a class `{owner}` with the method `{name}({', '.join(['self', *problem.parameters])})`"
+    return f"the function `{name}({', '.join(problem.parameters)})`"
 
 
 class PromptMaker:
@@ -46,6 +57,8 @@ class PromptMaker:
 
     eos_token_ids: tuple[int, ...]
     """Ids that end a completion: those of generation_config.json, else the tokenizer's own."""
+    think_token_ids: tuple[int, int] | None
+    """Ids of `<think>` and `</think>`; None where the tokenizer has no such tokens."""
 
     def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
         """`tokenizer_dir`: a folder, which needs no network, or a hub id. Raises UserError where there is no tokenizer,
@@ -69,6 +82,11 @@ class PromptMaker:
         self.eos_token_ids = _eos_token_ids(folder, self._tokenizer.eos_token_id)
         if not self.eos_token_ids:
             raise UserError(f"{tokenizer_dir} names no end token; set eos_token_id in its generation_config.json")
+        added = self._tokenizer.get_added_vocab()
+        names = sorted((token for token in added if len(token.strip()) > 1), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, names))) if names else None
+        ids = added.get("<think>"), added.get("</think>")
+        self.think_token_ids = None if None in ids else ids
 
     def text(self, problem: Problem) -> str:
         """The whole prompt as text, special tokens included: system and user message in the chat template."""
@@ -82,8 +100,21 @@ class PromptMaker:
         )
 
     def make(self, problem: Problem) -> Prompt:
-        """The problem's prompt, whatever its length."""
-        return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
+        """The problem's prompt, whatever its length. Control tokens are the template's only: a statement that spells
+        one is text."""
+        texts = {name: getattr(problem, name) or "" for name in ("statement", "fn_name", "starter_code")}
+        written = "".join(texts.values())
+        if self._control is None or not self._control.search(written):
+            return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
+        mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in written)  # of private use
+        broken = {
+            name: self._control.sub(lambda found: found[0][0] + mark + found[0][1:], text)
+            for name, text in texts.items()
+            if text
+        }
+        parts = self.text(dataclasses.replace(problem, **broken)).split(mark)
+        token_ids = tuple(token_id for part in parts for token_id in self.encode(part))
+        return Prompt(problem_id=problem.problem_id, token_ids=token_ids)
 
     def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
         """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.

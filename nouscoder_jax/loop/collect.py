@@ -294,6 +294,7 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
         "reward/mean": _mean([e.reward for e in judged if e.reward is not None]),
         "solved_share": _mean([_solved(e) for e in judged]),
         "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
+        "programs/rules_differ": sum(e.rollout.rules_differ for e in experiences),
         "completion_tokens/mean": _mean(lengths),
         "completion_tokens/max": max(lengths, default=0),
         "groups/used": len(collected.used),

@@ -72,6 +72,7 @@ def finish(
     held_out = _curve(lines, "held_out/pass_at_1")
     training = _curve(lines, "solved_share")
     plot_pass_at_1(folder.plot, held_out, training=training, title=f"{config.name}, seed {config.seed}")
+    differing = int(sum(value for _, value in _curve(lines, "programs/rules_differ")))
     finished = step >= config.num_steps
     shares = dict(held_out)
     before, after = shares.get(0), shares.get(step) if finished else None
@@ -83,6 +84,7 @@ def finish(
         "seconds": round(seconds, 1),
         "seed": config.seed,
         "policy_version": progress.policy_version,
+        "extract_rules_differ": differing,
         "rollouts": progress.metrics(group_size=group_size),
         "training_problems_left_out": components.train.num_left_out,
         "held_out_problems": len(components.held_out.problems),
@@ -92,6 +94,8 @@ def finish(
     folder.write_summary(summary)
     for line in progress.table(group_size=group_size):
         say(line)
+    other = "markdown" if config.data.extract_rule == "original" else "original"
+    say(f"data.extract_rule {config.data.extract_rule}: {other!r} takes another program from {differing} completions")
     if finished:
         say(
             f"held-out pass@1: {_share(before)} before, {_share(after)} after {step} steps ({summary['seconds']:.0f} s)"

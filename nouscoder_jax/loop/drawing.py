@@ -43,6 +43,7 @@ def draw_batches(
         problems=train.problems,
         prompts=train.prompts,
         decode=components.prompt_maker.decode,
+        extract=components.extract,
         timer=recorder.timer,
         meter=recorder.meter,
         on_finished=count,

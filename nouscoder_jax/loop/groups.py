@@ -17,7 +17,7 @@ from nouscoder_jax.data.pipeline import ProblemStream
 from nouscoder_jax.experience.filters import DropReason, classify_group
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.extract import extract_program
+from nouscoder_jax.rollout.extract import Extract
 from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
 from nouscoder_jax.types import Experience, JudgeError, Problem, Prompt, Rollout, Verdict
 from nouscoder_jax.verifier.judge import Judge
@@ -232,6 +232,7 @@ class GroupMaker:
         problems: Sequence[Problem],
         prompts: Mapping[str, Prompt],
         decode: Callable[[Sequence[int]], str],
+        extract: Extract,
         timer: StageTimer,
         meter: SlotMeter,
         on_finished: Callable[[str], None],
@@ -245,6 +246,7 @@ class GroupMaker:
         self._problems = problems
         self._prompts = prompts
         self._decode = decode
+        self._extract = extract
         self._timer = timer
         self._meter = meter
         self._on_finished = on_finished
@@ -303,7 +305,7 @@ class GroupMaker:
             group_id=draw.group_id,
             group_size=config.group_size,
             decode=self._decode,
-            extract=extract_program,
+            extract=self._extract,
         )
         self.num_generating += len(sampling)
         for task in sampling:

@@ -220,6 +220,7 @@ def _described(rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:
         "spans": [list(span) for span in completion.spans],
         "text": rollout.text,
         "program": rollout.program,
+        "rules_differ": rollout.rules_differ,
         "verdict": None if verdict is None else asdict(verdict) | {"outcome": verdict.outcome.value},
     }
 
@@ -246,6 +247,7 @@ def _rebuilt(
                 completion=completion,
                 text=one["text"],
                 program=one["program"],
+                rules_differ=one.get("rules_differ", False),
             )
         )
         verdict = one["verdict"]

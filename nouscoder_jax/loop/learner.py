@@ -19,7 +19,6 @@ from nouscoder_jax.loop.threads import in_thread
 from nouscoder_jax.loop.turns import record
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.rollout.engine import Engine
-from nouscoder_jax.rollout.extract import extract_program
 from nouscoder_jax.rollout.sampler import sampling_of
 from nouscoder_jax.training.trainer import Trainer
 
@@ -92,7 +91,7 @@ class PolicyLearner:
                 sampling=sampling_of(settings, seed=self._config.seed),
                 samples_per_problem=settings.samples_per_problem,
                 decode=self._components.prompt_maker.decode,
-                extract=extract_program,
+                extract=self._components.extract,
                 on_progress=lambda done, total: self._display.progress("evaluate", done=done, total=total),
             )
         measured = "was not measured" if math.isnan(result.pass_at_1) else f"{result.pass_at_1:.1%}"

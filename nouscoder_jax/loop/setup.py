@@ -19,6 +19,7 @@ from nouscoder_jax.model.architecture import Architecture
 from nouscoder_jax.model.weights import load_model
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import Extract, make_extract
 from nouscoder_jax.rollout.servers import Servers
 from nouscoder_jax.rollout.sglang import SGLangEngine
 from nouscoder_jax.types import Problem, Prompt
@@ -51,6 +52,8 @@ class Components:
     train: ProblemSet
     held_out: ProblemSet
     judge: SandboxJudge
+    extract: Extract
+    """data.extract_rule."""
 
 
 def build(config: TrainConfig) -> Components:
@@ -64,6 +67,9 @@ def build(config: TrainConfig) -> Components:
         train=train,
         held_out=held_out,
         judge=SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=print),
+        extract=make_extract(
+            config.data.extract_rule, decode=prompt_maker.decode, think_token_ids=prompt_maker.think_token_ids
+        ),
     )
 
 

@@ -76,6 +76,7 @@ def rollout_line(step: int, experience: Experience, drop_reason: DropReason | No
         "version_spans": [list(span) for span in rollout.completion.spans],
         "text": rollout.text,
         "program": rollout.program,
+        "rules_differ": rollout.rules_differ,
         "verdict": None
         if verdict is None
         else {

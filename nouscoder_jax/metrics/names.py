@@ -15,6 +15,7 @@ POLICY_VERSION = "policy_version"
 REWARD_MEAN = "reward/mean"
 SOLVED_SHARE = "solved_share"
 TRUNCATED_SHARE = "truncated_share"
+PROGRAMS_RULES_DIFFER = "programs/rules_differ"
 COMPLETION_TOKENS_MEAN = "completion_tokens/mean"
 COMPLETION_TOKENS_MAX = "completion_tokens/max"
 
@@ -104,6 +105,7 @@ METRICS: dict[str, Metric] = {
     REWARD_MEAN: Metric("mean reward of all judged rollouts drawn in the step, dropped groups included"),
     SOLVED_SHARE: Metric("share of judged rollouts whose program was accepted, dropped groups included"),
     TRUNCATED_SHARE: Metric("share of completions cut at the length limit"),
+    PROGRAMS_RULES_DIFFER: Metric("completions of which the two rules of data.extract_rule take different programs"),
     COMPLETION_TOKENS_MEAN: Metric("mean length of a completion, tokens"),
     COMPLETION_TOKENS_MAX: Metric("longest completion, tokens"),
     GROUPS_USED: Metric("groups that entered the batch"),

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from nouscoder_jax.config import EvaluationConfig, RolloutConfig
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.rollout.extract import Extract
 from nouscoder_jax.types import Prompt, Rollout, Sampling
 
 
@@ -45,12 +46,12 @@ def sample_group(
     group_id: int,
     group_size: int,
     decode: Callable[[Sequence[int]], str],
-    extract: Callable[[str], str | None],
+    extract: Extract,
 ) -> tuple[asyncio.Task[Rollout], ...]:
     """One running task for each rollout of the group, in order of sample_index.
 
     `sampling.seed` is the run's, from which each completion gets one of its own (`sample_seed`). `decode` turns sampled
-    ids into text, `extract` takes the program out of a text. Cancelling a task frees its slot in the engine. A task
+    ids into text, `extract` takes the program out. Cancelling a task frees its slot in the engine. A task
     raises EngineError when the engine cannot answer. Needs a running event loop.
     """
 
@@ -58,13 +59,15 @@ def sample_group(
         seed = sample_seed(sampling.seed, group_id=group_id, sample_index=sample_index)
         completion = await engine.generate(prompt, replace(sampling, seed=seed))
         text = decode(completion.token_ids)
+        extracted = extract(prompt, completion, text)
         return Rollout(
             group_id=group_id,
             sample_index=sample_index,
             prompt=prompt,
             completion=completion,
             text=text,
-            program=extract(text),
+            program=extracted.program,
+            rules_differ=extracted.rules_differ,
         )
 
     return tuple(

@@ -13,11 +13,14 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 
 from nouscoder_jax.types import Comparison
 
 _NUMBER = re.compile(rb"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
 _PLAIN = re.compile(rb"(-?)(0|[1-9]\d{0,400})(?:\.(\d{1,400}))?")
+_INTEGER = re.compile(rb"[+-]?\d{1,400}")
+_NUMBERS = (int, float, Fraction)
 _SHOWN_CHARS = 60
 _MAX_INT_DIGITS = 4000
 
@@ -31,7 +34,8 @@ def mismatch(expected: str, actual: bytes, comparison: Comparison) -> str | None
     tokens: blank-separated tokens are equal.
     numbers: as tokens, and a number may have more or fewer zeros at the end of its fraction, `2.0` for `2` (but `007`
     is not `7`).
-    float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or |a - e| <= rel * |e|.
+    float: as tokens, and two numbers also agree within the tolerance: |a - e| <= abs or |a - e| <= rel * |e|; two plain
+    integers are compared exactly.
     """
     wanted = expected.encode("utf-8", "surrogatepass")
     if comparison.ignore_case:
@@ -93,6 +97,8 @@ def _equal_numbers(wanted: bytes, actual: bytes) -> bool:
 
 
 def _close(wanted: bytes, actual: bytes, comparison: Comparison) -> bool:
+    if _INTEGER.fullmatch(wanted) and _INTEGER.fullmatch(actual):
+        return int(wanted) == int(actual)
     if not (_NUMBER.fullmatch(wanted) and _NUMBER.fullmatch(actual)):
         return False
     return _near(float(wanted), float(actual), comparison)
@@ -109,12 +115,13 @@ def value_mismatch(expected: str, actual: bytes, comparison: Comparison) -> str 
     """None where the JSON that a function returned agrees with the expected JSON value.
 
     int and float of equal value agree (2 and 2.0), true agrees with 1, as in LiveCodeBench; lists compare item by item,
-    objects without order. Numbers agree within the tolerance where the comparison is float. Text is compared as it is.
+    objects without order. Numbers agree within the tolerance where the comparison is float and not both are integers.
+    Text is compared as it is.
     """
     if not actual:
         return "the function returned nothing: the program ended before it"
     try:
-        left, right = _parse(expected), _parse(actual.decode("utf-8"))
+        left, right = _parse(expected), _parse(actual.decode("utf-8"), object_hook=_fraction)
         if _same(left, right, comparison):
             return None
     except (ValueError, RecursionError):
@@ -122,8 +129,20 @@ def value_mismatch(expected: str, actual: bytes, comparison: Comparison) -> str 
     return f"expected {_shown(expected.encode('utf-8', 'replace'))}, got {_shown(actual)}"
 
 
-def _parse(text: str) -> object:
-    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _MAX_INT_DIGITS else ("int", digits))
+def _parse(text: str, object_hook: Callable[[dict[str, object]], object] | None = None) -> object:
+    return json.loads(
+        text,
+        parse_int=lambda digits: int(digits) if len(digits) <= _MAX_INT_DIGITS else ("int", digits),
+        object_hook=object_hook,
+    )
+
+
+def _fraction(value: dict[str, object]) -> object:
+    """A Fraction or Decimal that a function returned (inside/values.py), else the object."""
+    parts = value.get("__fraction__")
+    if len(value) == 1 and isinstance(parts, list) and [type(part) for part in parts] == [int, int] and parts[1]:
+        return Fraction(parts[0], parts[1])
+    return value
 
 
 def _same(left: object, right: object, comparison: Comparison) -> bool:
@@ -131,7 +150,9 @@ def _same(left: object, right: object, comparison: Comparison) -> bool:
         return len(left) == len(right) and all(_same(a, b, comparison) for a, b in zip(left, right, strict=True))
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_same(left[key], right[key], comparison) for key in left)
-    if comparison.kind == "float" and isinstance(left, (int, float)) and isinstance(right, (int, float)):
+    if comparison.kind == "float" and isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS):
+        if isinstance(left, int) and isinstance(right, int):
+            return left == right
         try:
             return left == right or _near(float(left), float(right), comparison)
         except OverflowError:

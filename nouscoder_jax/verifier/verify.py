@@ -7,12 +7,12 @@ Inputs go into the sandbox, outputs come out, and the comparison happens here.
 from __future__ import annotations
 
 import contextlib
-import re
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
 from nouscoder_jax.verifier.checker import mismatch, value_mismatch
 from nouscoder_jax.verifier.checker_program import ProgramChecker, open_checker
+from nouscoder_jax.verifier.prelude import with_prelude
 from nouscoder_jax.verifier.sandbox import Execution, Limits, RunnerLostError, Sandbox, SandboxOutError
 
 _FAILURES = {
@@ -22,7 +22,6 @@ _FAILURES = {
     ExecutionStatus.MEMORY_LIMIT: Outcome.MEMORY_LIMIT,
     ExecutionStatus.OUTPUT_LIMIT: Outcome.OUTPUT_LIMIT,
 }
-_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 _MAX_LOST = 1
 
 
@@ -69,7 +68,7 @@ async def _judge(
             if session is None or not session.clean:  # what a program leaves behind is no reason not to judge it
                 await sessions.aclose()
                 session = await sessions.enter_async_context(
-                    sandbox.session(source, fn_name=problem.fn_name, limits=limits_of(problem, config))
+                    sandbox.session(source, fn_name=call_of(problem), limits=limits_of(problem, config))
                 )
             execution = await session.run(test.input)
             executions.append(execution)
@@ -100,6 +99,11 @@ async def conclude(
     return (Outcome.ACCEPTED, "") if difference is None else (Outcome.WRONG_ANSWER, difference)
 
 
+def call_of(problem: Problem) -> str | None:
+    """The function to call and how its arguments and result are made; None for a program that reads stdin."""
+    return problem.fn_name and problem.fn_name + problem.signature
+
+
 def hardest_first(tests: tuple[TestCase, ...]) -> list[tuple[int, TestCase]]:
     """Tests with their numbers in the problem (from 1), longest input first, equal lengths in the problem's order."""
     return sorted(enumerate(tests, start=1), key=lambda numbered: -len(numbered[1].input))
@@ -115,14 +119,6 @@ def limits_of(problem: Problem, config: VerifierConfig) -> Limits:
         output_mib=config.output_limit_mib,
         max_processes=config.max_processes,
     )
-
-
-def with_prelude(prelude: str, program: str) -> str:
-    """The program under its platform's imports; its `from __future__` lines move above them, as Python demands."""
-    if not prelude:
-        return program
-    future = _FUTURE.findall(program)
-    return "\n".join([*future, prelude, _FUTURE.sub("pass", program) if future else program])
 
 
 def _verdict(problem: Problem, outcome: Outcome, executions: list[Execution], passed: int, detail: str) -> Verdict:

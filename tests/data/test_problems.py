@@ -24,6 +24,10 @@ RECORD = {
 }
 
 
+FUNCTION = {"id": "f", "io": "function", "fn_name": "Solution.f", "checker": "exact"}
+FUNCTION |= {"tests": [{"input": "[[1, 2], 1]", "output": "[2]"}]}
+
+
 def write(path, *records):
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
     return path
@@ -77,7 +81,8 @@ def test_what_is_written_reads_back_the_same(tmp_path, name):
     source = write(
         tmp_path / "source.jsonl",
         RECORD | {"family": "sums", "prelude": "import math", "checker": "float:1e-5", "needs_case_insensitive": True},
-        RECORD | {"id": "f", "io": "function", "fn_name": "Solution.f", "checker": "exact", "starter_code": "class"},
+        RECORD | FUNCTION | {"starter_code": "class"},
+        RECORD | FUNCTION | {"id": "g", "starter_code": "def f(self, head: ListNode, n: int) -> None:"},
     )
     problems, solutions = read_problems(source), read_solutions(source)
     write_problems(tmp_path / name, problems, solutions=solutions, license="Apache-2.0")
@@ -123,3 +128,74 @@ def test_files_that_are_not_problem_files_are_one_clear_line(tmp_path):
         with pytest.raises(UserError) as caught:
             read_problems(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"tests": None}, "'tests' is null, expected a list"),
+        ({"tests": "[]"}, "'tests' is a str, expected a list"),
+        ({"tests": {"inputs": [], "outputs": []}}, "'tests' is a dict, expected a list"),
+        ({"tests": []}, "'tests' is empty"),
+        ({"tests": [None]}, "a test is a NoneType"),
+        ({"tests": [{"input": None, "output": "1"}]}, "'input' is null, expected text"),
+        ({"tests": [{"input": "1", "output": 1}]}, "'output' is a int, expected text"),
+        ({"id": None}, "'id' is null, expected text"),
+        ({"io": None}, "'io' is null, expected text"),
+        ({"checker": None}, "'checker' is null, expected text"),
+        ({"statement": ["a"]}, "'statement' is a list, expected text"),
+        ({"statement": "\ud800"}, "'statement' is no Unicode text"),
+        ({"checker": "float:nan"}, "'checker' is 'float:nan'"),
+        ({"checker": "float:inf"}, "'checker' is 'float:inf'"),
+        ({"checker": "float:-1e-6"}, "'checker' is 'float:-1e-6'"),
+        ({"checker": "float:"}, "'checker' is 'float:'"),
+        *(
+            ({"checker": "float:1e-6", "checker_detail": {"abs": value}}, "'abs' is ")
+            for value in (-1, float("nan"), float("inf"), 10**400, "1e-6", True)
+        ),
+        *(
+            ({name: value}, f"{name!r} is ")
+            for name in ("time_limit_s", "memory_limit_mb")
+            for value in (0, -1, float("nan"), float("inf"), 10**400, "2", True, [2])
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_line(tmp_path, fields, part):
+    path = write(tmp_path / "p.jsonl", RECORD | {"id": "first"}, RECORD | fields)
+    with pytest.raises(UserError) as error:
+        read_problems(path)
+    assert f"{path}, line 2: " in str(error.value) and part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("solutions", "part"),
+    [
+        ([None], "a solution is a NoneType"),
+        ([{"label": "accepted", "code": None}], "'code' is null, expected text"),
+        ("[]", "'solutions' is a str, expected a list"),
+    ],
+)
+def test_solutions_that_cannot_be_are_refused_by_line(tmp_path, solutions, part):
+    path = write(tmp_path / "p.jsonl", RECORD | {"solutions": solutions})
+    with pytest.raises(UserError) as error:
+        read_solutions(path)
+    assert f"{path}, line 1: " in str(error.value) and part in str(error.value)
+
+
+def test_a_limit_that_no_program_keeps_is_raised_and_told(tmp_path):
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"time_limit_s": 0.001}))
+    assert problem.time_limit_s == 0.1 and "0.001" in problem.derived[0]
+
+
+def test_line_ends_are_those_of_python_and_the_last_line_has_one(tmp_path):
+    tests = [
+        {"input": "1\r\nab\r\n", "output": "1\r\n2"},
+        {"input": "", "output": ""},
+        {"input": "a\rb", "output": "x\n"},
+    ]
+    read = read_problems(write(tmp_path / "p.jsonl", RECORD | {"tests": tests}))[0].tests
+    assert [(t.input, t.expected) for t in read] == [("1\nab\n", "1\n2\n"), ("", ""), ("a\rb\n", "x\n")]
+    (kept,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"tests": tests, "keep_bytes": True}))
+    assert [(t.input, t.expected) for t in kept.tests] == [(t["input"], t["output"]) for t in tests]
+    write_problems(tmp_path / "again.jsonl", [kept], solutions=[], license="x")
+    assert read_problems(tmp_path / "again.jsonl") == [kept]

@@ -10,6 +10,7 @@ from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.loop.collect import make_collector
 from nouscoder_jax.loop.groups import Drawer, GroupMaker, NoJournal, Position
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.extract import Extracted, published_program
 from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, EngineError, JudgeError, Outcome, Problem, Prompt, Sampling, Verdict
 
@@ -101,6 +102,7 @@ def scripted_collector(config: TrainConfig, engine, judge, *, position=START, fi
         problems=problems,
         prompts={p.problem_id: Prompt(problem_id=p.problem_id, token_ids=(3,)) for p in problems},
         decode=lambda ids: f"```python\n{ids[0]}\n```",
+        extract=lambda prompt, completion, text: Extracted(published_program(text), False),
         timer=StageTimer(clock=clock),
         meter=meter or SlotMeter(clock=clock),
         on_finished=lambda stage: None,

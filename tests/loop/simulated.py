@@ -31,6 +31,7 @@ from nouscoder_jax.loop.replay import ReplayingCollector, resume_collecting
 from nouscoder_jax.loop.turns import Turns, record, rewind
 from nouscoder_jax.metrics.sinks import JsonlSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.extract import Extracted, published_program
 from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import (
@@ -357,7 +358,9 @@ class World:
         stream = problem_stream(len(PROBLEMS), seed=self.seed)
         maker = GroupMaker(
             self.config, engine=engine, judge=judge, journal=journal, problems=PROBLEMS, prompts=PROMPTS,
-            decode=decode, timer=StageTimer(clock=now_s), meter=SlotMeter(clock=now_s), on_finished=lambda stage: None,
+            decode=decode,
+            extract=lambda prompt, completion, text: Extracted(published_program(text), False),
+            timer=StageTimer(clock=now_s), meter=SlotMeter(clock=now_s), on_finished=lambda stage: None,
         )  # fmt: skip
 
         return resume_collecting(

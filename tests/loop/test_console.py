@@ -10,6 +10,7 @@ from nouscoder_jax.data.prompts import PromptMaker
 from nouscoder_jax.loop import console
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.setup import Components, ProblemSet
+from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.verifier.judge import SandboxJudge
 
@@ -36,6 +37,7 @@ def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, m
         train=problems,
         held_out=problems,
         judge=judge,
+        extract=lambda prompt, completion, text: Extracted(None, False),
     )
     progress, said = Progress(step=2), []
     console.finish(components, folder, progress, seconds=1.0, say=said.append)

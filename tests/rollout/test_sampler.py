@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from nouscoder_jax.rollout import sampler
+from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.types import Completion, EngineError, Prompt, Sampling
 
@@ -57,7 +58,7 @@ def start(engine, *, group_id=5, group_size=3):
         group_id=group_id,
         group_size=group_size,
         decode=lambda ids: f"text {ids[0]}",
-        extract=lambda text: text.upper(),
+        extract=lambda prompt, completion, text: Extracted(text.upper(), False),
     )
 
 

@@ -129,7 +129,7 @@ EXITS = [
     case("unbalanced_indent", RE, "print(33)\n  print(33)"),
     case("null_byte_in_the_source", RE, RIGHT + "\0"),
     case("surrogate_in_the_source", RE, RIGHT + "x = '\ud800'"),
-    case("unknown_coding_line", RE, "# coding: nonsense\n" + RIGHT),
+    case("unknown_coding_line", AC, "# coding: nonsense\n" + RIGHT),
     case("empty_program", WA, ""),
     case("only_a_comment", WA, "# 33"),
     case("exits_in_del", AC, RIGHT + "import sys\nclass D:\n    def __del__(self): sys.exit(1)\nd = D()\ndel d"),

@@ -120,3 +120,27 @@ def test_other_values_do_not(expected, actual):
 def test_returned_numbers_agree_within_the_tolerance_anywhere_in_the_value():
     assert value_mismatch('{"a": [0.5]}', b'{"a": [0.5000001]}', FLOAT) is None
     assert value_mismatch('{"a": [0.5]}', b'{"a": [0.51]}', FLOAT) is not None
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "agree"),
+    [
+        ("998244351", "998244350", False),
+        ("1 998244351", "1 998244350", False),
+        ("10000000000000000000", "10000000000000000001", False),
+        ("5", "+5", True),
+        ("007", "7", True),
+        ("998244351", "998244351.0", True),
+        ("998244351.0", "998244350", True),
+    ],
+)
+def test_two_plain_integers_are_compared_exactly_whatever_the_tolerance(expected, actual, agree):
+    assert (mismatch(expected, actual.encode(), FLOAT) is None) == agree
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "agree"),
+    [("998244351", b"998244350", False), ("[1, 998244351]", b"[1, 998244350]", False), ("2", b"2.0000001", True)],
+)
+def test_two_integers_that_a_function_returned_are_too(expected, actual, agree):
+    assert (value_mismatch(expected, actual, FLOAT) is None) == agree

@@ -17,7 +17,7 @@ from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, Problem
 from nouscoder_jax.verifier.checker import mismatch
 from nouscoder_jax.verifier.judge import make_sandbox
-from nouscoder_jax.verifier.verify import hardest_first, limits_of
+from nouscoder_jax.verifier.verify import call_of, hardest_first, limits_of
 
 RATIO_TO = "LiveCodeBench-style"
 """The mode that all others are compared with in the same round."""
@@ -62,7 +62,7 @@ class Ours:
         """A rollout in a sandbox. Raises JudgeError at once: a fault that is retried would look like slowness."""
         passed, test_s = 0, []
         limits = limits_of(problem, self._config)
-        async with self._sandbox.session(program, fn_name=problem.fn_name, limits=limits) as session:
+        async with self._sandbox.session(program, fn_name=call_of(problem), limits=limits) as session:
             for _, test in hardest_first(problem.tests):
                 started = time.perf_counter()
                 execution = await session.run(test.input)

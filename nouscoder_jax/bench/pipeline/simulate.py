@@ -24,6 +24,7 @@ from nouscoder_jax.loop.collect import Collector, make_collector
 from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, NoJournal, Position
 from nouscoder_jax.loop.pipeline import run_steps
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
+from nouscoder_jax.rollout.extract import Extracted, published_program
 from nouscoder_jax.types import Comparison, Problem, Prompt
 
 ENDLESS = 10**9
@@ -158,6 +159,7 @@ class _Head:
             problems=problems,
             prompts={one.problem_id: Prompt(problem_id=one.problem_id, token_ids=(0,)) for one in problems},
             decode=program_text,
+            extract=lambda prompt, completion, text: Extracted(published_program(text), False),
             timer=StageTimer(clock=now_s),
             meter=self.meter,
             on_finished=lambda stage: None,

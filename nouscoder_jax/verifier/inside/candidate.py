@@ -21,7 +21,7 @@ import struct
 import sys
 import types
 
-from nouscoder_jax.verifier.inside import landlock, seccomp
+from nouscoder_jax.verifier.inside import landlock, seccomp, values
 
 EXIT_EXCEPTION, EXIT_MEMORY, EXIT_SETUP = 113, 114, 115
 PROGRAM_PATH = "program.py"
@@ -39,7 +39,7 @@ class Task:
 
     source_fd: int  # the program's text
     needs_finalizers: bool
-    fn_name: str
+    fn_name: str  # and how its arguments and result are made: values.Call
     main: types.ModuleType
     stdin_fd: int
     stdout_fd: int
@@ -160,6 +160,8 @@ def _execute(task: Task) -> int:
     sys.path.insert(0, task.folder)
     gc.enable()
     try:
+        if task.fn_name:
+            main.__dict__.update(values.Call(task.fn_name).names())
         exec(_compiled(task), main.__dict__)
         if task.fn_name:
             _call(task, main.__dict__)
@@ -177,7 +179,8 @@ def _compiled(task: Task) -> types.CodeType:
     try:
         if fcntl.fcntl(task.code_fd, _F_GET_SEALS) == _F_SEAL_ALL:
             return marshal.loads(os.pread(task.code_fd, _MOST_CODE, 0))
-        text = os.pread(task.source_fd, _MOST_CODE, 0)
+        # Text, not bytes: it is UTF-8 whatever its coding line says.
+        text = os.pread(task.source_fd, _MOST_CODE, 0).decode("utf-8-sig", "surrogatepass")
         code = compile(text, str(task.main.__file__), "exec", dont_inherit=True)
         data = marshal.dumps(code)
         if len(data) < task.output_mib * _MIB:  # the limit of any file's size
@@ -239,44 +242,8 @@ def _call(task: Task, namespace: dict[str, object]) -> None:
 
     with open(0, "rb", closefd=False) as stdin:
         arguments = json.loads(stdin.read().decode("utf-8", "surrogatepass"))
-    owner, dot, method = task.fn_name.rpartition(".")
-    function = getattr(namespace[owner](), method) if dot else namespace[task.fn_name]  # type: ignore[operator]
-    text = json.dumps(canonical(function(*arguments)))  # type: ignore[operator]
+    call = values.Call(task.fn_name)
+    made = call.made(arguments, namespace)
+    text = json.dumps(call.plain(call.function(namespace)(*made), made))
     with open(task.result_fd, "wb", closefd=False) as file:
         file.write(text.encode())
-
-
-def canonical(value: object) -> object:
-    """The value as plain JSON types, by its type and never by its own `__eq__`: tuples become lists.
-
-    Subclasses (namedtuple, defaultdict, IntEnum) are read through the methods of their built-in base. Keys of
-    dictionaries become text as in JSON. Raises TypeError for anything that JSON has no word for, a set for example.
-    """
-    kind = type(value)
-    if value is None or kind is bool or kind is int or kind is float or kind is str:
-        return value
-    if issubclass(kind, (list, tuple)):
-        base = list if issubclass(kind, list) else tuple
-        return [canonical(item) for item in base.__iter__(value)]  # type: ignore[arg-type]
-    if issubclass(kind, dict):
-        return {_key(key): canonical(item) for key, item in dict.items(value)}  # type: ignore[arg-type]
-    if issubclass(kind, int):
-        return int.__int__(value)  # type: ignore[arg-type]
-    if issubclass(kind, float):
-        return float.__float__(value)  # type: ignore[arg-type]
-    if issubclass(kind, str):
-        return str.__str__(value)  # type: ignore[arg-type]
-    raise TypeError(f"a value of type {kind.__name__} was returned; JSON has no such value")
-
-
-def _key(key: object) -> str:
-    if key is None or key is True or key is False:
-        return {None: "null", True: "true", False: "false"}[key]
-    kind = type(key)
-    if issubclass(kind, str):
-        return str.__str__(key)  # type: ignore[arg-type]
-    if issubclass(kind, int):
-        return int.__repr__(key)  # type: ignore[arg-type]
-    if issubclass(kind, float):
-        return float.__repr__(key)  # type: ignore[arg-type]
-    raise TypeError(f"a dictionary with a key of type {kind.__name__} was returned; JSON has no such key")
