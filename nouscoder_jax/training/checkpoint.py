@@ -28,6 +28,9 @@ from nouscoder_jax.types import ProcessLostError
 
 T = TypeVar("T")
 
+CHUNK_BYTES = 64 << 20
+"""Larger stacks of layers are written in chunks of a layer or less, which can be read alone."""
+
 Record = dict[str, Any]
 """What the loop wants back: step, policy version, position of the data iterator. JSON values only."""
 
@@ -93,11 +96,13 @@ class Checkpointer:
             self._manager.reload()
         self._saving = step
         self._scores[step] = None if pass_at_1 is None or math.isnan(pass_at_1) else pass_at_1
+        leaves = named_leaves(state)
+        chunks = {name: _in_chunks(name, leaf) for name, leaf in leaves.items()}
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(named_leaves(state)), progress=ocp.args.JsonSave(progress)
+                    state=ocp.args.StandardSave(leaves, save_args=chunks), progress=ocp.args.JsonSave(progress)
                 ),
                 force=True,  # otherwise Orbax silently leaves out a step that is below another one
             )
@@ -270,6 +275,12 @@ class Checkpointer:
                 self._say(f"going on from step {restored}: the checkpoint of step {step} is now {aside}")
         self._scores = folders.complete_scores(self.directory)
         self._manager.reload()
+
+
+def _in_chunks(name: str, leaf: jax.Array) -> ocp.SaveArgs:
+    """Large stacks of layers are split by layer."""
+    by_layer = "layers" in name.split("/") and leaf.nbytes > CHUNK_BYTES
+    return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,)) if by_layer else ocp.SaveArgs()
 
 
 class _NewestAndBest:

@@ -1,7 +1,7 @@
 """The policy in a run's checkpoint, array by array: neither the optimizer's moments nor the whole model are read.
 
 In: a run folder, which checkpoint of it. Out: `RunWeights`: architecture, dtypes, and its tensors a few layers at a
-time, as Orbax's chunks allow: a checkpoint whose chunks span all layers of a parameter is read a parameter at a time.
+time, as Orbax's chunks allow: those of an older checkpoint may span all layers of a parameter.
 """
 
 from __future__ import annotations

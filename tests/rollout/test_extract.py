@@ -119,9 +119,7 @@ def taken(prompt_ids, pieces, *, finish_reason="stop", rule="markdown", think=TH
     def decode(token_ids):
         return "".join(words[i] for i in token_ids)
 
-    completion = Completion(
-        token_ids=ids, behavior_logprobs=(), finish_reason=finish_reason, policy_version=0
-    )
+    completion = Completion(token_ids=ids, behavior_logprobs=(), finish_reason=finish_reason, policy_version=0)
     extract = make_extract(rule, decode=decode, think_token_ids=think)
     return extract(Prompt(problem_id="p", token_ids=prompt_ids), completion, decode(ids))
 

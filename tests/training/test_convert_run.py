@@ -14,7 +14,7 @@ from hf_folders import INDEX, run_script, silent
 from nouscoder_jax.config import UserError
 from nouscoder_jax.model import qwen3
 from nouscoder_jax.model.weights import hf_tensors, load_model
-from nouscoder_jax.training import convert, run_weights
+from nouscoder_jax.training import checkpoint, convert, run_weights
 from nouscoder_jax.training.checkpoint import Checkpointer
 from nouscoder_jax.training.export import export, version_dir
 from nouscoder_jax.training.hf_writer import HfWriter
@@ -96,6 +96,17 @@ def test_transformers_gives_our_logits(run_dir, tmp_path):
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens.astype(np.int64))).logits.numpy()
     np.testing.assert_allclose(qwen3.logits(hidden, qwen3.output_embedding(model)), expected, atol=1e-4)
+
+
+def test_large_weights_are_saved_by_layer(tmp_path, monkeypatch, make_config, start, architecture):
+    _, state = start(make_config())
+    leaf = named_leaves(state.model)["layers/mlp/up_proj"]
+    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", leaf[:1].nbytes)
+    with Checkpointer(tmp_path / "checkpoints", keep=2) as checkpointer:
+        checkpointer.save(1, state, {})
+    arrays = run_weights._open_arrays(tmp_path / "checkpoints" / "1", architecture)
+    assert arrays["layers/mlp/up_proj"].chunk_layout.read_chunk.shape == (1, *leaf.shape[1:]) != leaf.shape
+    np.testing.assert_array_equal(arrays["layers/mlp/up_proj"].read().result(), leaf)
 
 
 def test_a_checkpoint_in_chunks_is_read_a_layer_at_a_time(run_dir, tmp_path, monkeypatch):
