@@ -51,8 +51,8 @@ _Parsed = TypeVar("_Parsed")
 
 
 _JSON_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
-_LEAST_TIME_S = 0.1
-"""A limit below it is one that no Python program keeps: a slip of the data."""
+_LEAST_TIME_S, _LEAST_MEMORY_MIB = 0.1, 16
+"""A limit below these is one that no Python program keeps: a slip of the data."""
 
 
 class _Record(dict[str, Any]):
@@ -227,6 +227,9 @@ def _problem(record: _Record) -> Problem:
     if time_limit is not None and time_limit < _LEAST_TIME_S:
         derived += (f"time limit {_LEAST_TIME_S} s, not {time_limit} s: no Python program keeps that",)
         time_limit = _LEAST_TIME_S
+    if memory is not None and memory < _LEAST_MEMORY_MIB:
+        derived += (f"memory limit {_LEAST_MEMORY_MIB} MiB, not {memory:g} MiB: no Python program keeps that",)
+        memory = _LEAST_MEMORY_MIB
     return Problem(
         problem_id=record.want("id", str),
         statement=record.words("statement"),
@@ -235,7 +238,7 @@ def _problem(record: _Record) -> Problem:
         starter_code=record.words("starter_code"),
         prelude=record.words("prelude"),
         time_limit_s=time_limit,
-        memory_limit_mib=None if memory is None else max(1, int(memory)),
+        memory_limit_mib=None if memory is None else int(memory),
         comparison=comparison,
         source=record.maybe("source", str) or "",
         family=record.maybe("family", str) or "",

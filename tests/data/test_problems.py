@@ -183,8 +183,9 @@ def test_solutions_that_cannot_be_are_refused_by_line(tmp_path, solutions, part)
 
 
 def test_a_limit_that_no_program_keeps_is_raised_and_told(tmp_path):
-    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"time_limit_s": 0.001}))
-    assert problem.time_limit_s == 0.1 and "0.001" in problem.derived[0]
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"time_limit_s": 0.001, "memory_limit_mb": 4}))
+    assert (problem.time_limit_s, problem.memory_limit_mib) == (0.1, 16)
+    assert "0.001" in problem.derived[0] and "not 4 MiB" in problem.derived[1]
 
 
 def test_line_ends_are_those_of_python_and_the_last_line_has_one(tmp_path):
