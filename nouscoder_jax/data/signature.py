@@ -110,7 +110,7 @@ def _function(source: str, fn_name: str) -> ast.FunctionDef | ast.AsyncFunctionD
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(source.rstrip() + end)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
             continue
         functions = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
         return next((node for node in functions if node.name == name), None)

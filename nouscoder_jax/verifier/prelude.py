@@ -67,10 +67,11 @@ def _bound(node: ast.AST) -> list[str]:
 
 
 def _parsed(source: str) -> ast.Module | None:
-    """None where this interpreter cannot: then the program's error is its own."""
+    """None where this interpreter cannot (3.11 has a SystemError of its own for deep trees): then the program's error is
+    its own."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return None
