@@ -16,7 +16,7 @@ import pytest
 
 from nouscoder_jax import cli
 from nouscoder_jax.config import UserError
-from nouscoder_jax.loop.setup import share_gpus
+from nouscoder_jax.loop.processes import share_gpus
 from nouscoder_jax.rollout import keeper
 from nouscoder_jax.rollout.serve import command_lines
 from nouscoder_jax.rollout.server_command import command, environment, server_gpus, url

@@ -80,7 +80,7 @@ print(json.dumps({'files': files, 'memory': memory, 'made': made, 'secret': 'sec
 def in_a_process(rights):
     """What `judge_all(**rights)` returns, from a process of its own: it gives up rights for good."""
     here = Path(__file__)
-    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])
+    path = os.pathsep.join(map(str, (here.parents[2], here.parents[1], here.parent)))
     done = subprocess.run(
         [sys.executable, here, json.dumps(rights)], capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"PYTHONPATH": path},
