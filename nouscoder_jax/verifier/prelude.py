@@ -67,8 +67,8 @@ def _bound(node: ast.AST) -> list[str]:
 
 
 def _parsed(source: str) -> ast.Module | None:
-    """None where this interpreter cannot (3.11 has a SystemError of its own for deep trees): then the program's error is
-    its own."""
+    """None where this interpreter cannot: then the program's error is its own. Python 3.11 may raise a SystemError for
+    what nests deeply."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
