@@ -144,9 +144,13 @@ def test_two_tasks_train_with_a_server_on_a_third_node(submit):
     )
     job.wait_for(lambda: job.state == "COMPLETED")
     assert job.summary()["finished"] and "in 2 processes" in job.told()
-    name = "update/on_policy_drift_max"
-    drifts = [line[name] for line in job.metrics() if name in line]
-    assert len(drifts) == 4 and max(drifts) < 1e-3
+    lines = job.metrics()
+    assert [line["step"] for line in lines] == list(range(5))
+    # Which tokens a server draws differs by processor: a step whose groups are all filtered has no update.
+    drifts = [
+        line[name] for line in lines for name in ("probe/drift_max", "update/on_policy_drift_max") if name in line
+    ]
+    assert len(drifts) >= 4 and max(drifts) < 1e-3
     with socket.socket() as server:
         assert server.connect_ex(("127.0.0.1", port)) != 0  # it ended with the job
 

@@ -215,3 +215,16 @@ async def until(condition, *, within_s=120.0):
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
+
+
+async def under_way(start, condition, *, tries=20):
+    """The tasks of `start()`, none done, while `condition()` is true. Where they are done before that was seen, on
+    a machine that is quick or busy, they are started once more."""
+    for _ in range(tries):
+        tasks = start()
+        while not any(task.done() for task in tasks):
+            if await asyncio.to_thread(condition):
+                return tasks
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*tasks)
+    raise AssertionError(f"{tries} times it did not happen before the first was done")

@@ -16,6 +16,7 @@ from real_servers import (
     running,
     sampling,
     tokens_held,
+    under_way,
     until,
     with_engine,
 )
@@ -45,11 +46,18 @@ def span_logprobs(checkpoints, completion, versions):
     return [by_version[version][i] for i, version in enumerate(completion.token_versions)]
 
 
+def start(engine, **changes):
+    return asyncio.create_task(engine.generate(PROMPT, sampling(**changes)))
+
+
 async def reload_midway(engine, url, weights, *, seeds=range(2), **changes):
     """Completions during which new weights come, as version 1."""
-    drawn = [asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, **LONG, **changes))) for seed in seeds]
-    # All have begun, and none can have ended: each holds its prompt and some of its tokens.
-    await until(lambda: running(url) == len(drawn) and tokens_held(url) >= len(drawn) * (len(PROMPT.token_ids) + 5))
+    # All have begun: each holds its prompt and some of its tokens.
+    least = len(seeds) * (len(PROMPT.token_ids) + 5)
+    drawn = await under_way(
+        lambda: [start(engine, seed=seed, **LONG, **changes) for seed in seeds],
+        lambda: running(url) == len(seeds) and tokens_held(url) >= least,
+    )
     await engine.reload(weights, policy_version=1)
     return await asyncio.gather(*drawn)
 
@@ -136,8 +144,7 @@ def test_a_completion_ends_at_an_end_token_or_is_cut(server, checkpoints):
 
 def test_a_cancelled_request_stops_on_the_server(server, checkpoints):
     async def cancel(engine):
-        task = asyncio.create_task(engine.generate(PROMPT, sampling(max_completion_tokens=2000)))
-        await until(lambda: running(server.url) == 1)
+        (task,) = await under_way(lambda: [start(engine, max_completion_tokens=2000)], lambda: running(server.url) == 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await until(lambda: running(server.url) == 0)
@@ -148,8 +155,7 @@ def test_a_cancelled_request_stops_on_the_server(server, checkpoints):
 
 def test_closing_fails_what_is_under_way_and_stops_it_on_the_server(server, checkpoints):
     async def close(engine):
-        task = asyncio.create_task(engine.generate(PROMPT, sampling(max_completion_tokens=2000)))
-        await until(lambda: running(server.url) == 1)
+        (task,) = await under_way(lambda: [start(engine, max_completion_tokens=2000)], lambda: running(server.url) == 1)
         await engine.close()
         (failure,) = await asyncio.gather(task, return_exceptions=True)
         await until(lambda: running(server.url) == 0)
@@ -167,10 +173,7 @@ def test_a_prompt_longer_than_the_context_is_an_engine_error(server, checkpoints
 
 def test_no_server_gets_more_requests_at_once_than_it_has_slots(server, checkpoints):
     async def watch(engine):
-        drawn = [
-            asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, max_completion_tokens=150)))
-            for seed in range(6)
-        ]
+        drawn = [start(engine, seed=seed, max_completion_tokens=400) for seed in range(6)]
         most = 0
         while not all(task.done() for task in drawn):
             most = max(most, await asyncio.to_thread(running, server.url))
@@ -182,11 +185,10 @@ def test_no_server_gets_more_requests_at_once_than_it_has_slots(server, checkpoi
 
 def test_two_servers_share_the_requests(two_servers, checkpoints):
     async def watch(engine):
-        drawn = [
-            asyncio.create_task(engine.generate(PROMPT, sampling(seed=seed, max_completion_tokens=600)))
-            for seed in range(4)
-        ]
-        await until(lambda: [running(server.url) for server in two_servers] == [2, 2])
+        drawn = await under_way(
+            lambda: [start(engine, seed=seed, max_completion_tokens=600) for seed in range(4)],
+            lambda: [running(server.url) for server in two_servers] == [2, 2],
+        )
         await asyncio.gather(*drawn)
         return engine.num_slots
 
@@ -322,8 +324,7 @@ def test_memory_is_given_back_between_requests_and_the_weights_are_still_right(s
 
 def test_memory_is_not_given_back_while_requests_run(server, checkpoints):
     async def both(engine):
-        task = asyncio.create_task(engine.generate(PROMPT, sampling(**LONG)))
-        await until(lambda: running(server.url) == 1)
+        (task,) = await under_way(lambda: [start(engine, **LONG)], lambda: running(server.url) == 1)
         with pytest.raises(EngineError, match="1 requests run"):
             await engine.release_memory()
         return await task
