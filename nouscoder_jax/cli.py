@@ -18,6 +18,7 @@ import io
 import itertools
 import os
 import select
+import shlex
 import signal
 import sys
 import typing
@@ -165,6 +166,21 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
         return _from_plain(TrainConfig, values)
     except ValueError as error:
         raise UserError(_one_line(error)) from error
+
+
+def options_between(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """The arguments with which `apply_overrides` makes `after` of `before`, one a field, quoted for a shell."""
+    old = before.flatten()
+    return [_option(field, value) for field, value in after.flatten().items() if value != old[field]]
+
+
+def _option(field: str, value: Any) -> str:
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        section, dot, last = name.rpartition(".")
+        return f"--{name}" if value else f"--{section}{dot}no-{last}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *(shlex.quote(str(one)) for one in values)])
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
@@ -315,11 +331,18 @@ def _field_of(name: str, hints: dict[str, Any]) -> str | None:
 def _nearest(name: str, hints: dict[str, Any]) -> str:
     last = name.rpartition(".")[2]
     same_field = [field for field in hints if field.rpartition(".")[2] == last]
-    near = same_field or difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
+    short = [field for field in hints if _initials(field) == name.replace("-", "")]
+    near = same_field or short or difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
     if not near:
         by_field = {field.rpartition(".")[2]: field for field in hints}
         near = [by_field[found] for found in difflib.get_close_matches(last, by_field, n=1, cutoff=0.5)]
     return f"; did you mean {' or '.join('--' + field for field in near)}?" if near else "; --help lists all fields"
+
+
+def _initials(field: str) -> str:
+    """`optimizer.learning-rate` -> `optimizer.lr`."""
+    section, dot, last = field.rpartition(".")
+    return section + dot + "".join(word[0] for word in last.split("-"))
 
 
 def _takes(hint: Any, field: str) -> str:

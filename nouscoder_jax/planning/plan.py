@@ -19,7 +19,8 @@ from typing import Any
 
 from rich.console import Console
 
-from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.cli import load_config_file
+from nouscoder_jax.config import MeshConfig, TrainConfig, UserError
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
 
 TIME_LIMIT_S = 85.0
@@ -124,20 +125,18 @@ def make_plan(
         rows_per_gpu=rows, sequence_tokens=float(workload.sequence_tokens),
     )  # fmt: skip
 
-    def peak_bytes_on(num_gpus: int) -> int | None:
+    def trainer_on(num_gpus: int) -> tuple[MeshConfig, int] | None:
         meshes = [mesh] if num_gpus == fleet.num_gpus else find_meshes(architecture, num_gpus)
         if not meshes:
             return None
-        return peak_on(architecture, meshes[0], measured=mesh, peak_bytes=program.peak_bytes)
+        return meshes[0], peak_on(architecture, meshes[0], measured=mesh, peak_bytes=program.peak_bytes)
 
-    placed = rollouts.placements(
-        architecture, config, fleet, workload, cost, peak_bytes_on=peak_bytes_on, rows_per_gpu=rows
-    )
+    placed = rollouts.placements(architecture, config, fleet, workload, cost, trainer_on=trainer_on, rows_per_gpu=rows)
     heads = [
         head_cost(
             config, workload,
             train_gpus=one.train_gpus,
-            rows_per_micro_batch=rows * one.train_gpus // config.mesh.tensor,
+            rows_per_micro_batch=one.planned.experience.rows_per_micro_batch,
             step_s=one.step_s,
         )
         for one in sorted(placed, key=lambda one: one.train_gpus)
@@ -151,6 +150,8 @@ def make_plan(
         notes=compilations.notes,
         steps=options.steps or config.num_steps,
         kept_groups=options.kept_groups,
+        config_path=options.config,
+        file_config=load_config_file(Path(options.config)),
         seconds=time.monotonic() - started,
     )  # fmt: skip
 

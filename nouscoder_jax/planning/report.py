@@ -13,7 +13,7 @@ from rich.table import Table
 
 from nouscoder_jax.config import MeshConfig, TrainConfig
 from nouscoder_jax.model.architecture import Architecture
-from nouscoder_jax.planning import costs, head, rollouts
+from nouscoder_jax.planning import commands, costs, head, rollouts
 from nouscoder_jax.planning.compile import Program
 from nouscoder_jax.planning.costs import UpdateCost, Workload
 from nouscoder_jax.planning.fit import Fit
@@ -44,6 +44,8 @@ def to_dict(
     notes: list[str],
     steps: int,
     kept_groups: float,
+    config_path: str,
+    file_config: TrainConfig,
     seconds: float,
 ) -> dict[str, Any]:
     """The whole plan as JSON values."""
@@ -84,7 +86,7 @@ def to_dict(
             "mfu": cost.mfu,
         },
         "workload": dataclasses.asdict(workload),
-        "placements": [dataclasses.asdict(one) for one in placed],
+        "placements": [_placement(one, file_config, config_path) for one in placed],
         "head": [dataclasses.asdict(one) for one in heads],
         "run": {
             "steps": steps,
@@ -96,6 +98,12 @@ def to_dict(
         + head.assumptions(),
         "seconds": seconds,
     }
+
+
+def _placement(one: Placement, file_config: TrainConfig, config_path: str) -> dict[str, Any]:
+    fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.name != "planned"}
+    told = commands.lines(file_config, one.planned, config_path=config_path, generate_gpus=one.generate_gpus)
+    return fields | {"engine": dataclasses.asdict(one.engine), "commands": told}
 
 
 def _flops(cost: UpdateCost, micro_batches: int) -> dict[str, float]:
@@ -232,6 +240,9 @@ def _show_run(plan: dict[str, Any], console: Console) -> None:
             "counted",
             highlight=False,
         )
+        console.print("to run it so:", highlight=False)
+        for line in plan["placements"][0]["commands"]:
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("\nassumed:", highlight=False)
     for assumption in plan["assumptions"]:
         console.print(f"  - {assumption}", highlight=False)

@@ -1,7 +1,8 @@
 """How training and generation share the GPUs: apart (split) or on the same ones (colocated), and the step time of each.
 
-In: an architecture, a fleet, a workload, what an update costs. Out: `Placement`s. Generation is bound by memory: to
-make one token for each of its sequences, an engine reads all weights once and every sequence's keys and values.
+In: an architecture, a fleet, a workload, what an update costs. Out: `Placement`s that the loop can run. Generation is
+bound by memory: to make one token for each of its sequences, an engine reads all weights once and every sequence's keys
+and values.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.config import MeshConfig, TrainConfig
 from nouscoder_jax.model.architecture import Architecture
+from nouscoder_jax.planning import commands
 from nouscoder_jax.planning.costs import MATMUL_EFFICIENCY, UpdateCost, Workload
 from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE, USABLE_MEMORY, Fleet, Gpu
 from nouscoder_jax.planning.sizes import kv_bytes_per_token, layer_matrix_parameters, parameter_count
@@ -52,7 +54,8 @@ class Placement:
 
     Example:
         Placement(kind="split", train_gpus=16, generate_gpus=32, trainer_memory_fraction=0.94,
-                  engine_memory_fraction=0.94, engine=..., train_s=80.0, generate_s=150.0, reload_s=12.0, step_s=162.0)
+                  engine_memory_fraction=0.94, engine=..., train_s=80.0, generate_s=150.0, reload_s=12.0, step_s=162.0,
+                  planned=...)
     """
 
     kind: str
@@ -68,6 +71,8 @@ class Placement:
     generate_s: float
     reload_s: float
     step_s: float
+    planned: TrainConfig
+    """Of a run like this."""
 
 
 def find_engine(a: Architecture, gpu: Gpu, *, bytes_per_gpu: float, workload: Workload, num_slots: int,
@@ -106,20 +111,21 @@ def placements(
     workload: Workload,
     cost: UpdateCost,
     *,
-    peak_bytes_on: Callable[[int], int | None],
+    trainer_on: Callable[[int], tuple[MeshConfig, int] | None],
     rows_per_gpu: int,
 ) -> list[Placement]:
-    """The colocated placement and every split that fits, fastest first.
+    """The colocated placement and every split that fits and that the loop can run, fastest first.
 
     Split: with rollout.max_staleness above 0 both sides work at once and a step takes the slower one's time; on-policy
     they take turns. Colocated: turns and on-policy, always; trainer and engine keep their memory all the time.
-    `peak_bytes_on` tells the trainer's peak on fewer GPUs (None: no mesh of that many fits).
+    `trainer_on` tells the trainer's mesh and peak on so many GPUs (None: no mesh of that many fits).
     """
     found = []
     for train_gpus in range(1, fleet.num_gpus + 1):
-        peak = peak_bytes_on(train_gpus) if _possible(train_gpus, fleet.num_gpus) else None
-        if peak is None or peak > fleet.gpu.usable_bytes:
+        trainer = trainer_on(train_gpus) if _possible(train_gpus, fleet.num_gpus) else None
+        if trainer is None or trainer[1] > fleet.gpu.usable_bytes:
             continue
+        mesh, peak = trainer
         together = train_gpus == fleet.num_gpus
         trainer_share = peak / fleet.gpu.memory_bytes if together else USABLE_MEMORY
         engine_share = USABLE_MEMORY - trainer_share if together else USABLE_MEMORY
@@ -137,8 +143,15 @@ def placements(
         )
         if engine is None:
             continue
+        kind = "colocated" if together else "split"
+        planned = _planned(
+            config, mesh, kind=kind, rows_per_gpu=rows_per_gpu, generate_gpus=generate_gpus, engine_gpus=engine.tensor,
+            trainer_share=trainer_share, engine_share=engine_share,
+        )  # fmt: skip
+        if planned is None:
+            continue
         train = cost.training_s(
-            micro_batches=workload.micro_batches(rows_per_gpu * train_gpus // config.mesh.tensor),
+            micro_batches=workload.micro_batches(rows_per_gpu * mesh.num_row_shards),
             updates=workload.updates,
             recomputed=config.loss.old_logprobs == "recomputed",
         )
@@ -147,7 +160,7 @@ def placements(
         at_once = own.rollout.max_staleness > 0
         found.append(
             Placement(
-                kind="colocated" if together else "split",
+                kind=kind,
                 train_gpus=train_gpus,
                 generate_gpus=generate_gpus,
                 trainer_memory_fraction=trainer_share,
@@ -157,9 +170,28 @@ def placements(
                 generate_s=generate,
                 reload_s=reload,
                 step_s=(max(train, generate) if at_once else train + generate) + reload,
+                planned=planned,
             )
         )
     return sorted(found, key=lambda one: one.step_s)
+
+
+def _planned(
+    config: TrainConfig, mesh: MeshConfig, *, kind: str, rows_per_gpu: int, generate_gpus: int, engine_gpus: int,
+    trainer_share: float, engine_share: float,
+) -> TrainConfig | None:  # fmt: skip
+    """The config of a run placed like this; None: the loop refuses it."""
+    try:
+        return commands.placed(
+            commands.sized(config, mesh, rows_per_gpu=rows_per_gpu),
+            kind=kind,
+            generate_gpus=generate_gpus,
+            engine_gpus=engine_gpus,
+            trainer_memory_fraction=trainer_share,
+            engine_memory_fraction=engine_share,
+        )
+    except ValueError:
+        return None
 
 
 def _on_policy(config: TrainConfig) -> TrainConfig:

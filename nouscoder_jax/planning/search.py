@@ -70,6 +70,13 @@ class Compilations:
         self._config, self._devices = config, devices
         self._programs: dict[tuple[int, int], Program] = {}
 
+    @property
+    def caution(self) -> str:
+        """What to know of the figures, to be put behind one; empty where they are the GPU compiler's."""
+        if not self.estimates:
+            return ""
+        return " (ESTIMATES of this machine's own compiler, which takes more: install the extra `plan`, or `make plan`)"
+
     def config_of(self, row_tokens: int, rows_per_gpu: int) -> TrainConfig:
         """The config at another size, on this plan's mesh."""
         return with_size(self._config, self.mesh, row_tokens=row_tokens, rows_per_gpu=rows_per_gpu)
@@ -102,14 +109,22 @@ class Compilations:
     def most_rows(self, program: Program, *, cap: int) -> Fit:
         """The most rows a GPU that fit with rows as long as `program`'s."""
 
-        def peak_of(rows: int) -> int | None:
-            return self.measure(program.row_tokens, rows).peak_bytes if self._has_time() else None
-
         # More tokens cost the same in the same row and in another.
         other_tokens, other_peak = self._second_point(program)
         per_token = (program.peak_bytes - other_peak) / (program.row_tokens - other_tokens)
         none = round(program.peak_bytes - per_token * program.row_tokens)
-        known = {0: none, program.rows_per_gpu: program.peak_bytes}
+        return self._most_rows(program, {0: none, program.rows_per_gpu: program.peak_bytes}, cap=cap)
+
+    def fewer_rows(self, program: Program) -> Fit:
+        """The most rows a GPU that fit where those of `program`, more than one, do not."""
+        one = self.measure(program.row_tokens, 1)
+        known = {1: one.peak_bytes, program.rows_per_gpu: program.peak_bytes}
+        return self._most_rows(program, known, cap=program.rows_per_gpu - 1)
+
+    def _most_rows(self, program: Program, known: dict[int, int], *, cap: int) -> Fit:
+        def peak_of(rows: int) -> int | None:
+            return self.measure(program.row_tokens, rows).peak_bytes if self._has_time() else None
+
         return largest_that_fits(peak_of, known, limit_bytes=self._fleet.gpu.usable_bytes, step=1, cap=cap)
 
     def _second_point(self, program: Program) -> tuple[int, int]:
@@ -148,13 +163,16 @@ def check_it_fits(compilations: Compilations, program: Program) -> None:
     a = compilations._architecture
     longest = compilations.longest_row(program, cap=program.row_tokens)
     ways = []
+    if program.rows_per_gpu > 1 and (fewer := compilations.fewer_rows(program)).size:
+        rows = fewer.size * mesh.num_row_shards
+        ways.append(f"--experience.rows-per-micro-batch {rows} (about {fewer.peak_bytes / 1e9:.0f} GB)")
     if longest.size >= ROW_STEP:
         ways.append(f"rows of {longest.size} tokens (--experience.row-tokens, and shorter completions)")
     ways.append(_meshes_that_fit(a, mesh, fleet, measured=mesh, peak_bytes=program.peak_bytes))
     raise UserError(
         f"the update needs {program.peak_bytes / 1e9:.1f} GB of each GPU at {program.rows_per_gpu} x "
         f"{program.row_tokens} tokens; {fleet.gpu.title} has {fleet.gpu.usable_bytes / 1e9:.1f} GB to use of "
-        f"{fleet.gpu.memory_bytes / 1e9:.1f}; what would fit: {'; '.join(ways)}"
+        f"{fleet.gpu.memory_bytes / 1e9:.1f}{compilations.caution}; what would fit: {'; '.join(ways)}"
     )
 
 

@@ -72,6 +72,8 @@ def test_the_json_has_every_part_of_the_plan(host_plan):
     assert {one["kind"] for one in host_plan["placements"]} == {"split", "colocated"}
     assert host_plan["longest_row"]["size"] >= 256 and host_plan["most_rows_per_gpu"]["size"] >= 1
     assert [one["train_gpus"] for one in host_plan["head"]] == [1, 2]
+    told = host_plan["placements"][0]["commands"]
+    assert told[0].startswith("python scripts/train.py --config configs/tiny.py --") and len(told) == 1
     assert host_plan["run"]["steps"] == 24 and host_plan["run"]["hours"] > 0 and host_plan["assumptions"]
 
 
@@ -92,7 +94,8 @@ def test_people_get_tables(host_plan):
     report.show(host_plan, console)
     shown = " ".join(console.export_text().split())
     for expected in (f"{PARAMETERS:,} parameters", "2 x NVIDIA H100", "ESTIMATES", "peak", "longest row", "all-gather",
-                     "colocated", "MFU", "what the head, process 0, does", "24 steps", "assumed:"):  # fmt: skip
+                     "colocated", "MFU", "what the head, process 0, does", "24 steps", "to run it so:",
+                     "assumed:"):  # fmt: skip
         assert expected in shown
 
 
@@ -139,3 +142,6 @@ def test_rows_that_do_not_fit_are_refused_with_those_that_do(root, small):
     assert (
         done.returncode == 2 and "the update needs" in line and "has 79.8 GB to use of 84.9" in line and "GPUs" in line
     )
+    assert "84.9 (ESTIMATES of this machine's own compiler" in line
+    rows = int(line.partition("--experience.rows-per-micro-batch ")[2].split()[0])
+    assert 0 < rows < 4194304

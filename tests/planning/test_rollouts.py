@@ -1,11 +1,13 @@
 """Engines and placements."""
 
 import dataclasses
+import shlex
 
 import pytest
 from small import change
 
-from nouscoder_jax.planning import costs, rollouts
+from nouscoder_jax import cli
+from nouscoder_jax.planning import commands, costs, rollouts
 from nouscoder_jax.planning.fleet import Fleet, find_gpu
 from nouscoder_jax.planning.meshes import find_meshes, peak_on
 
@@ -50,10 +52,11 @@ def placed(dapo, a, fleet, workload, *, peak_bytes):
     mesh = find_meshes(a, fleet.num_gpus)[0]
     cost = costs.update_cost(a, dapo, fleet, [], rows_per_gpu=1, sequence_tokens=16000.0)
 
-    def peak_bytes_on(num_gpus):
-        return peak_on(a, find_meshes(a, num_gpus)[0], measured=mesh, peak_bytes=peak_bytes)
+    def trainer_on(num_gpus):
+        own = find_meshes(a, num_gpus)[0]
+        return own, peak_on(a, own, measured=mesh, peak_bytes=peak_bytes)
 
-    return rollouts.placements(a, dapo, fleet, workload, cost, peak_bytes_on=peak_bytes_on, rows_per_gpu=1)
+    return rollouts.placements(a, dapo, fleet, workload, cost, trainer_on=trainer_on, rows_per_gpu=1)
 
 
 def test_48_gpus_are_split_in_whole_machines_and_shared(dapo, qwen3_14b, b200_fleet, workload):
@@ -79,7 +82,10 @@ def test_colocated_shares_of_memory_are_named_and_fit(dapo, qwen3_14b, b200_flee
     assert shared.trainer_memory_fraction + shared.engine_memory_fraction == pytest.approx(0.94)
     assert shared.step_s == pytest.approx(shared.train_s + shared.generate_s + shared.reload_s)
     on_policy = change(dapo, rollout={"max_staleness": 0})
-    assert shared in placed(on_policy, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
+    same = placed(on_policy, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
+    assert dataclasses.replace(shared, planned=on_policy) in [
+        dataclasses.replace(one, planned=on_policy) for one in same
+    ]
 
 
 def test_a_trainer_that_leaves_no_room_is_not_colocated(dapo, qwen3_14b, workload):
@@ -94,3 +100,32 @@ def test_on_policy_the_longest_completion_is_waited_for(dapo, qwen3_14b, b200_fl
     few = dataclasses.replace(workload, generated_sequences=8)
     waited = rollouts.generation_s(qwen3_14b, config, b200_fleet.gpu, few, found, num_gpus=48)
     assert waited > 30720 * 2 * 14_768_307_200 / b200_fleet.gpu.memory_bandwidth
+
+
+def test_every_placement_is_a_config_that_the_loop_takes_and_its_options_make_it(dapo, qwen3_14b, b200_fleet, workload):
+    found = placed(dapo, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
+    assert {one.kind for one in found} == {"split", "colocated"}
+    for one in found:
+        options = shlex.split(" ".join(cli.options_between(dapo, one.planned)))
+        assert cli.apply_overrides(dapo, options) == one.planned
+        mesh, server = one.planned.mesh, one.planned.server
+        assert mesh.num_devices == one.train_gpus == one.planned.min_gpus and mesh.num_processes == one.train_gpus // 8
+        assert one.planned.experience.rows_per_micro_batch == mesh.num_row_shards  # one row a GPU
+        assert server.placement == one.kind and server.num_servers * server.tensor == 8 == 8 * one.engine.tensor
+        if one.kind == "colocated":
+            assert one.planned.rollout.max_staleness == 0
+            assert one.trainer_memory_fraction <= server.trainer_memory_fraction
+            assert server.trainer_memory_fraction + server.memory_fraction <= 0.94 + 1e-9
+
+
+def test_what_the_loop_refuses_is_not_proposed(dapo, qwen3_14b, b200_fleet, workload, monkeypatch):
+    refused = change(dapo, server={"trainer_memory_fraction": 0.5})
+
+    def placed_or_refused(config, *, kind, **rest):
+        if kind == "colocated":
+            raise ValueError("not on one's own GPUs")
+        return config
+
+    monkeypatch.setattr(commands, "placed", placed_or_refused)
+    found = placed(refused, qwen3_14b, b200_fleet, workload, peak_bytes=40 * 10**9)
+    assert {one.kind for one in found} == {"split"}
