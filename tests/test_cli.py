@@ -1,5 +1,6 @@
 """Mistakes on the command line cost one clear line; overrides do what they say."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,20 @@ def test_an_unknown_field_names_the_nearest_one():
 
 def test_a_field_without_its_section_names_the_whole_field():
     assert "did you mean --optimizer.learning-rate?" in error_of("--learning-rate", "1")
+
+
+def test_initials_name_the_field():
+    assert "did you mean --optimizer.learning-rate?" in error_of("--optimizer.lr", "1")
+
+
+def test_the_options_between_two_configs_make_one_of_the_other():
+    config = load()
+    changes = ["--optimizer.learning-rate=0.5", "--loss.name=gspo", "--rollout.urls", "http://a:1", "http://b:2"]
+    changes += ["--name", "it's new", "--server.deterministic", "--data.no-enable-thinking"]
+    for other in (cli.apply_overrides(config, changes), cli.apply_overrides(config, changes[:2])):
+        options = shlex.split(" ".join(cli.options_between(config, other)))
+        assert cli.apply_overrides(config, options) == other
+    assert cli.options_between(config, config) == []
 
 
 def test_a_value_of_the_wrong_type_names_field_value_and_what_it_takes():

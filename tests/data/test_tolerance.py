@@ -128,13 +128,17 @@ def test_letters_as_they_are(statement):
     ["absolute error ", "error 10^-5x ", "10^-5 ", "<sup>", "letter ", 'print "', "upper case ", "$", ". ", "\n "],
 )
 def test_no_statement_of_300_kb_takes_long(part):
-    statement = part * (300_000 // len(part))
-    times = []
-    for _ in range(5):
-        began = time.process_time()
-        granted(statement)
-        times.append(time.process_time() - began)
-    assert min(times) < 0.02
+    def seconds(length):
+        """Of the processor; the least of five, to which a millisecond is nothing."""
+        statement = part * (length // len(part))
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            granted(statement)
+            times.append(time.process_time() - began)
+        return min(times) + 1e-3
+
+    assert seconds(300_000) < 30 * seconds(30_000)  # ten times where it grows with the length, else a hundred
 
 
 def problem(tmp_path, **fields):

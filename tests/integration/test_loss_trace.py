@@ -1,5 +1,6 @@
 """The tiny config repeats: two runs on one machine agree bit for bit, and with the committed trace on a like one."""
 
+import hashlib
 import json
 import os
 import platform
@@ -22,11 +23,14 @@ def machine() -> dict[str, str]:
     import jaxlib
 
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
-    vectors = " ".join(f for f in ("avx", "avx2", "fma", "avx512f", "amx_tile") if f" {f} " in flags + " ")
-    model = next((line.partition(": ")[2] for line in cpuinfo.splitlines() if line.startswith("model name")), "")
+    first = cpuinfo.partition("\n\n")[0]
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    # A cloud's name for a processor has no model in it.
+    model = ".".join(facts.get(name, "") for name in ("cpu family", "model", "stepping"))
+    flags = hashlib.sha256(" ".join(sorted(facts.get("flags", "").split())).encode()).hexdigest()[:8]
+    name = facts.get("model name", "")
     return {
-        "processor": f"{platform.machine()} {model} [{vectors}] x {os.cpu_count()}",
+        "processor": f"{platform.machine()} {name} {model} [{flags}] x {os.cpu_count()}",
         "jax": f"{jax.__version__} / {jaxlib.__version__}",
     }
 

@@ -19,7 +19,14 @@ import small_run
 
 from nouscoder_jax.run_folder import RunFolder
 
-SMALL = [*small_run.ARGUMENTS, "--num-steps=4", "--experience.rows-per-micro-batch=4", "--checkpoint.every-steps=2"]
+# At a small learning rate the rounding of a mesh does not flip a draw of the next step.
+SMALL = [
+    *small_run.ARGUMENTS,
+    "--num-steps=4",
+    "--optimizer.learning-rate=1e-5",
+    "--experience.rows-per-micro-batch=4",
+    "--checkpoint.every-steps=2",
+]
 MESHES = {
     "data 2": {"data": 2, "fsdp": 1, "tensor": 1},
     "fsdp 2": {"data": 1, "fsdp": 2, "tensor": 1},
@@ -157,7 +164,7 @@ def test_several_processes_do_what_one_does(mesh: str, whole: Callable[[str | No
             if name in one:
                 assert other[name] == pytest.approx(one[name], abs=1e-5), name
                 compared += 1
-    assert compared >= 4 * 4 + 2
+    assert compared >= 4 + 2  # a step whose groups are all filtered has no update
     ours, theirs = several.weights(), alone.weights()
     assert ours.keys() == theirs.keys()
     differences = np.concatenate([(array - theirs[name]).ravel() for name, array in ours.items()])

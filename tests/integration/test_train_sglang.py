@@ -127,7 +127,7 @@ def test_ahead_of_training_and_over_a_killed_server_no_token_is_too_old_and_the_
 ):
     run_dir, log = tmp_path / "run", tmp_path / "run.log"
     arguments = ["--rollout.max-staleness=1", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
-    arguments += ["--num-steps=4", f"--run-dir={run_dir}", "--rollout.outage-limit-s=300"]
+    arguments += ["--num-steps=8", f"--run-dir={run_dir}", "--rollout.outage-limit-s=300"]
     trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
     wait_for_steps(trainer, run_dir, 1, log=log)
     (keeper,) = children(server.process.pid)
@@ -135,11 +135,14 @@ def test_ahead_of_training_and_over_a_killed_server_no_token_is_too_old_and_the_
     os.kill(first, signal.SIGKILL)  # scripts/serve.py starts it again, with the weights that it had first
     assert trainer.wait(timeout=500) == 0, log.read_text()[-3000:]
     lines = metrics_of(run_dir)
-    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in lines] == list(range(9))
     assert f"{server.url} is lost" in log.read_text() and "is back after" in log.read_text()
-    assert max(line.get("staleness/batches_max", 0) for line in lines[1:]) == 1
-    assert max(line.get("staleness/versions_max", 0) for line in lines[1:]) == 2
-    assert all(line["probe/drift_max"] < 1e-3 for line in lines)  # of every version, whatever is trained on
+    # Which groups are filtered differs by processor, and with them what an update takes from the batch before.
+    assert max(line.get("staleness/batches_max", 0) for line in lines[1:]) <= 1
+    assert max(line.get("staleness/versions_max", 0) for line in lines[1:]) <= 2
+    assert any(line["rollouts/in_flight"] > 0 for line in lines[1:])
+    probed = [line["probe/drift_max"] for line in lines if "probe/drift_max" in line]
+    assert len(probed) >= 2 and max(probed) < 1e-3  # of every version, whatever is trained on
     same = [line["update/on_policy_drift_max"] for line in lines[1:] if line.get("update/on_policy_share")]
     assert all(drift < 1e-3 for drift in same)
     for line in lines[1:]:

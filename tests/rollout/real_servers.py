@@ -25,7 +25,7 @@ from nouscoder_jax.types import Prompt, Sampling
 
 STUBS = Path(__file__).parents[1] / "sglang_stubs"
 PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
-START_S = 240
+START_S = 400
 EOS = 3
 VOCABULARY = 250
 """No multiple of 64, so that servers pad it."""
@@ -212,9 +212,16 @@ def tokens_held(url) -> int:
 async def until(condition, *, within_s=120.0):
     """Returns once `condition()` is true; it is asked in a thread."""
     deadline = time.monotonic() + within_s
-    while not await asyncio.to_thread(condition):
+    while not await asyncio.to_thread(answered, condition):
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
+
+
+def answered(condition) -> bool:
+    """Whether `condition()` is true, and its server answered in time."""
+    with contextlib.suppress(httpx.TransportError):
+        return condition()
+    return False
 
 
 async def under_way(start, condition, *, tries=20):
@@ -223,7 +230,7 @@ async def under_way(start, condition, *, tries=20):
     for _ in range(tries):
         tasks = start()
         while not any(task.done() for task in tasks):
-            if await asyncio.to_thread(condition):
+            if await asyncio.to_thread(answered, condition):
                 return tasks
             await asyncio.sleep(0.02)
         await asyncio.gather(*tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -46,6 +47,18 @@ def make_engine(model, **changes):
         batch_invariant=False,
     )
     return EmbeddedEngine(model, TINY, **(options | changes))
+
+
+def slow(engine):
+    """The engine, with time between two chunks for weights to come."""
+    run_chunk = engine._run_chunk
+
+    def later(*arguments):
+        time.sleep(0.02)
+        return run_chunk(*arguments)
+
+    engine._run_chunk = later
+    return engine
 
 
 def sampling(seed, **changes):
@@ -222,7 +235,7 @@ def test_reload_takes_new_weights_and_a_completion_carries_its_oldest_version(mo
     save_model(make_model(5), TINY, tmp_path / "export", dtype="float32", tokenizer_dir=None)
 
     async def run():
-        engine = make_engine(model, eos_ids=())
+        engine = slow(make_engine(model, eos_ids=()))
         running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=400)))
         await first_tokens(engine, running)
         await engine.reload(tmp_path / "export", policy_version=1)
@@ -252,7 +265,7 @@ def test_each_span_holds_the_tokens_that_its_version_sampled(model, tmp_path):
     save_model(scaled, TINY, tmp_path / "export", dtype="float32", tokenizer_dir=None)
 
     async def run():
-        engine = make_engine(model, eos_ids=())
+        engine = slow(make_engine(model, eos_ids=()))
         running = asyncio.create_task(engine.generate(prompt(3, 1, 4), sampling(0, max_completion_tokens=200)))
         await first_tokens(engine, running)
         await engine.reload(tmp_path / "export", policy_version=7)

@@ -27,6 +27,8 @@ def test_a_server_that_goes_away_while_its_update_is_cancelled_leaves_nothing_to
         weights = Weights(export=export, policy_version=1, turn=0)
         server_weights = ServerWeights(caller, on_new_weights=mode, request_timeout_s=60.0)
         sending = asyncio.create_task(server_weights.send(Server(url=url, num_slots=1, info={}), weights))
+        while not connections:
+            await asyncio.sleep(0.02)
         for _ in range(2):  # while it pauses or updates, and while it is to go on
             await asyncio.sleep(0.2)
             sending.cancel()

@@ -229,11 +229,21 @@ def test_an_empty_folder_is_filled_and_what_a_crash_left_is_cleared(untied, tmp_
 def test_a_killed_conversion_leaves_no_folder_and_the_next_one_succeeds(root, tmp_path):
     big = architecture(vocab_size=20000, hidden_size=256, intermediate_size=4096, num_layers=4)
     source = make_folder(tmp_path / "hf", big, tensors_of(big), num_files=1)
-    arguments = [sys.executable, "scripts/convert.py", "from-hf", str(source), "--out", str(tmp_path / "ours")]
-    process = subprocess.Popen(arguments, cwd=root, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    arguments = ["scripts/convert.py", "from-hf", str(source), "--out", str(tmp_path / "ours")]
+    # It stops for ever before the folder gets its name, and is killed there or on the way there.
+    waits = (
+        "import os, runpy, sys, time\n"
+        "rename = os.rename\n"
+        "os.rename = lambda *paths: time.sleep(600) if str(paths[1]).endswith('/ours') else rename(*paths)\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", waits, *arguments]
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     part = tmp_path / ".ours.part" / "params"
     while process.poll() is None and len(list(part.glob("*/c.*"))) < 3:
         time.sleep(0.001)
+    assert process.poll() is None and part.is_dir()
     process.kill()
     process.wait()
     assert not (tmp_path / "ours").exists()

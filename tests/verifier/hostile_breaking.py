@@ -97,7 +97,7 @@ DAEMONS = [
     _daemon("daemon_sleeps", "daemon(lambda: time.sleep(99))", check=_OTHERS),
     _daemon("daemon_rewrites_tmp", "def f(): open('/tmp/heapq.py', 'w').write('print(1)')\ndaemon(lambda: forever(f))\ntime.sleep(0.05)", check="(time.sleep(0.05), os.path.exists('/tmp/heapq.py'))[1]"),
     _daemon("daemon_holds_stdout", "daemon(lambda: (os.dup2(1, 99), time.sleep(99)))", check=_OTHERS),
-    _daemon("daemon_writes_to_stdout_for_ever", "daemon(lambda: (time.sleep(0.5), forever(lambda: os.write(1, b'9'))))", check=_OTHERS),
+    _daemon("daemon_writes_to_stdout_for_ever", "daemon(lambda: (time.sleep(3), forever(lambda: os.write(1, b'9'))))", check=_OTHERS),
     _daemon("daemon_writes_into_every_output", "import glob\ndef f():\n    for p in glob.glob('/proc/[0-9]*/fd/[012]'):\n        if p.split('/')[2] not in (me, str(os.getpid())): open(p, 'a').write('9')\nme = str(os.getpid())\ndaemon(lambda: (time.sleep(0.3), forever(f)))", check=_OTHERS),
     _daemon("daemon_kills_what_it_sees", "me = os.getpid()\ndef f():\n    for p in os.listdir('/proc'):\n        if p.isdigit() and int(p) not in (me, os.getpid()): os.kill(int(p), 9)\ndaemon(lambda: (time.sleep(0.3), forever(f)))", check=_OTHERS),
     _daemon("daemon_consumes_the_processor", "for _ in range(6): daemon(lambda: forever(lambda: None))", check=_OTHERS),

@@ -138,12 +138,12 @@ EXITS = [
         case(f"killed_by_{name.lower()}", RE, RIGHT + _KILL.format(name), tests=1)
         for name in ("SIGTERM", "SIGKILL", "SIGSEGV", "SIGABRT", "SIGFPE", "SIGBUS", "SIGILL", "SIGTRAP", "SIGSYS", "SIGALRM", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGRTMIN", "SIGINT", "SIGVTALRM")
     ),
-    case("killed_by_its_child", RE, RIGHT + "import os, signal, time\nif os.fork() == 0:\n    os.kill(os.getppid(), signal.SIGKILL)\n    os._exit(0)\ntime.sleep(1)", tests=1),
+    case("killed_by_its_child", RE, RIGHT + "import os, signal, time\nif os.fork() == 0:\n    os.kill(os.getppid(), signal.SIGKILL)\n    os._exit(0)\ntime.sleep(5)", tests=1),
     case("aborts", RE, RIGHT + "import os\nos.abort()", tests=1),
     case("segmentation_fault", RE, RIGHT + "import ctypes\nctypes.string_at(0)", tests=1),
     case("stack_overflow", RE, RIGHT + "import resource, sys\nsys.setrecursionlimit(10**9)\nresource.setrlimit(resource.RLIMIT_STACK, (4 << 20, resource.RLIM_INFINITY))\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)", tests=1),
-    case("answer_of_a_late_child", WA, "import os, time\nif os.fork() == 0:\n    time.sleep(0.3)\n" + "    " + RIGHT),
-    case("answer_of_a_late_grandchild", WA, "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(0.2)\n        " + RIGHT + "    os._exit(0)\nos.wait()"),
+    case("answer_of_a_late_child", WA, "import os, time\nif os.fork() == 0:\n    time.sleep(3)\n" + "    " + RIGHT),
+    case("answer_of_a_late_grandchild", WA, "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(3)\n        " + RIGHT + "    os._exit(0)\nos.wait()"),
     case("answer_of_a_child_that_is_waited_for", AC, "import os\nif os.fork() == 0:\n    " + RIGHT + "    os._exit(1)\nos.wait()"),
     case("answer_flushed_by_parent_and_child", WA, "import os\nprint(sum(map(int, input().split())))\nif os.fork(): os.wait()"),
     case("becomes_another_program_with_a_wrong_answer", WA, "import os, sys\nos.execv(sys.executable, [sys.executable, '-c', 'print(7)'])"),

@@ -24,6 +24,7 @@ class FailingSandbox:
         self.out = self.elsewhere = False
         self.probes = 0
         self.order = []
+        self.said = []  # by its judge
 
     @contextlib.asynccontextmanager
     async def session(self, program, *, fn_name, limits):
@@ -65,6 +66,7 @@ def play(scene, **changes):
 
     async def run():
         sandbox = FailingSandbox()
+        sandbox.said = said
         values = dict(num_workers=2, max_retries=0, outage_limit_s=5.0)
         judge = SandboxJudge(
             sandbox, make_config("local", **(values | changes)), stop_at_first_failure=True, say=said.append
@@ -159,7 +161,8 @@ def test_a_reminder_says_how_long_it_has_been(monkeypatch):
     async def scene(sandbox, judge):
         sandbox.out = True
         tasks = ask(judge, NAMES)
-        await asyncio.sleep(0.15)
+        while len(sandbox.said) < 3:
+            await asyncio.sleep(0.01)
         sandbox.out = False
         await asyncio.gather(*tasks)
 

@@ -183,7 +183,8 @@ def test_a_program_finds_nothing_of_the_program_before_in_the_same_sandbox(rig, 
 
 # -- from outside ---------------------------------------------------------------------------------------------------
 
-WAIT = "import sys, time\ntext = sys.stdin.read()\nopen('/tmp/there', 'w').write(text)\ntime.sleep(4)\nprint('none')"
+WAIT = "import os, sys, time\ntext = sys.stdin.read()\nopen('/tmp/there', 'w').write(text)\n"
+WAIT += "while os.path.exists('/tmp/there'): time.sleep(0.05)\nprint('none')"
 
 
 def processes(rig):
@@ -287,7 +288,9 @@ def searched_while_it_runs(rig, expected, given):
                 break
         assert running, "no process of a sandbox is in sight"
         found = await asyncio.get_running_loop().run_in_executor(None, search, sorted(running))
-        assert any(_is_waiting(pid) for pid in running), "the program ended before it was searched"
+        waiting = [pid for pid in running if _is_waiting(pid)]
+        assert waiting, "the program ended before it was searched"
+        os.unlink(f"/proc/{waiting[0]}/root/tmp/there")  # now it ends
         return found, await judged
 
     return rig.run(run())

@@ -16,7 +16,7 @@ from nouscoder_jax.verifier.verify import verify
 
 SCRIPT = Path(__file__).parent / "docker_engine.sh"
 PROBLEM = make_problem([("2 3\n", "5\n")])
-PROGRAM = "import time\ntime.sleep(3)\nprint(sum(map(int, input().split())))"
+PROGRAM = "import time\ntime.sleep(5)\nprint(sum(map(int, input().split())))"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_dead_docker_host_is_a_judge_error_and_after_a_restart_nothing_is_left
     rig.close()
     subprocess.run([SCRIPT, "start", own_docker_host], capture_output=True, check=True)
     again = Rig("docker")
-    quick = PROGRAM.replace("sleep(3)", "sleep(0)")
+    quick = PROGRAM.replace("sleep(5)", "sleep(0)")
     verdict = again.run(verify(PROBLEM, quick, sandbox=again.sandbox, config=again.config, stop_at_first_failure=True))
     assert verdict.outcome is Outcome.ACCEPTED
     again.close()

@@ -194,9 +194,9 @@ def _by_formula(
     activations = ACTIVATION_BYTES * a.num_layers * a.hidden_size * config.experience.row_tokens * rows_per_gpu
     peak = state_bytes(a, mesh) + int(activations)
 
-    def peak_bytes_on(num_gpus: int) -> int | None:
+    def trainer_on(num_gpus: int) -> tuple[MeshConfig, int] | None:
         meshes = [mesh] if num_gpus == fleet.num_gpus else find_meshes(a, num_gpus)
-        return peak_on(a, meshes[0], measured=mesh, peak_bytes=peak) if meshes else None
+        return (meshes[0], peak_on(a, meshes[0], measured=mesh, peak_bytes=peak)) if meshes else None
 
     def updates(train_gpus: int) -> UpdateTime:
         forward_s = cost.forward_s if config.loss.old_logprobs == "recomputed" else 0.0
@@ -209,7 +209,7 @@ def _by_formula(
         )
 
     return rollouts.placements(
-        a, config, fleet, workload, cost, peak_bytes_on=peak_bytes_on, rows_per_gpu=rows_per_gpu
+        a, config, fleet, workload, cost, trainer_on=trainer_on, rows_per_gpu=rows_per_gpu
     ), updates
 
 
@@ -221,7 +221,10 @@ def _from_plan(config: TrainConfig, fleet: Fleet, plan: dict[str, Any]) -> tuple
             f"--plan is of {got[0]} on {got[2]} x {got[1]}, this is {wanted[0]} on {wanted[2]} x {wanted[1]}"
         )
     workload = Workload(**plan["workload"])
-    placements = [Placement(**{**one, "engine": rollouts.Engine(**one["engine"])}) for one in plan["placements"]]
+    placements = []
+    for one in plan["placements"]:
+        fields = {name: value for name, value in one.items() if name != "commands"}
+        placements.append(Placement(**fields | {"engine": rollouts.Engine(**one["engine"]), "planned": config}))
     seconds = {one.train_gpus: one.train_s for one in placements}
     once_s = plan["update"]["once_s"]
 
