@@ -87,7 +87,7 @@ class Job:
             time.sleep(0.2)
 
     def told(self) -> str:
-        return self.log.read_text()[-5000:] if self.log.exists() else "nothing"
+        return self.log.read_text()[-50_000:] if self.log.exists() else "nothing"
 
     def summary(self) -> dict:
         return json.loads(RunFolder(path=self.run_dir).summary.read_text())
