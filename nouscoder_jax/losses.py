@@ -4,7 +4,7 @@ In: `logprobs` (differentiated), `old_logprobs`, `advantages`, a mask, and for p
 Out: the loss as a `Mean`, metrics as a dict of `Mean` and `Max`. A `Mean` is a sum and a count, so that micro-batches,
 packed rows and hosts add up exactly to one large batch: `add` them (sums and counts), divide once at the end.
 
-Needs nothing but jax. Conventions, the same everywhere:
+Needs nothing but jax (and its numpy). Conventions, the same everywhere:
 
     r_t = exp(log pi(y_t) - log pi_old(y_t))     token ratio; its logarithm is clamped to +-20, where the gradient is 0
     A                                            advantage, "rows time", or "rows" with one sequence a row
@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from nouscoder_jax.arguments import check, check_contiguous
 
 # Shapes are checked in tests, where jaxtyping's import hook is on; without it the annotations are never evaluated, so
 # that this module asks for no package but jax.
@@ -239,7 +241,8 @@ def supervised_loss(
     logprobs: Float[Array, "rows time"], *, where: Bool[Array, "rows time"] | None = None
 ) -> tuple[Mean, dict[str, Mean | Max]]:
     """Cross entropy in nats, every token weighing the same: L = - 1/(sum_i T_i) sum_i sum_t log pi(y_t)."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
+    _check(logprobs, where, None)
+    where = jnp.ones(logprobs.shape, bool) if where is None else where
     return token_mean(-logprobs, where=where), {}
 
 
@@ -375,7 +378,11 @@ def _prepare(
     entropy: Array | None,
 ) -> _Inputs:
     """Masks first: what stands outside `where` may be anything, NaN included."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
+    _check(
+        logprobs, where, segment_ids, old_logprobs=old_logprobs, importance_weights=importance_weights, entropy=entropy
+    )
+    _check_advantages(advantages, logprobs, segment_ids)
+    where = jnp.ones(logprobs.shape, bool) if where is None else where
     advantages = jnp.broadcast_to(advantages[:, None], logprobs.shape) if advantages.ndim == 1 else advantages
     weights = jnp.ones(logprobs.shape) if importance_weights is None else importance_weights
     entropy = -logprobs if entropy is None else entropy
@@ -388,6 +395,30 @@ def _prepare(
         where=where,
         segment_ids=segment_ids,
     )
+
+
+def _check(logprobs: Array, where: Array | None, segment_ids: Array | None, **others: Array | None) -> None:
+    """Raises TypeError or ValueError that names the argument."""
+    check("logprobs", logprobs, kind="float", axes="rows time")
+    for name, array in others.items():
+        if array is not None:
+            check(name, array, kind="float", axes="rows time", shape=logprobs.shape)
+    if where is not None:
+        check("where", where, kind="bool", axes="rows time", shape=logprobs.shape)
+    if segment_ids is not None:
+        check("segment_ids", segment_ids, kind="int", axes="rows time", shape=logprobs.shape)
+        check_contiguous("segment_ids", segment_ids)
+
+
+def _check_advantages(advantages: Array, logprobs: Array, segment_ids: Array | None) -> None:
+    rows = getattr(advantages, "ndim", 0) == 1
+    axes, shape = ("rows", logprobs.shape[:1]) if rows else ("rows time", logprobs.shape)
+    check("advantages", advantages, kind="float", axes=axes, shape=shape)
+    if rows and segment_ids is not None:
+        raise ValueError(
+            f"advantages is {advantages.dtype} {advantages.shape}, one a row, and segment_ids packs several sequences "
+            f"into a row; expected 'rows time' {tuple(logprobs.shape)}, each token with its sequence's"
+        )
 
 
 def _masked(values: Array, where: Array) -> Array:
