@@ -95,7 +95,7 @@ def test_a_server_of_a_converted_checkpoint_gives_transformers_logprobs(server, 
     assert len(list(converted.folder.glob("*.safetensors"))) > 1
     completion = with_engine(server.url, lambda engine: engine.generate(PROMPT, sampling()), weights=converted.folder)
     expected = reference_logprobs(converted.model, completion.token_ids)
-    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    np.testing.assert_allclose(completion.behavior_logprobs, expected, atol=1e-4)
 
 
 def test_an_answer_has_as_many_bytes_a_token_as_the_plan_counts(server):
