@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nouscoder_jax.arguments import check, check_contiguous
+from nouscoder_jax.arguments import check, check_tokens
 
 # Shapes are checked in tests, where jaxtyping's import hook is on; without it the annotations are never evaluated, so
 # that this module asks for no package but jax.
@@ -241,13 +241,14 @@ def supervised_loss(
     logprobs: Float[Array, "rows time"], *, where: Bool[Array, "rows time"] | None = None
 ) -> tuple[Mean, dict[str, Mean | Max]]:
     """Cross entropy in nats, every token weighing the same: L = - 1/(sum_i T_i) sum_i sum_t log pi(y_t)."""
-    _check(logprobs, where, None)
+    check_tokens(where, logprobs=logprobs, all_without_where=True)
     where = jnp.ones(logprobs.shape, bool) if where is None else where
     return token_mean(-logprobs, where=where), {}
 
 
 def token_mean(values: Float[Array, "rows time"], *, where: Bool[Array, "rows time"]) -> Mean:
     """1/(sum_i T_i) sum_i sum_t: every counted token weighs the same (arXiv:2503.14476)."""
+    check_tokens(where, values=values)
     return Mean(jnp.sum(_masked(values, where)), jnp.sum(where, dtype=jnp.float32))
 
 
@@ -258,6 +259,7 @@ def sequence_mean(
     segment_ids: Int[Array, "rows time"] | None,
 ) -> Mean:
     """1/G sum_i 1/T_i sum_t: every sequence with a counted token weighs the same (arXiv:2402.03300)."""
+    check_tokens(where, segment_ids, values=values)
     num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
     means = _masked(values, where) / jnp.maximum(num_tokens, 1.0)
     return Mean(jnp.sum(means), _num_sequences(where, segment_ids))
@@ -270,6 +272,7 @@ def token_log_ratio(
     where: Bool[Array, "rows time"],
 ) -> Float32[Array, "rows time"]:
     """log r_t in float32, clamped to +-MAX_ABS_LOG_RATIO; 0 outside `where`, whatever stands there."""
+    check_tokens(where, logprobs=logprobs, old_logprobs=old_logprobs)
     difference = logprobs.astype(jnp.float32) - old_logprobs.astype(jnp.float32)
     return jnp.clip(jnp.where(where, difference, 0.0), -MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO)
 
@@ -282,6 +285,7 @@ def sequence_log_ratio(
     segment_ids: Int[Array, "rows time"] | None,
 ) -> Float32[Array, "rows time"]:
     """1/T_i sum_t log r_t at every position of sequence i (arXiv:2507.18071); 0 for sequences with no counted token."""
+    check_tokens(where, segment_ids, logprobs=logprobs, old_logprobs=old_logprobs)
     log_ratio = token_log_ratio(logprobs, old_logprobs, where=where)
     num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
     return segment_sum(log_ratio, segment_ids) / jnp.maximum(num_tokens, 1.0)
@@ -311,6 +315,7 @@ def k3_kl(
 ) -> Float32[Array, "rows time"]:
     """exp(d) - d - 1 with d = log pi_ref - log pi: an estimate of KL(pi || pi_ref) at tokens drawn from pi, unbiased
     and never negative (Schulman's k3, as in arXiv:2402.03300); 0 outside `where`."""
+    check_tokens(where, logprobs=logprobs, reference_logprobs=reference_logprobs)
     difference = token_log_ratio(reference_logprobs, logprobs, where=where)
     return jnp.expm1(difference) - difference
 
@@ -378,8 +383,14 @@ def _prepare(
     entropy: Array | None,
 ) -> _Inputs:
     """Masks first: what stands outside `where` may be anything, NaN included."""
-    _check(
-        logprobs, where, segment_ids, old_logprobs=old_logprobs, importance_weights=importance_weights, entropy=entropy
+    check_tokens(
+        where,
+        segment_ids,
+        logprobs=logprobs,
+        old_logprobs=old_logprobs,
+        importance_weights=importance_weights,
+        entropy=entropy,
+        all_without_where=True,
     )
     _check_advantages(advantages, logprobs, segment_ids)
     where = jnp.ones(logprobs.shape, bool) if where is None else where
@@ -397,28 +408,16 @@ def _prepare(
     )
 
 
-def _check(logprobs: Array, where: Array | None, segment_ids: Array | None, **others: Array | None) -> None:
-    """Raises TypeError or ValueError that names the argument."""
-    check("logprobs", logprobs, kind="float", axes="rows time")
-    for name, array in others.items():
-        if array is not None:
-            check(name, array, kind="float", axes="rows time", shape=logprobs.shape)
-    if where is not None:
-        check("where", where, kind="bool", axes="rows time", shape=logprobs.shape)
-    if segment_ids is not None:
-        check("segment_ids", segment_ids, kind="int", axes="rows time", shape=logprobs.shape)
-        check_contiguous("segment_ids", segment_ids)
-
-
 def _check_advantages(advantages: Array, logprobs: Array, segment_ids: Array | None) -> None:
-    rows = getattr(advantages, "ndim", 0) == 1
-    axes, shape = ("rows", logprobs.shape[:1]) if rows else ("rows time", logprobs.shape)
-    check("advantages", advantages, kind="float", axes=axes, shape=shape)
-    if rows and segment_ids is not None:
+    if getattr(advantages, "ndim", 2) != 1:
+        return check("advantages", advantages, kind="float", axes="rows time", shape=logprobs.shape, like="logprobs")
+    if segment_ids is not None:
         raise ValueError(
-            f"advantages is {advantages.dtype} {advantages.shape}, one a row, and segment_ids packs several sequences "
-            f"into a row; expected 'rows time' {tuple(logprobs.shape)}, each token with its sequence's"
+            f"advantages is {advantages.dtype} {tuple(advantages.shape)}, but segment_ids packs several sequences into "
+            f"a row; expected 'rows time' {tuple(logprobs.shape)}, at every token its sequence's advantage; where each "
+            "row is one sequence, leave segment_ids out"
         )
+    return check("advantages", advantages, kind="float", axes="rows", shape=logprobs.shape[:1], like="logprobs' rows")
 
 
 def _masked(values: Array, where: Array) -> Array:

@@ -104,17 +104,18 @@ def participation(
 
 def _numbers(rewards: Any, where: Any) -> tuple[Any, Any]:
     """Rewards in float32 or wider, and which of them count. In their own arithmetic booleans have no difference and
-    half a precision counts to 256. Raises TypeError, ValueError: no such arrays, a NaN among rewards that count."""
+    half a precision counts to 256. Raises TypeError, ValueError: no such arrays, NaN or infinity among what counts."""
     axes = " ".join(["..."] * (getattr(rewards, "ndim", 1) - 1) + ["group"])
     check("rewards", rewards, kind="number", axes=axes)
     if where is not None:
-        check("where", where, kind="bool", axes=axes, shape=rewards.shape)
-    if has_values(rewards) and (where is None or has_values(where)):
-        counted = np.isnan(np.asarray(rewards, np.float64)) & (True if where is None else np.asarray(where))
-        if counted.any():
+        check("where", where, kind="bool", axes=axes, shape=rewards.shape, like="rewards")
+    if has_values(rewards, where):
+        wrong = ~np.isfinite(np.asarray(rewards, np.float64)) & (True if where is None else np.asarray(where))
+        if wrong.any():
+            place = tuple(map(int, np.argwhere(wrong)[0]))
             raise ValueError(
-                f"rewards is NaN at {tuple(map(int, np.argwhere(counted)[0]))}, expected numbers; where leaves out a "
-                "reward that was not given"
+                f"rewards has {float(rewards[place])} at {place}, expected finite numbers; a reward that was not given "
+                "is left out by where"
             )
     xp = rewards.__array_namespace__()
     rewards = xp.astype(rewards, xp.result_type(rewards.dtype, xp.float32))
