@@ -7,7 +7,7 @@ packed rows and hosts add up exactly to one large batch: `add` them (sums and co
 Needs nothing but jax (and its numpy). Conventions, the same everywhere:
 
     r_t = exp(log pi(y_t) - log pi_old(y_t))     token ratio; its logarithm is clamped to +-20, where the gradient is 0
-    A                                            advantage, "rows time", or "rows" with one sequence a row
+    A                                            advantage, "rows time", or "rows" without segment_ids
     T_i                                          tokens of sequence i that the mask keeps
     where                                        True where a token counts; None: all. Applied before every exp
     segment_ids                                  sequence of each token in packed rows, each one contiguous, any ids;
@@ -19,7 +19,8 @@ Needs nothing but jax (and its numpy). Conventions, the same everywhere:
     dual clip c > 1: for A < 0 the surrogate is not below c A                 (arXiv:1912.09729); None or 0: off
 
 Metrics: clip_low_share, clip_high_share, ratio_mean, approx_kl, entropy, each a `Mean`, and the `Max` ratio_max; see
-`_metrics`. Inputs may be bfloat16; everything is computed and summed in float32.
+`_metrics`. Inputs may be bfloat16; everything is computed and summed in float32. Other shapes and dtypes than those
+annotated are a TypeError or ValueError that names the argument; so is, outside jit, a segment in several pieces.
 """
 
 from __future__ import annotations
