@@ -4,10 +4,10 @@ In: `logprobs` (differentiated), `old_logprobs`, `advantages`, a mask, and for p
 Out: the loss as a `Mean`, metrics as a dict of `Mean` and `Max`. A `Mean` is a sum and a count, so that micro-batches,
 packed rows and hosts add up exactly to one large batch: `add` them (sums and counts), divide once at the end.
 
-Needs nothing but jax. Conventions, the same everywhere:
+Needs nothing but jax (and its numpy). Conventions, the same everywhere:
 
     r_t = exp(log pi(y_t) - log pi_old(y_t))     token ratio; its logarithm is clamped to +-20, where the gradient is 0
-    A                                            advantage, "rows time", or "rows" with one sequence a row
+    A                                            advantage, "rows time", or "rows" without segment_ids
     T_i                                          tokens of sequence i that the mask keeps
     where                                        True where a token counts; None: all. Applied before every exp
     segment_ids                                  sequence of each token in packed rows, each one contiguous, any ids;
@@ -19,7 +19,8 @@ Needs nothing but jax. Conventions, the same everywhere:
     dual clip c > 1: for A < 0 the surrogate is not below c A                 (arXiv:1912.09729); None or 0: off
 
 Metrics: clip_low_share, clip_high_share, ratio_mean, approx_kl, entropy, each a `Mean`, and the `Max` ratio_max; see
-`_metrics`. Inputs may be bfloat16; everything is computed and summed in float32.
+`_metrics`. Inputs may be bfloat16; everything is computed and summed in float32. Other shapes and dtypes than those
+annotated are a TypeError or ValueError that names the argument; so is, outside jit, a segment in several pieces.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from nouscoder_jax.arguments import check, check_tokens
 
 # Shapes are checked in tests, where jaxtyping's import hook is on; without it the annotations are never evaluated, so
 # that this module asks for no package but jax.
@@ -239,12 +242,14 @@ def supervised_loss(
     logprobs: Float[Array, "rows time"], *, where: Bool[Array, "rows time"] | None = None
 ) -> tuple[Mean, dict[str, Mean | Max]]:
     """Cross entropy in nats, every token weighing the same: L = - 1/(sum_i T_i) sum_i sum_t log pi(y_t)."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
+    check_tokens(where, logprobs=logprobs, all_without_where=True)
+    where = jnp.ones(logprobs.shape, bool) if where is None else where
     return token_mean(-logprobs, where=where), {}
 
 
 def token_mean(values: Float[Array, "rows time"], *, where: Bool[Array, "rows time"]) -> Mean:
     """1/(sum_i T_i) sum_i sum_t: every counted token weighs the same (arXiv:2503.14476)."""
+    check_tokens(where, values=values)
     return Mean(jnp.sum(_masked(values, where)), jnp.sum(where, dtype=jnp.float32))
 
 
@@ -255,6 +260,7 @@ def sequence_mean(
     segment_ids: Int[Array, "rows time"] | None,
 ) -> Mean:
     """1/G sum_i 1/T_i sum_t: every sequence with a counted token weighs the same (arXiv:2402.03300)."""
+    check_tokens(where, segment_ids, values=values)
     num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
     means = _masked(values, where) / jnp.maximum(num_tokens, 1.0)
     return Mean(jnp.sum(means), _num_sequences(where, segment_ids))
@@ -267,6 +273,7 @@ def token_log_ratio(
     where: Bool[Array, "rows time"],
 ) -> Float32[Array, "rows time"]:
     """log r_t in float32, clamped to +-MAX_ABS_LOG_RATIO; 0 outside `where`, whatever stands there."""
+    check_tokens(where, logprobs=logprobs, old_logprobs=old_logprobs)
     difference = logprobs.astype(jnp.float32) - old_logprobs.astype(jnp.float32)
     return jnp.clip(jnp.where(where, difference, 0.0), -MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO)
 
@@ -279,6 +286,7 @@ def sequence_log_ratio(
     segment_ids: Int[Array, "rows time"] | None,
 ) -> Float32[Array, "rows time"]:
     """1/T_i sum_t log r_t at every position of sequence i (arXiv:2507.18071); 0 for sequences with no counted token."""
+    check_tokens(where, segment_ids, logprobs=logprobs, old_logprobs=old_logprobs)
     log_ratio = token_log_ratio(logprobs, old_logprobs, where=where)
     num_tokens = segment_sum(where.astype(jnp.float32), segment_ids)
     return segment_sum(log_ratio, segment_ids) / jnp.maximum(num_tokens, 1.0)
@@ -308,6 +316,7 @@ def k3_kl(
 ) -> Float32[Array, "rows time"]:
     """exp(d) - d - 1 with d = log pi_ref - log pi: an estimate of KL(pi || pi_ref) at tokens drawn from pi, unbiased
     and never negative (Schulman's k3, as in arXiv:2402.03300); 0 outside `where`."""
+    check_tokens(where, logprobs=logprobs, reference_logprobs=reference_logprobs)
     difference = token_log_ratio(reference_logprobs, logprobs, where=where)
     return jnp.expm1(difference) - difference
 
@@ -375,7 +384,17 @@ def _prepare(
     entropy: Array | None,
 ) -> _Inputs:
     """Masks first: what stands outside `where` may be anything, NaN included."""
-    where = jnp.ones(logprobs.shape, bool) if where is None else where.astype(bool)
+    check_tokens(
+        where,
+        segment_ids,
+        logprobs=logprobs,
+        old_logprobs=old_logprobs,
+        importance_weights=importance_weights,
+        entropy=entropy,
+        all_without_where=True,
+    )
+    _check_advantages(advantages, logprobs, segment_ids)
+    where = jnp.ones(logprobs.shape, bool) if where is None else where
     advantages = jnp.broadcast_to(advantages[:, None], logprobs.shape) if advantages.ndim == 1 else advantages
     weights = jnp.ones(logprobs.shape) if importance_weights is None else importance_weights
     entropy = -logprobs if entropy is None else entropy
@@ -388,6 +407,18 @@ def _prepare(
         where=where,
         segment_ids=segment_ids,
     )
+
+
+def _check_advantages(advantages: Array, logprobs: Array, segment_ids: Array | None) -> None:
+    if getattr(advantages, "ndim", 2) != 1:
+        return check("advantages", advantages, kind="float", axes="rows time", shape=logprobs.shape, like="logprobs")
+    if segment_ids is not None:
+        raise ValueError(
+            f"advantages is {advantages.dtype} {tuple(advantages.shape)}, but segment_ids packs several sequences into "
+            f"a row; expected 'rows time' {tuple(logprobs.shape)}, at every token its sequence's advantage; where each "
+            "row is one sequence, leave segment_ids out"
+        )
+    return check("advantages", advantages, kind="float", axes="rows", shape=logprobs.shape[:1], like="logprobs' rows")
 
 
 def _masked(values: Array, where: Array) -> Array:

@@ -11,8 +11,8 @@ sampled. Out: `importance_weights` or a narrower `where` for the objectives of l
     sequence_rejection_mask    where, without i if k_i is outside  sequences that disagree too much were never drawn
     decoupled_weights          k_t                                 unbiased; old_logprobs is then the proximal policy
 
-Needs nothing but jax. Nothing here has a gradient; what stands outside `where` may be anything, and its weight is 1. A
-token of weight 0 still counts in the denominators of a loss; one that `where` leaves out does not.
+Needs nothing but jax (and its numpy). Nothing here has a gradient; what stands outside `where` may be anything, and its
+weight is 1. A token of weight 0 still counts in the denominators of a loss; one that `where` leaves out does not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from nouscoder_jax.arguments import check_tokens
 from nouscoder_jax.losses import Max, Mean, k3_kl, sequence_log_ratio, token_log_ratio, token_mean
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -39,6 +40,7 @@ def truncated_weights(
 ) -> Float32[Array, "rows time"]:
     """Truncated importance sampling, min(k_t, max_weight) (Ionides 2008; for engines and trainers: Yao et al. 2025,
     "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", with 2)."""
+    check_tokens(where, old_logprobs=old_logprobs, behavior_logprobs=behavior_logprobs)
     return jnp.minimum(decoupled_weights(old_logprobs, behavior_logprobs, where=where), max_weight)
 
 
@@ -51,6 +53,7 @@ def icepop_weights(
     max_weight: float,
 ) -> Float32[Array, "rows time"]:
     """IcePop (arXiv:2510.18855, with 0.5 and 5): k_t where min_weight <= k_t <= max_weight, else 0."""
+    check_tokens(where, old_logprobs=old_logprobs, behavior_logprobs=behavior_logprobs)
     weights = decoupled_weights(old_logprobs, behavior_logprobs, where=where)
     return jnp.where((weights >= min_weight) & (weights <= max_weight), weights, 0.0)
 
@@ -69,6 +72,7 @@ def sequence_rejection_mask(
     The geometric mean, so that the bounds mean the same at every length; they lie close to 1 (Liu, Li et al. 2025,
     "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch", part 3).
     """
+    check_tokens(where, segment_ids, old_logprobs=old_logprobs, behavior_logprobs=behavior_logprobs)
     log_ratio = sequence_log_ratio(old_logprobs, behavior_logprobs, where=where, segment_ids=segment_ids)
     ratio = jnp.exp(log_ratio)
     return where & (ratio >= min_ratio) & (ratio <= max_ratio)
@@ -87,6 +91,7 @@ def decoupled_weights(
         weights = decoupled_weights(proximal_logprobs, behavior_logprobs, where=where)
         dapo_loss(logprobs, proximal_logprobs, advantages, importance_weights=weights, where=where, ...)
     """
+    check_tokens(where, proximal_logprobs=proximal_logprobs, behavior_logprobs=behavior_logprobs)
     return jax.lax.stop_gradient(jnp.exp(token_log_ratio(proximal_logprobs, behavior_logprobs, where=where)))
 
 
@@ -101,6 +106,7 @@ def drift_metrics(
     drift_mean, drift_max    |log pi_trainer - log pi_engine|
     drift_kl                 k3 estimate of KL(pi_engine || pi_trainer), unbiased since the engine drew the tokens
     """
+    check_tokens(where, logprobs=logprobs, behavior_logprobs=behavior_logprobs)
     drift = jax.lax.stop_gradient(_distance(logprobs, behavior_logprobs, where))
     kl = jax.lax.stop_gradient(k3_kl(behavior_logprobs, logprobs, where=where))
     return {
@@ -118,6 +124,7 @@ def largest_drift(
 ) -> tuple[Float32[Array, ""], Int[Array, ""], Int[Array, ""]]:
     """The largest |log pi_trainer - log pi_engine| of a counted token, and its row and time; the first of several. NaN
     is infinitely large."""
+    check_tokens(where, logprobs=logprobs, behavior_logprobs=behavior_logprobs)
     drift = _distance(logprobs, behavior_logprobs, where)
     drift = jnp.where(jnp.isnan(drift), jnp.inf, drift)
     row, time = jnp.divmod(jnp.argmax(drift), drift.shape[1])

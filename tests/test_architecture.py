@@ -17,7 +17,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "misc", "lib"}
 HOST_PACKAGES = ("config", "data", "rollout", "verifier", "experience", "metrics")
-HOST_MODULES = ("types", "cli", "manifest")
+HOST_MODULES = ("arguments", "types", "cli", "manifest", "python_tree")
 NOT_HOST = ("rollout/embedded.py",)
 """Files of host packages that may import jax."""
 

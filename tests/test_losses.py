@@ -304,7 +304,7 @@ print(float(loss.value()), ours, "flax" in sys.modules)
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
-    ours = ["", ".experience", ".experience.advantages", ".losses", ".mismatch"]
+    ours = ["", ".arguments", ".experience", ".experience.advantages", ".losses", ".mismatch"]
     assert result.stdout.strip() == f"-1.0 {['nouscoder_jax' + name for name in ours]} False", result.stderr
 
 

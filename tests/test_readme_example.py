@@ -18,9 +18,8 @@ def test_the_readmes_loop_raises_the_probability_of_tokens_with_positive_advanta
         "features": jnp.float32(rng.normal(size=(4, 6, 8))),
         "tokens": tokens,
         "old_logprobs": jnp.full((4, 6), -np.log(5.0)),
-        "advantages": jnp.asarray([1.0, -1.0, 1.0, -1.0]),
+        "rewards": jnp.asarray([[True, False], [True, False]]),
         "mask": jnp.ones((4, 6), bool),
-        "segment_ids": jnp.ones((4, 6), int),
     }
     names = {"params": jnp.zeros((8, 5)), "batches": [batch] * 10}
     exec(code, names)

@@ -23,9 +23,8 @@ batch = {
     "features": jax.random.normal(jax.random.key(0), (4, 6, 8)),
     "tokens": tokens,
     "old_logprobs": -jnp.log(5.0) * ones,
-    "advantages": jnp.asarray([1.0, -1.0, 1.0, -1.0]),
+    "rewards": jnp.asarray([[1.0, 0.0], [1.0, 0.0]]),
     "mask": ones > 0,
-    "segment_ids": ones.astype(int),
 }
 params, batches = jnp.zeros((8, 5)), [batch] * 3
 """

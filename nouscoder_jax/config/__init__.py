@@ -5,7 +5,7 @@ Standard library only, so that reading a config never imports jax. No module bel
 """
 
 from nouscoder_jax.config.errors import UserError, check
-from nouscoder_jax.config.policy import LossConfig, MeshConfig, ModelConfig, OptimizerConfig
+from nouscoder_jax.config.policy import LossConfig, LossName, MeshConfig, ModelConfig, OptimizerConfig
 from nouscoder_jax.config.rollouts import DataConfig, ExperienceConfig, RolloutConfig, ServerConfig, VerifierConfig
 from nouscoder_jax.config.run import CheckpointConfig, EvaluationConfig, LoggingConfig, TrainConfig
 
@@ -16,6 +16,7 @@ __all__ = [
     "ExperienceConfig",
     "LoggingConfig",
     "LossConfig",
+    "LossName",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -10,6 +10,9 @@ from typing import Literal
 
 from nouscoder_jax.config.errors import check
 
+LossName = Literal["grpo", "dr_grpo", "dapo", "gspo", "gspo_plus", "cispo"]
+"""Every objective that a run can train with: `dapo` is `dapo_loss` of nouscoder_jax/losses.py, and so on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -85,7 +88,7 @@ class MeshConfig:
 class LossConfig:
     """The objective; formulas in nouscoder_jax/losses.py."""
 
-    name: Literal["grpo", "dr_grpo", "dapo", "gspo", "gspo_plus", "cispo"]
+    name: LossName
     """Which function of nouscoder_jax.losses."""
     clip_low: float
     """The ratio is clipped at 1 - clip_low."""

@@ -10,10 +10,10 @@ import ast
 import json
 import re
 import string
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nouscoder_jax.python_tree import parse
 from nouscoder_jax.types import TestCase
 
 _NODES = ("ListNode", "TreeNode")
@@ -106,11 +106,8 @@ def _function(source: str, fn_name: str) -> ast.FunctionDef | ast.AsyncFunctionD
     if name not in source:
         return None
     for end in ("\n        pass", "", "\n    pass", " pass"):  # starter code stops before the body
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(source.rstrip() + end)
-        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
+        tree = parse(source.rstrip() + end)
+        if tree is None:
             continue
         functions = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
         return next((node for node in functions if node.name == name), None)

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nouscoder_jax.arguments import check, has_values
+
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Shaped
 
@@ -102,7 +104,19 @@ def participation(
 
 def _numbers(rewards: Any, where: Any) -> tuple[Any, Any]:
     """Rewards in float32 or wider, and which of them count. In their own arithmetic booleans have no difference and
-    half a precision counts to 256."""
+    half a precision counts to 256. Raises TypeError, ValueError: no such arrays, NaN or infinity among what counts."""
+    axes = " ".join(["..."] * (getattr(rewards, "ndim", 1) - 1) + ["group"])
+    check("rewards", rewards, kind="number", axes=axes)
+    if where is not None:
+        check("where", where, kind="bool", axes=axes, shape=rewards.shape, like="rewards")
+    if has_values(rewards, where):
+        wrong = ~np.isfinite(np.asarray(rewards, np.float64)) & (True if where is None else np.asarray(where))
+        if wrong.any():
+            place = tuple(map(int, np.argwhere(wrong)[0]))
+            raise ValueError(
+                f"rewards has {float(rewards[place])} at {place}, expected finite numbers; a reward that was not given "
+                "is left out by where"
+            )
     xp = rewards.__array_namespace__()
     rewards = xp.astype(rewards, xp.result_type(rewards.dtype, xp.float32))
     return rewards, xp.ones(rewards.shape, dtype=bool) if where is None else where

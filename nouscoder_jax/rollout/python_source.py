@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-import warnings
+
+from nouscoder_jax.python_tree import parse
 
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__"}
 _DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.Import, ast.ImportFrom)
@@ -29,17 +30,8 @@ class Parser:
             if len(source) > min(self._left, MOST_CHARS):
                 return None
             self._left -= len(source)
-            self._trees[source] = _parse(source)
+            self._trees[source] = parse(source)
         return self._trees[source]
-
-
-def _parse(source: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
-        return None
 
 
 def does_something(tree: ast.Module) -> bool:

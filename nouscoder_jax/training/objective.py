@@ -6,6 +6,8 @@ token where trainer and engine are farthest apart. losses.py and mismatch.py com
 
 from __future__ import annotations
 
+import inspect
+import typing
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,18 +17,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from nouscoder_jax import losses, mismatch
-from nouscoder_jax.config import LossConfig, TrainConfig
+from nouscoder_jax.config import LossConfig, LossName, TrainConfig
 from nouscoder_jax.losses import Max, Mean, token_mean
 from nouscoder_jax.types import Batch
 
 LOSSES: dict[str, Callable[..., tuple[Mean, dict[str, Mean | Max]]]] = {
-    "grpo": losses.grpo_loss,
-    "dr_grpo": losses.dr_grpo_loss,
-    "dapo": losses.dapo_loss,
-    "gspo": losses.gspo_loss,
-    "gspo_plus": losses.gspo_plus_loss,
-    "cispo": losses.cispo_loss,
-    "supervised": losses.supervised_loss,
+    name: getattr(losses, f"{name}_loss") for name in (*typing.get_args(LossName), "supervised")
 }
 """Every objective by name; `supervised` is the warm start's and no choice of LossConfig."""
 
@@ -63,15 +59,18 @@ Objective = Callable[[Array, Array, Array, Batch], Measured]
 
 
 def make_objective(config: TrainConfig, *, loss_name: str) -> Objective:
-    """The named objective with the config's clip ranges, correction and knobs."""
+    """The named objective with the config's clip ranges, correction and those knobs that its function takes."""
     if loss_name == "supervised":
         return _supervised
     function, loss_config = LOSSES[loss_name], config.loss
-    knobs: dict[str, float] = {"clip_low": loss_config.clip_low, "clip_high": loss_config.clip_high}
-    if loss_name != "cispo":
-        knobs["dual_clip"] = loss_config.dual_clip
-    if loss_name == "dr_grpo":
-        knobs["normalizer_tokens"] = float(config.rollout.max_completion_tokens)
+    knobs = {
+        "clip_low": loss_config.clip_low,
+        "clip_high": loss_config.clip_high,
+        "dual_clip": loss_config.dual_clip,
+        "normalizer_tokens": float(config.rollout.max_completion_tokens),
+    }
+    taken = inspect.signature(function).parameters
+    knobs = {name: value for name, value in knobs.items() if name in taken}
 
     def objective(logprobs: Array, entropy: Array, old_logprobs: Array, batch: Batch) -> Measured:
         where, weights = _correct(loss_config, old_logprobs, batch)

@@ -10,7 +10,8 @@ import ast
 import builtins
 import functools
 import re
-import warnings
+
+from nouscoder_jax.python_tree import parse
 
 _BOM = "\ufeff"
 _LATE = ("aiter", "anext")  # not in every Python that runs programs
@@ -25,7 +26,7 @@ def with_prelude(prelude: str, program: str) -> str:
         return program
     program = program.removeprefix(_BOM)
     before = _with_builtins(prelude)
-    tree = _parsed(program) if "__future__" in program else None
+    tree = parse(program) if "__future__" in program else None
     last = _last_future(tree) if tree is not None else None
     if last is None or last.end_lineno is None or last.end_col_offset is None:
         return f"{before}\n{program}"
@@ -47,7 +48,7 @@ def _last_future(tree: ast.Module) -> ast.ImportFrom | None:
 
 @functools.lru_cache(maxsize=256)
 def _with_builtins(prelude: str) -> str:
-    tree = _parsed(prelude)
+    tree = parse(prelude)
     nodes = list(ast.walk(tree)) if tree is not None else []
     if not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in nodes):
         return prelude
@@ -64,14 +65,3 @@ def _bound(node: ast.AST) -> list[str]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [node.name]
     return [node.asname or node.name] if isinstance(node, ast.alias) else []
-
-
-def _parsed(source: str) -> ast.Module | None:
-    """None where this interpreter cannot: then the program's error is its own. Python 3.11 may raise a SystemError for
-    what nests deeply."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
-        return None

@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -170,3 +174,63 @@ def test_bounds_that_a_correction_does_not_take_are_refused(make_config, changes
     loss = dataclasses.replace(make_config().loss, correction="none", min_ratio=0.0, max_ratio=0.0)
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(loss, **changes)
+
+
+ADDED = """
+import dataclasses, sys
+import jax, jax.numpy as jnp, numpy as np
+import nouscoder_jax.config
+assert nouscoder_jax.__file__.startswith(sys.argv[1]), nouscoder_jax.__file__
+from pathlib import Path
+from nouscoder_jax import cli, sharding
+from nouscoder_jax.model.weights import abstract_model
+from nouscoder_jax.training.optimizer import make_optimizer
+from nouscoder_jax.training.state import from_model
+from nouscoder_jax.training.update import make_update
+from nouscoder_jax.types import Batch
+import small
+
+base = cli.load_config_file(Path(sys.argv[2]) / "configs/tiny.py")
+config = small.change(
+    cli.apply_overrides(base, ["--loss.name", "plain"]),
+    data={"max_prompt_tokens": 8}, rollout={"max_completion_tokens": 8},
+    experience={"row_tokens": 16, "rows_per_micro_batch": 2},
+)
+architecture = small.make_architecture()
+mesh = sharding.make_mesh(config.mesh, devices=jax.devices()[:1])
+rng = np.random.default_rng(0)
+model = jax.tree.map(lambda leaf: rng.normal(0, 0.02, leaf.shape).astype(np.float32), abstract_model(architecture))
+ones = np.ones((2, 16), np.int32)
+batch = Batch(
+    tokens=ones, targets=ones, positions=np.arange(16, dtype=np.int32) * ones, segment_ids=ones, loss_mask=ones > 0,
+    on_policy=ones < 0, behavior_logprobs=np.float32(-4.0 * ones), advantages=np.float32(2.0 * ones),
+)
+state = from_model(model, architecture, make_optimizer(config.optimizer), mesh=mesh)
+update = make_update(config, architecture, mesh, loss_name=config.loss.name)
+state, metrics = update(state, batch, 1, batch.behavior_logprobs)
+print(config.loss.name, float(metrics["loss"]), int(jax.device_get(state.update_count)))
+"""
+PLAIN_LOSS = '''
+
+def plain_loss(logprobs, old_logprobs, advantages, *, clip_low, where, segment_ids, importance_weights, entropy):
+    """The mean of the advantages: no clip above and none of the other knobs."""
+    return token_mean(advantages + 0.0 * logprobs, where=where), {}
+'''
+
+
+def test_a_new_objective_is_its_function_and_its_name_in_one_line(root, tmp_path):
+    """In a copy of the package, where `--loss.name` then trains an update with it."""
+    package = tmp_path / "nouscoder_jax"
+    shutil.copytree(root / "nouscoder_jax", package, ignore=shutil.ignore_patterns("__pycache__"))
+    knobs, functions = package / "config/policy.py", package / "losses.py"
+    text = knobs.read_text(encoding="utf-8")
+    assert text.count('"dapo"') == 1
+    knobs.write_text(text.replace('"dapo"', '"dapo", "plain"'), encoding="utf-8")
+    functions.write_text(functions.read_text(encoding="utf-8") + PLAIN_LOSS, encoding="utf-8")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, root / "kernels", root / "tests"))),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
+    command = [sys.executable, "-c", ADDED, str(tmp_path), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == ["plain", "2.0", "1"], done.stderr
