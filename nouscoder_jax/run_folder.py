@@ -99,6 +99,11 @@ class RunFolder:
         """Result of the run, JSON; written at its end."""
         return self.path / "summary.json"
 
+    @property
+    def left_by_a_failed_start(self) -> tuple[Path, ...]:
+        """What a start that has failed may leave: logs of servers that did not answer, a first file cut off."""
+        return (self.servers, _part(self.config))
+
     def read_config(self, *, option: str) -> TrainConfig:
         """The config that the run was last started with; `option` took the folder. Raises UserError: there is none, or
         it is of another version."""
@@ -141,6 +146,10 @@ class RunFolder:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    _part(path).write_text(text, encoding="utf-8")
+    os.replace(_part(path), path)
+
+
+def _part(path: Path) -> Path:
+    """The file while it is written."""
+    return path.with_name(path.name + ".part")

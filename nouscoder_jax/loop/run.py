@@ -59,7 +59,8 @@ async def _run(
 ) -> None:
     config, judge = components.config, components.judge
     display = Display(num_steps=config.num_steps, stream=None)
-    started = await in_thread(start, trainer, folder, resume)
+    engine = make_engine(components, trainer.architecture, urls, say=display.line)  # the last that has to answer
+    started = await in_thread(start, trainer, folder, resume, config=config)
     progress = started.progress
     display.at(progress.step)
     journal = open_journal(config, folder, started, say=display.line)
@@ -68,7 +69,6 @@ async def _run(
     with display, interruptible(crew, say=display.line) as stopping:
         judge.breaker.say = display.line
         introduce(components, trainer.architecture, folder, started, journal, say=display.line)
-        engine = make_engine(components, trainer.architecture, urls, say=display.line)
         publisher = make_publisher(components, trainer, engine, folder, timer=recorder.timer)
         learner = PolicyLearner(
             components, trainer, engine, publisher, progress=progress, recorder=recorder, display=display

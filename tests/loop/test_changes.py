@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from small import change
@@ -11,7 +10,6 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.changes import changes
 from nouscoder_jax.loop.open_folder import Resume
-from nouscoder_jax.run_folder import RunFolder
 
 PLAIN = Resume(step=None, with_changes=False)
 
@@ -51,25 +49,54 @@ def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
         assert words in field
 
 
+def begin(config):
+    """A run that has begun."""
+    folder = open_folder.find_new(config)
+    open_folder.begin(folder, config)
+    return folder
+
+
 def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(config):
-    open_folder.create(config)
-    said, other = [], change(config, seed=7)
-    before = RunFolder(path=Path(config.run_dir)).config.read_text()
+    folder, said, other = begin(config), [], change(config, seed=7)
+    before = folder.config.read_text()
     with pytest.raises(UserError, match=r"would go on with changes: seed 0 -> 7.*--resume-with-changes"):
-        open_folder.reopen(other, PLAIN, say=said.append)
-    folder = open_folder.reopen(config, PLAIN, say=said.append)
+        open_folder.find_resumed(other, PLAIN, say=said.append)
+    open_folder.find_resumed(config, PLAIN, say=said.append)
     assert folder.config.read_text() == before and said == []
-    open_folder.reopen(other, Resume(step=None, with_changes=True), say=said.append)
-    assert said == ["resumed with changes: seed 0 -> 7"] and json.loads(folder.config.read_text())["seed"] == 7
-    open_folder.reopen(other, PLAIN, say=said.append)  # it is the run's own now
+    open_folder.find_resumed(other, Resume(step=None, with_changes=True), say=said.append)
+    assert said == ["resumed with changes: seed 0 -> 7"] and folder.config.read_text() == before
+    open_folder.begin(folder, other)
+    open_folder.find_resumed(other, PLAIN, say=said.append)  # it is the run's own now
+    assert json.loads(folder.config.read_text())["seed"] == 7
 
 
 def test_a_problem_file_may_move_but_not_change(config, tmp_path):
-    open_folder.create(config)
+    begin(config)
     shutil.copy(config.data.problems, tmp_path / "moved.jsonl")
     moved = change(config, data={"problems": str(tmp_path / "moved.jsonl")})
-    open_folder.reopen(moved, PLAIN, say=print)
+    open_folder.find_resumed(moved, PLAIN, say=print)
     lines = (tmp_path / "moved.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "moved.jsonl").write_text("".join(reversed(lines)))
     with pytest.raises(UserError, match=r"the file of data.problems holds something else"):
-        open_folder.reopen(moved, PLAIN, say=print)
+        open_folder.find_resumed(moved, PLAIN, say=print)
+
+
+def test_a_folder_is_chosen_without_being_made(config):
+    assert not open_folder.find_new(config).path.exists()
+
+
+def test_what_a_failed_start_has_left_is_in_nobodys_way(config):
+    folder = open_folder.find_new(config)
+    folder.servers.mkdir(parents=True)
+    (folder.servers / "server-30000.log").write_text("no GPU")
+    (folder.path / "config.json.part").write_text("{")
+    assert open_folder.find_new(config) == folder
+    (folder.path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"is not empty and holds no run"):
+        open_folder.find_new(config)
+
+
+def test_a_run_is_not_begun_a_second_time(config):
+    begin(config)
+    with pytest.raises(UserError, match=r"already holds a run; continue it with --resume"):
+        open_folder.find_new(config)

@@ -55,7 +55,8 @@ class Run:
             verifier={"backend": "local"},
             experience=plain | experience,
         )
-        self.folder = open_folder.create(self.config)
+        self.folder = open_folder.find_new(self.config)
+        open_folder.begin(self.folder, self.config)
         self.path = self.folder.path
 
     def step(self, step: int, *groups, flipped=(), failed=(), aborted=()) -> None:

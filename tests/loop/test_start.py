@@ -2,6 +2,7 @@
 
 import pytest
 
+from nouscoder_jax.config import UserError
 from nouscoder_jax.loop.open_folder import Resume
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.start import start
@@ -43,10 +44,37 @@ class Trainer(trainer.Trainer):
     ],
     ids=["new", "killed before its first checkpoint", "resumed", "resumed at a step"],
 )
-def test_weights_come_from_the_base_model_or_from_a_checkpoint(tmp_path, resume, has_one, call, finished, has_journal):
+def test_weights_come_from_the_base_model_or_from_a_checkpoint(
+    tiny_config, tmp_path, resume, has_one, call, finished, has_journal
+):
     folder, ours = RunFolder(path=tmp_path), Trainer(has_one)
     folder.journal.mkdir()
-    started = start(ours, folder, resume)
+    started = start(ours, folder, resume, config=tiny_config)
     assert ours.calls == ["open checkpoints", call]
     assert (started.resumed, started.has_begun) == (resume is not None, call != "start")
     assert started.finished_step == finished and folder.journal.exists() == has_journal
+    assert folder.read_config(option="--resume") == tiny_config
+
+
+class Refusing(Trainer):
+    """Cannot take what it is given."""
+
+    def start(self):
+        raise UserError("no memory")
+
+    def restore(self, step):
+        raise UserError("damaged")
+
+
+def test_a_new_folder_holds_a_run_before_a_trainer_writes_to_it(tiny_config, tmp_path):
+    folder = RunFolder(path=tmp_path / "run")
+    with pytest.raises(UserError, match="no memory"):
+        start(Refusing(has_one=False), folder, None, config=tiny_config)
+    assert folder.config.exists()  # a start can be tried again with --resume
+
+
+def test_a_resume_that_finds_no_weights_leaves_the_config_as_it_was(tiny_config, tmp_path):
+    folder = RunFolder(path=tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        start(Refusing(has_one=True), folder, THIRD, config=tiny_config)
+    assert not folder.config.exists()
