@@ -17,6 +17,7 @@ from pathlib import Path
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.loop.changes import changes, hash_files
 from nouscoder_jax.run_folder import RunFolder
+from nouscoder_jax.training.checkpoint_folder import complete_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +60,16 @@ def find_resumed(config: TrainConfig, resume: Resume, *, say: Callable[[str], No
     """The folder of a run to resume, `config.run_dir`; nothing is written.
 
     Raises:
-        UserError: `config` or a problem file differs from the run's own in what changes its meaning and `resume` does
-            not allow it. With it, `say` gets the differences.
+        UserError: the run has done more than `config.num_steps` steps; or `config` or a problem file differs from the
+            run's own in what changes its meaning and `resume` does not allow it. With it, `say` gets the differences.
     """
     folder = RunFolder.of(Path(config.run_dir), config)
+    done = max((step for step in complete_scores(folder.checkpoints) if resume.step in (None, step)), default=0)
+    if done > config.num_steps:
+        raise UserError(
+            f"nothing to do: {folder.path} goes on after step {done}, and num_steps is {config.num_steps}; give it "
+            f"more steps: python scripts/train.py --resume {folder.path} --num-steps {2 * done}"
+        )
     if found := _changes(folder, config):
         told = "; ".join(found)
         if not resume.with_changes:

@@ -81,6 +81,21 @@ def test_a_problem_file_may_move_but_not_change(config, tmp_path):
         open_folder.find_resumed(moved, PLAIN, say=print)
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "step", "refused"), [(2, None, True), (4, None, False), (5, None, False), (2, 2, False), (2, 3, True)]
+)
+def test_a_run_that_has_more_steps_than_are_asked_for_says_what_to_do(config, monkeypatch, num_steps, step, refused):
+    begin(config)
+    monkeypatch.setattr(open_folder, "complete_scores", lambda folder: {2: None, 3: None, 4: 0.5})
+    less, resume = change(config, num_steps=num_steps), Resume(step=step, with_changes=False)
+    if not refused:
+        open_folder.find_resumed(less, resume, say=print)
+        return
+    told = rf"nothing to do: .* after step {step or 4}, and num_steps is 2; .*--num-steps {2 * (step or 4)}$"
+    with pytest.raises(UserError, match=told):
+        open_folder.find_resumed(less, resume, say=print)
+
+
 def test_a_folder_is_chosen_without_being_made(config):
     assert not open_folder.find_new(config).path.exists()
 
