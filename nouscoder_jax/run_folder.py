@@ -1,12 +1,13 @@
 """The run folder: what a run writes and what a resumed run finds.
 
-In: a path, JSON values. Out: config.json, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
 With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -40,8 +41,14 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config, JSON."""
+        """The resolved config of the latest start, JSON."""
         return self.path / "config.json"
+
+    @property
+    def configs(self) -> Path:
+        """The resolved config of every start, JSONL. Step N was last done with the config of the last line whose
+        `after_step` is below N."""
+        return self.path / "configs.jsonl"
 
     @property
     def inputs(self) -> Path:
@@ -115,9 +122,13 @@ class RunFolder:
                 "has written"
             ) from error
 
-    def write_config(self, config: TrainConfig, *, inputs: Mapping[str, str]) -> None:
-        """Writes config.json and inputs.json, `inputs` by field of the config."""
+    def write_config(self, config: TrainConfig, *, inputs: Mapping[str, str], after_step: int) -> None:
+        """Writes config.json and inputs.json, `inputs` by field of the config, and adds a line to configs.jsonl: a
+        session with this config starts after `after_step`."""
         _write_atomically(self.config, config.to_json() + "\n")
+        earlier = self.configs.read_text(encoding="utf-8") if self.configs.exists() else ""
+        start = {"after_step": after_step, "config": dataclasses.asdict(config)}
+        _write_atomically(self.configs, earlier + json.dumps(start) + "\n")
         _write_atomically(self.inputs, json.dumps(inputs, indent=1) + "\n")
 
     def rollouts_of(self, step: int) -> Path:

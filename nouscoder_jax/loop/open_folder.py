@@ -81,12 +81,12 @@ def find_resumed(config: TrainConfig, resume: Resume, *, say: Callable[[str], No
     return folder
 
 
-def begin(folder: RunFolder, config: TrainConfig) -> None:
-    """Writes the config as it is now, in a new folder before anything else: from here on it holds a run. Raises
-    UserError."""
+def begin(folder: RunFolder, config: TrainConfig, *, after_step: int) -> None:
+    """Writes the config that the run goes on with after `after_step`, in a new folder before anything else: from here
+    on it holds a run. Raises UserError."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_config(config, inputs=hash_files(config))
+        folder.write_config(config, inputs=hash_files(config), after_step=after_step)
         folder.rollouts.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(

@@ -46,7 +46,7 @@ def start(trainer: Trainer, folder: RunFolder, resume: Resume | None, *, config:
     Raises UserError, ProcessLostError.
     """
     if resume is None:
-        begin(folder, config)
+        begin(folder, config, after_step=0)
         trainer.open(folder.checkpoints)
         trainer.start()
         return Start(progress=Progress(), resumed=False, has_begun=False)
@@ -56,7 +56,7 @@ def start(trainer: Trainer, folder: RunFolder, resume: Resume | None, *, config:
         started = Start(progress=Progress(), resumed=True, has_begun=False)
     else:
         started = Start(progress=Progress(**trainer.restore(resume.step)), resumed=True, has_begun=True)
-    begin(folder, config)
+    begin(folder, config, after_step=started.progress.step)
     if resume.step is not None:  # the journal is of what came after a later checkpoint
         shutil.rmtree(folder.journal, ignore_errors=True)
     return started

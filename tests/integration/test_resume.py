@@ -44,5 +44,7 @@ def test_a_run_goes_back_to_a_step_and_ends_as_it_did_and_says_what_it_will_not_
     assert done.returncode == 0 and "nothing to train: all 3 steps are done" in done.stdout
     again = train("--resume", str(run_dir), "--resume-step=1")
     assert again.returncode == 0, again.stderr
+    starts = RunFolder(path=run_dir).configs.read_text().splitlines()
+    assert [json.loads(start)["after_step"] for start in starts] == [0, 3, 1]
     assert metrics() == first and "the checkpoint of step 3 is now" in again.stdout
     assert {"2", "2.aside", "3", "3.aside"} <= {path.name for path in RunFolder(path=run_dir).checkpoints.iterdir()}

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from small import change
 
-from nouscoder_jax.config import UserError
+from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.loop import open_folder
 from nouscoder_jax.loop.changes import changes
 from nouscoder_jax.loop.open_folder import Resume
@@ -52,7 +52,7 @@ def test_only_what_changes_the_meaning_of_a_run_is_named(config, fields, told):
 def begin(config):
     """A run that has begun."""
     folder = open_folder.find_new(config)
-    open_folder.begin(folder, config)
+    open_folder.begin(folder, config, after_step=0)
     return folder
 
 
@@ -65,7 +65,7 @@ def test_another_seed_is_refused_and_nothing_is_lost_unless_it_is_asked_for(conf
     assert folder.config.read_text() == before and said == []
     open_folder.find_resumed(other, Resume(step=None, with_changes=True), say=said.append)
     assert said == ["resumed with changes: seed 0 -> 7"] and folder.config.read_text() == before
-    open_folder.begin(folder, other)
+    open_folder.begin(folder, other, after_step=0)
     open_folder.find_resumed(other, PLAIN, say=said.append)  # it is the run's own now
     assert json.loads(folder.config.read_text())["seed"] == 7
 
@@ -94,6 +94,17 @@ def test_a_run_that_has_more_steps_than_are_asked_for_says_what_to_do(config, mo
     told = rf"nothing to do: .* after step {step or 4}, and num_steps is 2; .*--num-steps {2 * (step or 4)}$"
     with pytest.raises(UserError, match=told):
         open_folder.find_resumed(less, resume, say=print)
+
+
+def test_every_start_keeps_its_config_and_the_step_after_which_it_began(config):
+    folder = begin(config)
+    starts = [(4, change(config, rollout={"num_slots": 5})), (9, change(config, num_steps=99)), (4, config)]
+    for after_step, other in starts:
+        open_folder.begin(folder, other, after_step=after_step)
+    lines = [json.loads(line) for line in folder.configs.read_text().splitlines()]
+    kept = [(line["after_step"], TrainConfig.from_json(json.dumps(line["config"]))) for line in lines]
+    assert kept == [(0, config), *starts]
+    assert folder.read_config(option="--resume") == config
 
 
 def test_a_folder_is_chosen_without_being_made(config):

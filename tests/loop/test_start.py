@@ -1,5 +1,7 @@
 """Where a session starts: new, resumed, or resumed at an earlier step."""
 
+import json
+
 import pytest
 
 from nouscoder_jax.config import UserError
@@ -54,6 +56,8 @@ def test_weights_come_from_the_base_model_or_from_a_checkpoint(
     assert (started.resumed, started.has_begun) == (resume is not None, call != "start")
     assert started.finished_step == finished and folder.journal.exists() == has_journal
     assert folder.read_config(option="--resume") == tiny_config
+    (begun,) = (json.loads(line) for line in folder.configs.read_text().splitlines())
+    assert begun["after_step"] == max(finished or 0, 0)
 
 
 class Refusing(Trainer):
