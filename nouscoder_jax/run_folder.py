@@ -1,6 +1,7 @@
 """The run folder: what a run writes and what a resumed run finds.
 
-In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths
+of the rest.
 With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """

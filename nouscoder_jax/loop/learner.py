@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 
-from nouscoder_jax.evaluation import evaluate
+from nouscoder_jax.evaluation import EvaluationResult, evaluate
 from nouscoder_jax.loop import train_step
 from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.progress import Progress
@@ -99,16 +99,21 @@ class PolicyLearner:
             f"held-out pass@1 {measured} ({len(held_out.problems)} problems x {settings.samples_per_problem} samples, "
             f"policy v{self._progress.policy_version})"
         )
-        return {
-            "held_out/pass_at_1": result.pass_at_1,
-            "held_out/truncated_share": result.truncated_share,
-            "held_out/completion_tokens_mean": result.completion_tokens_mean,
-            "held_out/judge_failures": float(result.num_judge_failures),
-            "held_out/engine_failures": float(result.num_engine_failures),
-        }
+        return held_out_metrics(result)
 
     async def save(self, pass_at_1: float | None) -> None:
         """A checkpoint of where the run stands."""
         with self._recorder.timer.stage("checkpoint"):
             step, stored = self._progress.step, json.loads(json.dumps(record(self._progress)))
             await in_thread(self._trainer.checkpoint, step, stored, pass_at_1=pass_at_1)
+
+
+def held_out_metrics(result: EvaluationResult) -> dict[str, float]:
+    """An evaluation as metrics."""
+    return {
+        "held_out/pass_at_1": result.pass_at_1,
+        "held_out/truncated_share": result.truncated_share,
+        "held_out/completion_tokens_mean": result.completion_tokens_mean,
+        "held_out/judge_failures": float(result.num_judge_failures),
+        "held_out/engine_failures": float(result.num_engine_failures),
+    }

@@ -15,6 +15,7 @@ from nouscoder_jax.loop.console import finish, introduce
 from nouscoder_jax.loop.drawing import draw_batches
 from nouscoder_jax.loop.interrupts import interruptible
 from nouscoder_jax.loop.learner import PolicyLearner
+from nouscoder_jax.loop.measured import check_metric_names
 from nouscoder_jax.loop.open_folder import Resume, explain_write_errors, open_folder
 from nouscoder_jax.loop.publish import make_publisher
 from nouscoder_jax.loop.recorder import Recorder, open_sinks
@@ -38,6 +39,7 @@ def train(config: TrainConfig, *, resume: Resume | None) -> int:
     processes.serve_unless_head(config)
     with processes.gather_crew(config) as crew:
         processes.check_hardware(config)
+        check_metric_names(config)
         components = build(config)
         trainer = processes.make_trainer(config, crew)
         folder = open_folder(config, resume, say=print)

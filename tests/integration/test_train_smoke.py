@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import small_run
 
+from nouscoder_jax.loop import measured
+from nouscoder_jax.run_folder import RunFolder
+
 SMALL = ["--config", "configs/tiny.py", *small_run.ARGUMENTS, "--num-steps=2", "--checkpoint.every-steps=1"]
 
 
@@ -52,6 +55,14 @@ def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
     rollouts = [json.loads(x) for f in sorted((run_dir / "rollouts").iterdir()) for x in f.read_text().splitlines()]
     assert all({"program", "verdict", "reward"} <= line.keys() for line in rollouts)
     assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_run_measures_is_what_is_known_of_it_before_it_starts(root: Path, run_dir: Path):
+    known = measured.metric_names(RunFolder(path=run_dir).read_config(option="--resume"))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    written = {name for line in lines for name in line}
+    parts = ("update/", "outcomes/", "groups/", "rollouts/", "held_out/", "reward/")
+    assert "reward/mean" in written and {name for name in written if name.startswith(parts)} <= known
 
 
 def test_every_file_of_a_run_follows_the_umask(run_dir: Path):
