@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.display import Display, step_line
 from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import JsonlSink, TensorBoardSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
+from nouscoder_jax.types import Outcome
 
 STEP = {
     names.STEP: 3,
@@ -107,6 +109,26 @@ def test_a_step_is_one_line_with_everything_a_person_asks_for():
         "step  3/40  policy v3  reward -0.12  solved 44%  groups 16 used/5 dropped  truncated 2%  12,346 tokens/s  "
         "210 verifications/s  staleness 0.0  2.1 s (generate 1.2, update 0.5)"
     )
+
+
+def test_a_step_says_why_programs_and_groups_do_not_count_and_no_more():
+    reasons = dict.fromkeys([*names.OUTCOME_SHARES.values(), *names.DROP_SHARES.values()], 0.0) | {
+        names.OUTCOME_SHARES["no_program"]: 0.25,
+        names.OUTCOME_SHARES["wrong_answer"]: 0.31,
+        names.OUTCOME_SHARES["time_limit"]: 0.001,
+        names.DROP_SHARES["equal"]: 0.2,
+    }
+    assert (
+        "solved 44% (wrong answer 31%, no program 25%, time limit <1%)  groups 16 used/5 dropped (equal 20%)  "
+        "truncated 2%" in step_line(STEP | reasons, num_steps=40)
+    )
+    unjudged = dict.fromkeys(names.OUTCOME_SHARES.values(), math.nan)
+    assert "solved 44%  groups" in step_line(STEP | unjudged, num_steps=40)
+
+
+def test_every_outcome_and_every_reason_has_its_share():
+    assert {outcome.value for outcome in Outcome} == {"accepted", *names.OUTCOME_SHARES}
+    assert {reason.value for reason in DropReason} == set(names.DROP_SHARES)
 
 
 def test_a_missing_metric_shows_as_a_dash():
