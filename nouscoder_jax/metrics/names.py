@@ -213,6 +213,14 @@ METRICS: dict[str, Metric] = {
 }
 
 
+TENSORBOARD = {
+    POLICY_VERSION: "update/policy_version",
+    SOLVED_SHARE: "outcomes/solved_share",
+    TRUNCATED_SHARE: "outcomes/truncated_share",
+}
+"""Names that TensorBoard, which groups by what is before the slash, shows otherwise."""
+
+
 def unknown(names: Iterable[str]) -> list[str]:
     """Those of the names that METRICS does not list, sorted."""
     return sorted(set(names) - METRICS.keys())
