@@ -225,7 +225,7 @@ def test_the_legend_is_beside_the_curve_wherever_it_runs(monkeypatch):
     def save(figure, path):
         figure.draw_without_rendering()
         (axes,), (legend,) = figure.axes, figure.legends
-        boxes.append((legend.get_window_extent(), axes.get_window_extent()))
+        boxes.append((legend.get_window_extent(), axes.get_tightbbox()))
         assert axes.get_legend() is None
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)

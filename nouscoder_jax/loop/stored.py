@@ -70,6 +70,7 @@ def rollout_line(step: int, experience: Experience, drop_reason: DropReason | No
         "group_id": rollout.group_id,
         "sample_index": rollout.sample_index,
         "problem_id": rollout.prompt.problem_id,
+        "prompt": rollout.prompt.text,
         "policy_version": rollout.completion.policy_version,
         "finish_reason": rollout.completion.finish_reason,
         "num_tokens": len(rollout.completion.token_ids),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small_run
 
+from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.loop import measured
 from nouscoder_jax.run_folder import RunFolder
 
@@ -41,7 +42,7 @@ def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
+def test_a_run_folder_holds_everything_that_the_readme_promises(root: Path, run_dir: Path):
     names = {path.name for path in run_dir.iterdir()}
     assert {
         "config.json", "metrics.jsonl", "rollouts", "checkpoints", "export", "summary.json", "pass_at_1.png",
@@ -54,6 +55,8 @@ def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
     assert [line["step"] for line in metrics] == [0, 1, 2]
     rollouts = [json.loads(x) for f in sorted((run_dir / "rollouts").iterdir()) for x in f.read_text().splitlines()]
     assert all({"program", "verdict", "reward"} <= line.keys() for line in rollouts)
+    statements = {one.problem_id: one.statement for one in read_problems(root / "configs/tiny/train.jsonl")}
+    assert all(statements[line["problem_id"]] in line["prompt"] for line in rollouts)
     assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
 
 
