@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "rollouts"
 
     @property
+    def held_out(self) -> Path:
+        """Folder of held-out samples, one file an evaluation, one line a sample."""
+        return self.path / "held_out"
+
+    @property
     def journal(self) -> Path:
         """Groups and batches that no checkpoint holds yet (loop/journal.py)."""
         return self.path / "journal"
@@ -138,23 +143,44 @@ class RunFolder:
 
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts, in order."""
-        names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in self.rollouts.glob("*"))
-        return sorted(int(name[1]) for name in names if name)
+        return _steps(self.rollouts)
 
     def write_rollouts(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        _write_atomically(self.rollouts_of(step), text)
+        _write_atomically(self.rollouts_of(step), _jsonl(lines))
+
+    def held_out_of(self, step: int) -> Path:
+        """The held-out samples drawn after one step."""
+        return self.held_out / self.rollouts_of(step).name
+
+    def write_held_out(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the held-out samples drawn after one step, in place of any that are there."""
+        self.held_out.mkdir(exist_ok=True)
+        _write_atomically(self.held_out_of(step), _jsonl(lines))
 
     def drop_rollouts_after(self, step: int) -> None:
-        """Deletes the rollouts of later steps: a run that goes on after `step` writes them again."""
-        for later in self.rollout_steps():
+        """Deletes the rollouts and held-out samples of later steps: a run that goes on after `step` writes them
+        again."""
+        for later in _steps(self.rollouts):
             if later > step:
                 self.rollouts_of(later).unlink()
+        for later in _steps(self.held_out):
+            if later > step:
+                self.held_out_of(later).unlink()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
         _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps that have a file in the folder, in order."""
+    names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in folder.glob("*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _jsonl(lines: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -15,11 +15,13 @@ from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.loop.recorder import Recorder
 from nouscoder_jax.loop.setup import Components
+from nouscoder_jax.loop.stored import sample_line
 from nouscoder_jax.loop.threads import in_thread
 from nouscoder_jax.loop.turns import record
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.sampler import sampling_of
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.trainer import Trainer
 
 
@@ -32,12 +34,14 @@ class PolicyLearner:
         trainer: Trainer,
         engine: Engine,
         publisher: Publisher,
+        folder: RunFolder,
         *,
         progress: Progress,
         recorder: Recorder,
         display: Display,
     ) -> None:
-        """`progress` counts versions and skipped updates."""
+        """`progress` counts versions and skipped updates; `folder` gets held-out samples."""
+        self._folder = folder
         self._components, self._config = components, components.config
         self._trainer, self._engine, self._publisher = trainer, engine, publisher
         self._progress, self._recorder, self._display = progress, recorder, display
@@ -79,7 +83,7 @@ class PolicyLearner:
         self._recorder.add(await self._publisher.publish(self._progress.policy_version))
 
     async def evaluate(self) -> dict[str, float]:
-        """Held-out pass@1 of the weights that the engine serves."""
+        """Held-out pass@1 of the weights that the engine serves; its samples are kept."""
         settings, held_out = self._config.evaluation, self._components.held_out
         self._recorder.keep_idle_shares()
         with self._recorder.timer.stage("evaluate"):
@@ -94,6 +98,9 @@ class PolicyLearner:
                 extract=self._components.extract,
                 on_progress=lambda done, total: self._display.progress("evaluate", done=done, total=total),
             )
+        step = self._progress.step
+        lines = [sample_line(step, rollout, verdict) for rollout, verdict in result.samples]
+        await in_thread(self._folder.write_held_out, step, lines)
         measured = "was not measured" if math.isnan(result.pass_at_1) else f"{result.pass_at_1:.1%}"
         self._display.line(
             f"held-out pass@1 {measured} ({len(held_out.problems)} problems x {settings.samples_per_problem} samples, "

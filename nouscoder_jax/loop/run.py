@@ -73,7 +73,7 @@ async def _run(
         introduce(components, trainer.architecture, folder, started, journal, say=display.line)
         publisher = make_publisher(components, trainer, engine, folder, timer=recorder.timer)
         learner = PolicyLearner(
-            components, trainer, engine, publisher, progress=progress, recorder=recorder, display=display
+            components, trainer, engine, publisher, folder, progress=progress, recorder=recorder, display=display
         )
         turns = Turns(
             config, progress=progress, journal=journal, folder=folder, learner=learner, checkpoints=trainer,

@@ -60,6 +60,20 @@ def test_a_run_folder_holds_everything_that_the_readme_promises(root: Path, run_
     assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_held_out_samples_are_kept_like_those_of_training(run_dir: Path):
+    folder = RunFolder(path=run_dir)
+    assert sorted(path.name for path in folder.held_out.iterdir()) == ["step-000000.jsonl", "step-000002.jsonl"]
+    lines, trained = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (folder.held_out_of(2), folder.rollouts_of(2))
+    )
+    only_of_training = {"reward", "advantage", "drop_reason", "trained"}
+    assert all(line.keys() == trained[0].keys() - only_of_training for line in lines)
+    assert len({line["problem_id"] for line in lines}) == len(lines) == 8 and {line["step"] for line in lines} == {2}
+    accepted = sum(line["verdict"]["outcome"] == "accepted" for line in lines)
+    assert accepted / 8 == json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["held_out/pass_at_1"]
+
+
 def test_what_a_run_measures_is_what_is_known_of_it_before_it_starts(root: Path, run_dir: Path):
     known = measured.metric_names(RunFolder(path=run_dir).read_config(option="--resume"))
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ from nouscoder_jax.loop.setup import Components
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.trainer import Trainer
 
 
@@ -46,8 +47,8 @@ def update(tiny_config, monkeypatch):
         config = change(tiny_config, server=server)
         recorder = Mock(spec=Recorder, timer=StageTimer())
         learner = PolicyLearner(
-            Mock(spec=Components, config=config), Mock(spec=Trainer), engine, publisher, progress=Progress(),
-            recorder=recorder, display=Mock(spec=Display),
+            Mock(spec=Components, config=config), Mock(spec=Trainer), engine, publisher,
+            Mock(spec=RunFolder), progress=Progress(), recorder=recorder, display=Mock(spec=Display),
         )  # fmt: skip
         try:
             asyncio.run(learner.update(Mock(spec=Collected, step=1, used=[object()])))

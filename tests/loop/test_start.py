@@ -82,3 +82,14 @@ def test_a_resume_that_finds_no_weights_leaves_the_config_as_it_was(tiny_config,
     with pytest.raises(UserError, match="damaged"):
         start(Refusing(has_one=True), folder, THIRD, config=tiny_config)
     assert not folder.config.exists()
+
+
+def test_rollouts_and_held_out_samples_of_steps_that_come_again_are_taken_away(tmp_path):
+    folder = RunFolder(path=tmp_path)
+    folder.rollouts.mkdir()
+    for step in (0, 3, 4):
+        folder.write_rollouts(step, [{"step": step}])
+        folder.write_held_out(step, [{"step": step}])
+    folder.drop_rollouts_after(3)
+    assert folder.rollout_steps() == [0, 3]
+    assert sorted(path.name for path in folder.held_out.iterdir()) == ["step-000000.jsonl", "step-000003.jsonl"]
