@@ -138,8 +138,9 @@ def get_config() -> TrainConfig:
             max_skipped=3,
         ),
         evaluation=EvaluationConfig(
-            every_steps=0,
+            every_steps=6,
             samples_per_problem=16,
+            samples_between=4,  # every problem: the curve is of one quantity
             temperature=1.0,
             top_p=1.0,
             top_k=0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 
+from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.evaluation import EvaluationResult, evaluate
 from nouscoder_jax.loop import train_step
 from nouscoder_jax.loop.groups import Collected
@@ -85,6 +86,8 @@ class PolicyLearner:
     async def evaluate(self) -> dict[str, float]:
         """Held-out pass@1 of the weights that the engine serves; its samples are kept."""
         settings, held_out = self._config.evaluation, self._components.held_out
+        step = self._progress.step
+        num_samples = samples_of_an_evaluation(self._config, step=step)
         self._recorder.keep_idle_shares()
         with self._recorder.timer.stage("evaluate"):
             result = await evaluate(
@@ -93,17 +96,16 @@ class PolicyLearner:
                 engine=self._engine,
                 judge=self._components.judge,
                 sampling=sampling_of(settings, seed=self._config.seed),
-                samples_per_problem=settings.samples_per_problem,
+                samples_per_problem=num_samples,
                 decode=self._components.prompt_maker.decode,
                 extract=self._components.extract,
                 on_progress=lambda done, total: self._display.progress("evaluate", done=done, total=total),
             )
-        step = self._progress.step
         lines = [sample_line(step, rollout, verdict) for rollout, verdict in result.samples]
         await in_thread(self._folder.write_held_out, step, lines)
         measured = "was not measured" if math.isnan(result.pass_at_1) else f"{result.pass_at_1:.1%}"
         self._display.line(
-            f"held-out pass@1 {measured} ({len(held_out.problems)} problems x {settings.samples_per_problem} samples, "
+            f"held-out pass@1 {measured} ({len(held_out.problems)} problems x {num_samples} samples, "
             f"policy v{self._progress.policy_version})"
         )
         return held_out_metrics(result)
@@ -113,6 +115,15 @@ class PolicyLearner:
         with self._recorder.timer.stage("checkpoint"):
             step, stored = self._progress.step, json.loads(json.dumps(record(self._progress)))
             await in_thread(self._trainer.checkpoint, step, stored, pass_at_1=pass_at_1)
+
+
+def samples_of_an_evaluation(config: TrainConfig, *, step: int) -> int:
+    """Completions of each held-out prompt after `step`: all at the beginning and at the end, whose figures are the
+    run's; between them those of the lowest numbers, which show the way at little cost."""
+    settings = config.evaluation
+    if step in (0, config.num_steps) or settings.samples_between == 0:
+        return settings.samples_per_problem
+    return min(settings.samples_between, settings.samples_per_problem)
 
 
 def held_out_metrics(result: EvaluationResult) -> dict[str, float]:
