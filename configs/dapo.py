@@ -167,6 +167,7 @@ def get_config() -> TrainConfig:
         evaluation=EvaluationConfig(
             every_steps=10,  # [N]
             samples_per_problem=16,  # [N]
+            samples_between=0,
             temperature=0.6,  # [N]
             top_p=0.95,  # [N]
             top_k=0,  # [N] not sent

@@ -3,6 +3,7 @@
     make train          or          python scripts/train.py --config configs/tiny.py
 
 Cost: about 4 minutes on 2 CPU cores, no GPU. Result: see configs/README.md.
+Its figures before and after are over all held-out problems and samples; every 6 steps all problems get a few samples.
 The problems, the tokenizer and the warm-started policy in configs/tiny/ are this project's own; `make tiny` remakes
 them.
 """
@@ -138,8 +139,9 @@ def get_config() -> TrainConfig:
             max_skipped=3,
         ),
         evaluation=EvaluationConfig(
-            every_steps=0,
+            every_steps=6,
             samples_per_problem=16,
+            samples_between=4,  # every problem: the curve is of one quantity
             temperature=1.0,
             top_p=1.0,
             top_k=0,

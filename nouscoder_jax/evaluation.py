@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
@@ -69,10 +69,13 @@ class EvaluationResult:
     num_engine_failures: int
     """Completions that the engine gave up; in no length and no share."""
     problems: tuple[ProblemResult, ...]
+    samples: tuple[tuple[Rollout, Verdict | None], ...] = field(default=(), repr=False)
+    """All completions, in order; None: the judge or the engine failed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values; what is not a number is null."""
-        values = dataclasses.asdict(self)
+        """The result without its samples, as JSON values; what is not a number is null."""
+        values = dataclasses.asdict(dataclasses.replace(self, samples=()))
+        del values["samples"]
         return {name: None if value != value else value for name, value in values.items()}
 
     def table(self) -> list[str]:
@@ -250,6 +253,7 @@ def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verd
         num_judge_failures=sum(verdict is None and not _given_up(rollout) for rollout, verdict in results),
         num_engine_failures=sum(_given_up(rollout) for rollout, _ in results),
         problems=per_problem,
+        samples=tuple(results),
     )
 
 

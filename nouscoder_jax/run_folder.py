@@ -1,12 +1,14 @@
 """The run folder: what a run writes and what a resumed run finds.
 
-In: a path, JSON values. Out: config.json, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths of the rest.
+In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths
+of the rest.
 With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -40,8 +42,14 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config, JSON."""
+        """The resolved config of the latest start, JSON."""
         return self.path / "config.json"
+
+    @property
+    def configs(self) -> Path:
+        """The resolved config of every start, JSONL. Step N was last done with the config of the last line whose
+        `after_step` is below N."""
+        return self.path / "configs.jsonl"
 
     @property
     def inputs(self) -> Path:
@@ -57,6 +65,11 @@ class RunFolder:
     def rollouts(self) -> Path:
         """Folder of rollouts, one file a step, one line a rollout."""
         return self.path / "rollouts"
+
+    @property
+    def held_out(self) -> Path:
+        """Folder of held-out samples, one file an evaluation, one line a sample."""
+        return self.path / "held_out"
 
     @property
     def journal(self) -> Path:
@@ -99,6 +112,11 @@ class RunFolder:
         """Result of the run, JSON; written at its end."""
         return self.path / "summary.json"
 
+    @property
+    def left_by_a_failed_start(self) -> tuple[Path, ...]:
+        """What a start that has failed may leave: logs of servers that did not answer, a first file cut off."""
+        return (self.servers, _part(self.config))
+
     def read_config(self, *, option: str) -> TrainConfig:
         """The config that the run was last started with; `option` took the folder. Raises UserError: there is none, or
         it is of another version."""
@@ -110,9 +128,13 @@ class RunFolder:
                 "has written"
             ) from error
 
-    def write_config(self, config: TrainConfig, *, inputs: Mapping[str, str]) -> None:
-        """Writes config.json and inputs.json, `inputs` by field of the config."""
+    def write_config(self, config: TrainConfig, *, inputs: Mapping[str, str], after_step: int) -> None:
+        """Writes config.json and inputs.json, `inputs` by field of the config, and adds a line to configs.jsonl: a
+        session with this config starts after `after_step`."""
         _write_atomically(self.config, config.to_json() + "\n")
+        earlier = self.configs.read_text(encoding="utf-8") if self.configs.exists() else ""
+        start = {"after_step": after_step, "config": dataclasses.asdict(config)}
+        _write_atomically(self.configs, earlier + json.dumps(start) + "\n")
         _write_atomically(self.inputs, json.dumps(inputs, indent=1) + "\n")
 
     def rollouts_of(self, step: int) -> Path:
@@ -121,26 +143,51 @@ class RunFolder:
 
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts, in order."""
-        names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in self.rollouts.glob("*"))
-        return sorted(int(name[1]) for name in names if name)
+        return _steps(self.rollouts)
 
     def write_rollouts(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        _write_atomically(self.rollouts_of(step), text)
+        _write_atomically(self.rollouts_of(step), _jsonl(lines))
+
+    def held_out_of(self, step: int) -> Path:
+        """The held-out samples drawn after one step."""
+        return self.held_out / self.rollouts_of(step).name
+
+    def write_held_out(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the held-out samples drawn after one step, in place of any that are there."""
+        self.held_out.mkdir(exist_ok=True)
+        _write_atomically(self.held_out_of(step), _jsonl(lines))
 
     def drop_rollouts_after(self, step: int) -> None:
-        """Deletes the rollouts of later steps: a run that goes on after `step` writes them again."""
-        for later in self.rollout_steps():
+        """Deletes the rollouts and held-out samples of later steps: a run that goes on after `step` writes them
+        again."""
+        for later in _steps(self.rollouts):
             if later > step:
                 self.rollouts_of(later).unlink()
+        for later in _steps(self.held_out):
+            if later > step:
+                self.held_out_of(later).unlink()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
         _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
+def _steps(folder: Path) -> list[int]:
+    """The steps that have a file in the folder, in order."""
+    names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in folder.glob("*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _jsonl(lines: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    _part(path).write_text(text, encoding="utf-8")
+    os.replace(_part(path), path)
+
+
+def _part(path: Path) -> Path:
+    """The file while it is written."""
+    return path.with_name(path.name + ".part")

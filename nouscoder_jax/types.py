@@ -116,11 +116,13 @@ class Prompt:
     """What the engine continues.
 
     Example:
-        Prompt(problem_id="tiny/train/0007", token_ids=(1, 52, 7))
+        Prompt(problem_id="tiny/train/0007", token_ids=(1, 52, 7), text="<|im_start|>user\\nRead two integers. ...")
     """
 
     problem_id: str
     token_ids: tuple[int, ...]
+    text: str = ""
+    """What the ids say, special tokens included, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.display import Display, step_line
 from nouscoder_jax.metrics.plot import plot_pass_at_1
 from nouscoder_jax.metrics.sinks import JsonlSink, TensorBoardSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
+from nouscoder_jax.types import Outcome
 
 STEP = {
     names.STEP: 3,
@@ -102,11 +104,44 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
     assert b"update/loss" in content and struct.pack("<f", 0.25) in content
 
 
+def test_tensorboard_shows_every_metric_in_a_group():
+    shown = [names.TENSORBOARD.get(name, name) for name in names.METRICS if name != names.STEP]
+    assert all("/" in name for name in shown) and len(set(shown)) == len(shown)
+
+
+def test_tensorboard_files_hold_the_names_with_their_groups(tmp_path):
+    sink = TensorBoardSink(tmp_path, resume_step=None)
+    sink.write({names.STEP: 7, names.SOLVED_SHARE: 0.25})
+    sink.close()
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"outcomes/solved_share" in file.read_bytes()
+
+
 def test_a_step_is_one_line_with_everything_a_person_asks_for():
     assert step_line(STEP, num_steps=40) == (
         "step  3/40  policy v3  reward -0.12  solved 44%  groups 16 used/5 dropped  truncated 2%  12,346 tokens/s  "
         "210 verifications/s  staleness 0.0  2.1 s (generate 1.2, update 0.5)"
     )
+
+
+def test_a_step_says_why_programs_and_groups_do_not_count_and_no_more():
+    reasons = dict.fromkeys([*names.OUTCOME_SHARES.values(), *names.DROP_SHARES.values()], 0.0) | {
+        names.OUTCOME_SHARES["no_program"]: 0.25,
+        names.OUTCOME_SHARES["wrong_answer"]: 0.31,
+        names.OUTCOME_SHARES["time_limit"]: 0.001,
+        names.DROP_SHARES["equal"]: 0.2,
+    }
+    assert (
+        "solved 44% (wrong answer 31%, no program 25%, time limit <1%)  groups 16 used/5 dropped (equal 20%)  "
+        "truncated 2%" in step_line(STEP | reasons, num_steps=40)
+    )
+    unjudged = dict.fromkeys(names.OUTCOME_SHARES.values(), math.nan)
+    assert "solved 44%  groups" in step_line(STEP | unjudged, num_steps=40)
+
+
+def test_every_outcome_and_every_reason_has_its_share():
+    assert {outcome.value for outcome in Outcome} == {"accepted", *names.OUTCOME_SHARES}
+    assert {reason.value for reason in DropReason} == set(names.DROP_SHARES)
 
 
 def test_a_missing_metric_shows_as_a_dash():
@@ -182,3 +217,18 @@ def test_the_picture_of_a_run_has_its_points_and_says_the_first_and_the_last(hel
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
     plot_pass_at_1(Path("nowhere"), held_out, training=training, title="tiny")
     assert drawn == [([list(map(list, points)) for points in (training, held_out) if points], told)]
+
+
+def test_the_legend_is_beside_the_curve_wherever_it_runs(monkeypatch):
+    boxes = []
+
+    def save(figure, path):
+        figure.draw_without_rendering()
+        (axes,), (legend,) = figure.axes, figure.legends
+        boxes.append((legend.get_window_extent(), axes.get_tightbbox()))
+        assert axes.get_legend() is None
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+    plot_pass_at_1(Path("nowhere"), [(0, 0.2), (10, 0.0)], training=[(1, 0.1), (2, 0.0)], title="tiny")
+    ((legend, axes),) = boxes
+    assert not legend.overlaps(axes)

@@ -23,6 +23,8 @@ class EvaluationConfig:
     """Steps between two evaluations. 0: only before the first step and after the last."""
     samples_per_problem: int
     """Completions of each held-out prompt."""
+    samples_between: int
+    """So many of them at most in evaluations between the first and the last, which are full. 0: all."""
     temperature: float
     """Sampling temperature of evaluation."""
     top_p: float
@@ -39,6 +41,10 @@ class EvaluationConfig:
         check(
             self.samples_per_problem >= 1,
             f"evaluation.samples_per_problem is {self.samples_per_problem}; use 1 or more",
+        )
+        check(
+            self.samples_between >= 0,
+            f"evaluation.samples_between is {self.samples_between}; use 0 (all of samples_per_problem) or more",
         )
         check(self.temperature > 0, f"evaluation.temperature is {self.temperature}; use more than 0")
         check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; use a number above 0 and up to 1")

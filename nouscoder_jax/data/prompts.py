@@ -104,8 +104,9 @@ class PromptMaker:
         one is text."""
         texts = {name: getattr(problem, name) or "" for name in ("statement", "fn_name", "starter_code")}
         written = "".join(texts.values())
+        whole = self.text(problem)
         if self._control is None or not self._control.search(written):
-            return Prompt(problem_id=problem.problem_id, token_ids=self.encode(self.text(problem)))
+            return Prompt(problem_id=problem.problem_id, token_ids=self.encode(whole), text=whole)
         mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in written)  # of private use
         broken = {
             name: self._control.sub(lambda found: found[0][0] + mark + found[0][1:], text)
@@ -114,7 +115,7 @@ class PromptMaker:
         }
         parts = self.text(dataclasses.replace(problem, **broken)).split(mark)
         token_ids = tuple(token_id for part in parts for token_id in self.encode(part))
-        return Prompt(problem_id=problem.problem_id, token_ids=token_ids)
+        return Prompt(problem_id=problem.problem_id, token_ids=token_ids, text=whole)
 
     def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
         """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.

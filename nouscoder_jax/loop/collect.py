@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.experience.filters import DropReason, group_class
 from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker
+from nouscoder_jax.metrics.names import DROP_SHARES, OUTCOME_SHARES
 from nouscoder_jax.types import EngineError, Experience
 
 
@@ -288,17 +289,20 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
     experiences = list(collected.experiences)
     judged = [e for e in experiences if e.reward is not None]
     lengths = [len(e.rollout.completion.token_ids) for e in experiences]
+    dropped = [group_class(group.drop_reason) for group in collected.groups]
     batches = [collected.step - 1 - group.started_after for group in collected.used]
     versions = [policy_version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
     return {
         "reward/mean": _mean([e.reward for e in judged if e.reward is not None]),
         "solved_share": _mean([_solved(e) for e in judged]),
+        **{name: _mean([_outcome(e) == reason for e in judged]) for reason, name in OUTCOME_SHARES.items()},
         "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
         "programs/rules_differ": sum(e.rollout.rules_differ for e in experiences),
         "completion_tokens/mean": _mean(lengths),
         "completion_tokens/max": max(lengths, default=0),
         "groups/used": len(collected.used),
         "groups/dropped": len(collected.groups) - len(collected.used),
+        **{name: _mean([reason == why for why in dropped]) for reason, name in DROP_SHARES.items()},
         "groups/all_solved": sum(all(map(_solved, g.experiences)) for g in collected.groups),
         "groups/none_solved": sum(not any(map(_solved, g.experiences)) for g in collected.groups),
         **_ages("staleness/batches", batches),
@@ -318,7 +322,11 @@ def told(groups: Iterable[Group]) -> str:
 
 
 def _solved(experience: Experience) -> bool:
-    return experience.verdict is not None and experience.verdict.outcome.value == "accepted"
+    return _outcome(experience) == "accepted"
+
+
+def _outcome(experience: Experience) -> str | None:
+    return None if experience.verdict is None else experience.verdict.outcome.value
 
 
 def _mean(values: Sequence[float | int]) -> float:

@@ -55,6 +55,9 @@ def introduce(
             f"resumed after step {progress.step} with policy v{progress.policy_version}; the journal has "
             f"{len(journal)} groups that need not be generated again"
         )
+        if progress.step >= components.config.num_steps:
+            again = resume_command(folder, components.config)
+            say(f"nothing to train: all {components.config.num_steps} steps are done; to go further: {again}")
 
 
 def finish(

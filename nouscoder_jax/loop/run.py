@@ -15,6 +15,7 @@ from nouscoder_jax.loop.console import finish, introduce
 from nouscoder_jax.loop.drawing import draw_batches
 from nouscoder_jax.loop.interrupts import interruptible
 from nouscoder_jax.loop.learner import PolicyLearner
+from nouscoder_jax.loop.measured import check_metric_names
 from nouscoder_jax.loop.open_folder import Resume, explain_write_errors, open_folder
 from nouscoder_jax.loop.publish import make_publisher
 from nouscoder_jax.loop.recorder import Recorder, open_sinks
@@ -38,6 +39,7 @@ def train(config: TrainConfig, *, resume: Resume | None) -> int:
     processes.serve_unless_head(config)
     with processes.gather_crew(config) as crew:
         processes.check_hardware(config)
+        check_metric_names(config)
         components = build(config)
         trainer = processes.make_trainer(config, crew)
         folder = open_folder(config, resume, say=print)
@@ -59,7 +61,8 @@ async def _run(
 ) -> None:
     config, judge = components.config, components.judge
     display = Display(num_steps=config.num_steps, stream=None)
-    started = await in_thread(start, trainer, folder, resume)
+    engine = make_engine(components, trainer.architecture, urls, say=display.line)  # the last that has to answer
+    started = await in_thread(start, trainer, folder, resume, config=config)
     progress = started.progress
     display.at(progress.step)
     journal = open_journal(config, folder, started, say=display.line)
@@ -68,10 +71,9 @@ async def _run(
     with display, interruptible(crew, say=display.line) as stopping:
         judge.breaker.say = display.line
         introduce(components, trainer.architecture, folder, started, journal, say=display.line)
-        engine = make_engine(components, trainer.architecture, urls, say=display.line)
         publisher = make_publisher(components, trainer, engine, folder, timer=recorder.timer)
         learner = PolicyLearner(
-            components, trainer, engine, publisher, progress=progress, recorder=recorder, display=display
+            components, trainer, engine, publisher, folder, progress=progress, recorder=recorder, display=display
         )
         turns = Turns(
             config, progress=progress, journal=journal, folder=folder, learner=learner, checkpoints=trainer,

@@ -1,6 +1,7 @@
 """Where a run starts: at the weights that its config names, or where an earlier session of it has come.
 
-In: a trainer, a run folder, how the run goes on. Out: a trainer that has weights, `Start`, the run's journal.
+In: a trainer, a run folder, how the run goes on. Out: a trainer that has weights, a folder that holds a run, `Start`,
+the run's journal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.journal import Journal
-from nouscoder_jax.loop.open_folder import Resume
+from nouscoder_jax.loop.open_folder import Resume, begin
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.turns import rewind
 from nouscoder_jax.run_folder import RunFolder
@@ -38,19 +39,27 @@ class Start:
         return (self.progress.step if self.has_begun else -1) if self.resumed else None
 
 
-def start(trainer: Trainer, folder: RunFolder, resume: Resume | None) -> Start:
-    """Gives the trainer its weights: with `resume` those of a checkpoint, if there is one, else the base model's.
+def start(trainer: Trainer, folder: RunFolder, resume: Resume | None, *, config: TrainConfig) -> Start:
+    """Gives the trainer its weights: with `resume` those of a checkpoint, if there is one, else the base model's. The
+    folder has the config then; that of a resumed run keeps its own until the weights are there.
 
     Raises UserError, ProcessLostError.
     """
-    trainer.open(folder.checkpoints)
-    if resume is None or (resume.step is None and not trainer.has_checkpoint()):
+    if resume is None:
+        begin(folder, config, after_step=0)
+        trainer.open(folder.checkpoints)
         trainer.start()
-        return Start(progress=Progress(), resumed=resume is not None, has_begun=False)
-    progress = Progress(**trainer.restore(resume.step))
+        return Start(progress=Progress(), resumed=False, has_begun=False)
+    trainer.open(folder.checkpoints)
+    if resume.step is None and not trainer.has_checkpoint():
+        trainer.start()
+        started = Start(progress=Progress(), resumed=True, has_begun=False)
+    else:
+        started = Start(progress=Progress(**trainer.restore(resume.step)), resumed=True, has_begun=True)
+    begin(folder, config, after_step=started.progress.step)
     if resume.step is not None:  # the journal is of what came after a later checkpoint
         shutil.rmtree(folder.journal, ignore_errors=True)
-    return Start(progress=progress, resumed=True, has_begun=True)
+    return started
 
 
 def open_journal(config: TrainConfig, folder: RunFolder, started: Start, *, say: Callable[[str], None]) -> Journal:

@@ -64,12 +64,22 @@ def rollout_line(step: int, experience: Experience, drop_reason: DropReason | No
 
     `drop_reason`: why its group was not trained on; None where it was.
     """
-    rollout, verdict = experience.rollout, experience.verdict
+    return sample_line(step, experience.rollout, experience.verdict) | {
+        "reward": experience.reward,
+        "advantage": experience.advantage,
+        "drop_reason": drop_reason.value if drop_reason else None,
+        "trained": experience.trainable,
+    }
+
+
+def sample_line(step: int, rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:
+    """One completion as it is kept, in training or held-out: what was asked, what came, what the judge said."""
     return {
         "step": step,
         "group_id": rollout.group_id,
         "sample_index": rollout.sample_index,
         "problem_id": rollout.prompt.problem_id,
+        "prompt": rollout.prompt.text,
         "policy_version": rollout.completion.policy_version,
         "finish_reason": rollout.completion.finish_reason,
         "num_tokens": len(rollout.completion.token_ids),
@@ -87,10 +97,6 @@ def rollout_line(step: int, experience: Experience, drop_reason: DropReason | No
             "peak_memory_mib": round(verdict.peak_memory_mib, 1),
             "detail": verdict.detail,
         },
-        "reward": experience.reward,
-        "advantage": experience.advantage,
-        "drop_reason": drop_reason.value if drop_reason else None,
-        "trained": experience.trainable,
     }
 
 

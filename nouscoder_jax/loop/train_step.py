@@ -18,6 +18,7 @@ from nouscoder_jax.loop.groups import Collected
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.timer import StageTimer
+from nouscoder_jax.training import objective
 from nouscoder_jax.training.trainer import Trainer
 from nouscoder_jax.training.update import UpdateMetrics
 from nouscoder_jax.types import Batch, DivergedError, Experience
@@ -104,6 +105,13 @@ def _pack(experiences: Sequence[Experience], *, config: TrainConfig, policy_vers
         packed_rows=experience.packed_rows,
         policy_version=policy_version,
     )
+
+
+def metric_names(config: TrainConfig) -> set[str]:
+    """What `train_on` measures with this config; found without computing anything."""
+    of_updates = {"loss", "grad_norm", "learning_rate", "trained_tokens", "skipped", "padding_share"}
+    measured = objective.metric_names(config, loss_name=config.loss.name)
+    return {f"update/{name}" for name in of_updates | measured}
 
 
 def join(measured: Sequence[UpdateMetrics]) -> dict[str, float]:

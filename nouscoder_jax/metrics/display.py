@@ -31,8 +31,9 @@ def step_line(metrics: Mapping[str, int | float], *, num_steps: int) -> str:
             f"step {show(names.STEP, '{:.0f}'):>{width}}/{num_steps}",
             f"policy v{show(names.POLICY_VERSION, '{:.0f}')}",
             f"reward {show(names.REWARD_MEAN, '{:+.2f}')}",
-            f"solved {show(names.SOLVED_SHARE, '{:.0%}')}",
-            f"groups {show(names.GROUPS_USED, '{:.0f}')} used/{show(names.GROUPS_DROPPED, '{:.0f}')} dropped",
+            f"solved {show(names.SOLVED_SHARE, '{:.0%}')}{_shares(metrics, names.OUTCOME_SHARES)}",
+            f"groups {show(names.GROUPS_USED, '{:.0f}')} used/{show(names.GROUPS_DROPPED, '{:.0f}')} dropped"
+            f"{_shares(metrics, names.DROP_SHARES)}",
             f"truncated {show(names.TRUNCATED_SHARE, '{:.0%}')}",
             f"{show(names.TOKENS_PER_S, '{:,.0f}')} tokens/s",
             f"{show(names.VERIFICATIONS_PER_S, '{:,.0f}')} verifications/s",
@@ -40,6 +41,14 @@ def step_line(metrics: Mapping[str, int | float], *, num_steps: int) -> str:
             f"{show(names.SECONDS_TOTAL, '{:.1f}')} s ({', '.join(stages)})",
         ]
     )
+
+
+def _shares(metrics: Mapping[str, int | float], shares: Mapping[str, str]) -> str:
+    """In brackets, the reasons whose share is not 0, the largest first; nothing where there is none."""
+    found = [(metrics[name], reason.replace("_", " ")) for reason, name in shares.items() if metrics.get(name, 0) > 0]
+    found.sort(key=lambda one: -one[0])
+    told = (f"{reason} {share:.0%}" if share >= 0.005 else f"{reason} <1%" for share, reason in found)
+    return f" ({', '.join(told)})" if found else ""
 
 
 class Display:

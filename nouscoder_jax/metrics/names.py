@@ -15,6 +15,16 @@ POLICY_VERSION = "policy_version"
 REWARD_MEAN = "reward/mean"
 SOLVED_SHARE = "solved_share"
 TRUNCATED_SHARE = "truncated_share"
+OUTCOME_REASONS = {
+    "wrong_answer": "printed or returned something else",
+    "time_limit": "took too long",
+    "memory_limit": "took too much memory",
+    "output_limit": "printed too much",
+    "runtime_error": "failed",
+    "no_program": "was not there",
+}
+"""Why a rollout was judged as not solved: types.Outcome without accepted."""
+OUTCOME_SHARES = {reason: f"outcomes/{reason}_share" for reason in OUTCOME_REASONS}
 PROGRAMS_RULES_DIFFER = "programs/rules_differ"
 COMPLETION_TOKENS_MEAN = "completion_tokens/mean"
 COMPLETION_TOKENS_MAX = "completion_tokens/max"
@@ -34,6 +44,7 @@ FILTER_REASONS = {
     "stale": "its turn came more than rollout.max_staleness batches late",
     "aborted": "the engine gave up most of the group",
 }
+DROP_SHARES = {reason: f"groups/{reason}_share" for reason in FILTER_REASONS}
 ROLLOUTS_QUARANTINED = "rollouts/quarantined"
 ROLLOUTS_IN_FLIGHT = "rollouts/in_flight"
 
@@ -105,11 +116,19 @@ METRICS: dict[str, Metric] = {
     REWARD_MEAN: Metric("mean reward of all judged rollouts drawn in the step, dropped groups included"),
     SOLVED_SHARE: Metric("share of judged rollouts whose program was accepted, dropped groups included"),
     TRUNCATED_SHARE: Metric("share of completions cut at the length limit"),
+    **{
+        OUTCOME_SHARES[reason]: Metric(f"share of judged rollouts, dropped groups included, whose program {why}")
+        for reason, why in OUTCOME_REASONS.items()
+    },
     PROGRAMS_RULES_DIFFER: Metric("completions of which the two rules of data.extract_rule take different programs"),
     COMPLETION_TOKENS_MEAN: Metric("mean length of a completion, tokens"),
     COMPLETION_TOKENS_MAX: Metric("longest completion, tokens"),
     GROUPS_USED: Metric("groups that entered the batch"),
     GROUPS_DROPPED: Metric("groups dropped: rewards all equal, or too few completions to judge or to train on"),
+    **{
+        DROP_SHARES[reason]: Metric(f"share of the step's groups that were dropped whole: {why}")
+        for reason, why in FILTER_REASONS.items()
+    },
     GROUPS_ALL_SOLVED: Metric("groups in which every program was accepted"),
     GROUPS_NONE_SOLVED: Metric("groups in which no program was accepted"),
     ROLLOUTS_DRAWN: Metric("rollouts started so far in the run"),
@@ -192,6 +211,14 @@ METRICS: dict[str, Metric] = {
         for stage in STAGES
     },
 }
+
+
+TENSORBOARD = {
+    POLICY_VERSION: "update/policy_version",
+    SOLVED_SHARE: "outcomes/solved_share",
+    TRUNCATED_SHARE: "outcomes/truncated_share",
+}
+"""Names that TensorBoard, which groups by what is before the slash, shows otherwise."""
 
 
 def unknown(names: Iterable[str]) -> list[str]:

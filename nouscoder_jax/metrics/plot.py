@@ -40,7 +40,7 @@ def plot_pass_at_1(
         axes.grid(axis="y", color="0.92")
         axes.spines[["top", "right"]].set_visible(False)
         if training or held_out:
-            axes.legend(loc="lower right", frameon=False)
+            figure.legend(loc="outside lower center", ncols=2, frameon=False)  # no point of the curve is below it
         figure.savefig(path)
     finally:
         pyplot.close(figure)

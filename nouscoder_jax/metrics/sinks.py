@@ -49,7 +49,7 @@ class JsonlSink:
 
 
 class TensorBoardSink:
-    """One scalar a metric and step."""
+    """One scalar a metric and step, each in a group."""
 
     def __init__(self, folder: Path, *, resume_step: int | None) -> None:
         """With `resume_step`, TensorBoard hides what an earlier process wrote for later steps."""
@@ -63,7 +63,7 @@ class TensorBoardSink:
         step = int(metrics[names.STEP])
         for name, value in metrics.items():
             if name != names.STEP:
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(names.TENSORBOARD.get(name, name), value, step)
         self._writer.flush()
 
     def close(self) -> None:

@@ -95,6 +95,25 @@ def make_objective(config: TrainConfig, *, loss_name: str) -> Objective:
     return objective
 
 
+def metric_names(config: TrainConfig, *, loss_name: str) -> set[str]:
+    """What the objective measures; found without computing anything."""
+    rows, time = 1, 2
+    numbers = jax.ShapeDtypeStruct((rows, time), jnp.float32)
+    ids, flags = (jax.ShapeDtypeStruct((rows, time), dtype) for dtype in (jnp.int32, jnp.bool_))
+    batch = Batch(
+        tokens=ids,
+        targets=ids,
+        positions=ids,
+        segment_ids=ids,
+        loss_mask=flags,
+        on_policy=flags,
+        behavior_logprobs=numbers,
+        advantages=numbers,
+    )
+    objective = make_objective(config, loss_name=loss_name)
+    return set(jax.eval_shape(objective, numbers, numbers, numbers, batch).metrics)
+
+
 def within_bounds(config: LossConfig, drift_mean: Array, drift_max: Array) -> Bool[Array, ""]:
     """Whether an update may be taken: drift between engine and trainer, over tokens that the engine drew with the very
     weights that are trained, exceeds neither `loss.max_drift_mean` nor `loss.max_drift` (0: no bound) and is no NaN."""

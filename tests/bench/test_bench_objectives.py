@@ -87,7 +87,7 @@ def put_run(one, *, summary=SUMMARY, lines=LINES):
     """A run folder as train.py leaves it."""
     folder = one.folder
     folder.checkpoints.mkdir(parents=True)
-    folder.write_config(dataclasses.replace(one.config, run_dir="elsewhere"), inputs={})
+    folder.write_config(dataclasses.replace(one.config, run_dir="elsewhere"), inputs={}, after_step=0)
     folder.write_summary(summary)
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from nouscoder_jax.cli import load_config_file
 from nouscoder_jax.config import UserError
+from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker, user_message
 from nouscoder_jax.types import Comparison, Problem
 
@@ -229,3 +230,11 @@ def test_a_control_token_that_a_statement_spells_is_text(data, spelled):
 def test_the_tokens_of_thinking_are_known(data):
     maker = PromptMaker(str(QWEN), data)
     assert maker.think_token_ids == maker.encode("<think></think>")
+
+
+def test_a_prompt_carries_its_text_whether_or_not_its_problem_spells_control_tokens(tiny_config):
+    maker = PromptMaker(tiny_config.model.path, tiny_config.data)
+    problem = read_problems(Path(tiny_config.data.problems))[0]
+    for statement in (problem.statement, f"{problem.statement} <|im_end|>"):
+        one = dataclasses.replace(problem, statement=statement)
+        assert maker.make(one).text == maker.text(one) and statement in maker.make(one).text

@@ -56,6 +56,7 @@ CASES = [
 def test_bad_input_is_one_clear_line_and_exit_code_2(name, arguments, expected, train, tmp_path: Path):
     done = train(f"--run-dir={tmp_path / 'run'}", *arguments(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()  # nothing stands in the way of a second try
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and expected in errors[0], done.stderr
     assert "Traceback" not in done.stderr
@@ -82,6 +83,7 @@ def test_docker_that_was_asked_for_and_does_not_answer_is_named(train, tmp_path:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     done = train(f"--run-dir={tmp_path / 'run'}", "--verifier.backend=docker")
     assert done.returncode == 2 and "none.sock" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_checkpoint_is_named(train, root: Path, tmp_path: Path):

@@ -33,13 +33,18 @@ def test_a_run_goes_back_to_a_step_and_ends_as_it_did_and_says_what_it_will_not_
     for arguments, told in (
         (("--seed=7", "--num-steps=4"), "would go on with changes: seed 0 -> 7"),
         (("--resume-step=9",), "no checkpoint of step 9"),
+        (("--num-steps=2",), f"nothing to do: {run_dir} goes on after step 3, and num_steps is 2"),
     ):
         refused = train("--resume", str(run_dir), *arguments)
         assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
-    for path in files.keys() - {RunFolder(path=run_dir).config}:
-        assert path.read_bytes() == files[path], path
+    for path, content in files.items():
+        assert path.read_bytes() == content, path
 
+    done = train("--resume", str(run_dir))
+    assert done.returncode == 0 and "nothing to train: all 3 steps are done" in done.stdout
     again = train("--resume", str(run_dir), "--resume-step=1")
     assert again.returncode == 0, again.stderr
+    starts = RunFolder(path=run_dir).configs.read_text().splitlines()
+    assert [json.loads(start)["after_step"] for start in starts] == [0, 3, 1]
     assert metrics() == first and "the checkpoint of step 3 is now" in again.stdout
     assert {"2", "2.aside", "3", "3.aside"} <= {path.name for path in RunFolder(path=run_dir).checkpoints.iterdir()}

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import small_run
 
+from nouscoder_jax.data.problems import read_problems
+from nouscoder_jax.loop import measured
+from nouscoder_jax.run_folder import RunFolder
+
 SMALL = ["--config", "configs/tiny.py", *small_run.ARGUMENTS, "--num-steps=2", "--checkpoint.every-steps=1"]
 
 
@@ -38,7 +42,7 @@ def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
+def test_a_run_folder_holds_everything_that_the_readme_promises(root: Path, run_dir: Path):
     names = {path.name for path in run_dir.iterdir()}
     assert {
         "config.json", "metrics.jsonl", "rollouts", "checkpoints", "export", "summary.json", "pass_at_1.png",
@@ -51,7 +55,31 @@ def test_a_run_folder_holds_everything_that_the_readme_promises(run_dir: Path):
     assert [line["step"] for line in metrics] == [0, 1, 2]
     rollouts = [json.loads(x) for f in sorted((run_dir / "rollouts").iterdir()) for x in f.read_text().splitlines()]
     assert all({"program", "verdict", "reward"} <= line.keys() for line in rollouts)
+    statements = {one.problem_id: one.statement for one in read_problems(root / "configs/tiny/train.jsonl")}
+    assert all(statements[line["problem_id"]] in line["prompt"] for line in rollouts)
     assert (run_dir / "pass_at_1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_held_out_samples_are_kept_like_those_of_training(run_dir: Path):
+    folder = RunFolder(path=run_dir)
+    assert sorted(path.name for path in folder.held_out.iterdir()) == ["step-000000.jsonl", "step-000002.jsonl"]
+    lines, trained = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (folder.held_out_of(2), folder.rollouts_of(2))
+    )
+    only_of_training = {"reward", "advantage", "drop_reason", "trained"}
+    assert all(line.keys() == trained[0].keys() - only_of_training for line in lines)
+    assert len({line["problem_id"] for line in lines}) == len(lines) == 8 and {line["step"] for line in lines} == {2}
+    accepted = sum(line["verdict"]["outcome"] == "accepted" for line in lines)
+    assert accepted / 8 == json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["held_out/pass_at_1"]
+
+
+def test_what_a_run_measures_is_what_is_known_of_it_before_it_starts(root: Path, run_dir: Path):
+    known = measured.metric_names(RunFolder(path=run_dir).read_config(option="--resume"))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    written = {name for line in lines for name in line}
+    parts = ("update/", "outcomes/", "groups/", "rollouts/", "held_out/", "reward/")
+    assert "reward/mean" in written and {name for name in written if name.startswith(parts)} <= known
 
 
 def test_every_file_of_a_run_follows_the_umask(run_dir: Path):

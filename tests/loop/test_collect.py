@@ -10,9 +10,10 @@ from small import make_config
 from nouscoder_jax.bench.pipeline.virtual_clock import run_virtually
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.problems import read_problems
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.collect import check_versions, step_metrics, told
 from nouscoder_jax.loop.groups import Collected
-from nouscoder_jax.types import EngineError
+from nouscoder_jax.types import EngineError, Outcome, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,28 @@ def test_a_policy_that_solves_nothing_draws_up_to_the_bound_and_uses_nothing(con
     collected = collect(config, ScriptedJudge(lambda problem, program: False))
     assert len(collected.groups) == 4 * config.experience.max_draws_per_batch
     assert collected.used == () and told(collected.groups) == "12 equal"
-    assert step_metrics(collected, policy_version=5)["solved_share"] == 0
+    metrics = step_metrics(collected, policy_version=5)
+    assert metrics["solved_share"] == 0 and metrics["groups/equal_share"] == 1 and metrics["groups/stale_share"] == 0
+
+
+def test_shares_of_outcomes_are_of_the_judged_rollouts(config: TrainConfig):
+    """Of 16 judged: 12 wrong and 4 without a program; the group that was not judged counts nowhere but as dropped."""
+    collected = collect(config, ScriptedJudge(lambda problem, program: False))
+    wrong, without, unjudged = collected.groups[:3], collected.groups[3], collected.groups[4]
+    none = Verdict(outcome=Outcome.NO_PROGRAM, tests_passed=0, tests_total=0, cpu_s=0.0, peak_memory_mib=0.0, detail="")
+    without = dataclasses.replace(
+        without, experiences=tuple(dataclasses.replace(e, verdict=none) for e in without.experiences)
+    )
+    unjudged = dataclasses.replace(
+        unjudged,
+        drop_reason=DropReason.JUDGE_FAILURE,
+        experiences=tuple(dataclasses.replace(e, verdict=None, reward=None) for e in unjudged.experiences),
+    )
+    groups = (*wrong, without, unjudged)
+    metrics = step_metrics(dataclasses.replace(collected, groups=groups), policy_version=5)
+    shares = {name: share for name, share in metrics.items() if name.startswith("outcomes/") and share}
+    assert shares == {"outcomes/wrong_answer_share": 0.75, "outcomes/no_program_share": 0.25}
+    assert (metrics["groups/equal_share"], metrics["groups/judge_failure_share"]) == (0.8, 0.2)
 
 
 def test_the_same_seed_draws_the_same_groups_whatever_finishes_first(config: TrainConfig):

@@ -9,7 +9,7 @@ from small import change
 
 from nouscoder_jax.loop import train_step
 from nouscoder_jax.loop.groups import Collected
-from nouscoder_jax.loop.learner import PolicyLearner
+from nouscoder_jax.loop.learner import PolicyLearner, samples_of_an_evaluation
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.publish import Publisher
 from nouscoder_jax.loop.recorder import Recorder
@@ -17,6 +17,7 @@ from nouscoder_jax.loop.setup import Components
 from nouscoder_jax.metrics.display import Display
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.engine import Engine
+from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.training.trainer import Trainer
 
 
@@ -46,8 +47,8 @@ def update(tiny_config, monkeypatch):
         config = change(tiny_config, server=server)
         recorder = Mock(spec=Recorder, timer=StageTimer())
         learner = PolicyLearner(
-            Mock(spec=Components, config=config), Mock(spec=Trainer), engine, publisher, progress=Progress(),
-            recorder=recorder, display=Mock(spec=Display),
+            Mock(spec=Components, config=config), Mock(spec=Trainer), engine, publisher,
+            Mock(spec=RunFolder), progress=Progress(), recorder=recorder, display=Mock(spec=Display),
         )  # fmt: skip
         try:
             asyncio.run(learner.update(Mock(spec=Collected, step=1, used=[object()])))
@@ -66,3 +67,17 @@ def test_an_engine_on_the_same_gpus_gives_its_memory_back_while_weights_are_upda
 
 def test_an_engine_has_its_memory_again_after_an_update_that_failed(update):
     assert update(MemoryError(), memory_saver=True) == ["release", "train", "resume", "raised"]
+
+
+@pytest.mark.parametrize(
+    ("step", "fields", "expected"),
+    [
+        (0, {}, 16),
+        (6, {}, 4),
+        (24, {}, 16),
+        (6, {"samples_between": 0}, 16),
+        (6, {"samples_per_problem": 2}, 2),
+    ],
+)
+def test_only_evaluations_on_the_way_are_of_a_part_of_the_samples(tiny_config, step, fields, expected):
+    assert samples_of_an_evaluation(change(tiny_config, evaluation=fields), step=step) == expected

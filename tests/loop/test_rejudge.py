@@ -55,7 +55,8 @@ class Run:
             verifier={"backend": "local"},
             experience=plain | experience,
         )
-        self.folder = open_folder.create(self.config)
+        self.folder = open_folder.find_new(self.config)
+        open_folder.begin(self.folder, self.config, after_step=0)
         self.path = self.folder.path
 
     def step(self, step: int, *groups, flipped=(), failed=(), aborted=()) -> None:
@@ -212,7 +213,7 @@ def test_a_run_resumed_with_other_rewards_is_told(tmp_path, capsys):
     run = Run(tmp_path)
     run.step(1, [RIGHT, WRONG, WRONG, WRONG])
     other = dataclasses.replace(run.config.experience, reward_rejected=-1.0)
-    run.folder.write_config(dataclasses.replace(run.config, experience=other), inputs={})
+    run.folder.write_config(dataclasses.replace(run.config, experience=other), inputs={}, after_step=0)
     code, told, _ = run.again(capsys)
     assert code == 0 and "4 have another reward or advantage in the run folder than config.json gives" in told
 

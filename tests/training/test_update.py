@@ -10,7 +10,7 @@ import pytest
 from nouscoder_jax import losses
 from nouscoder_jax.logprobs import WHOLE, token_logprobs
 from nouscoder_jax.model import qwen3
-from nouscoder_jax.training.objective import LOSSES
+from nouscoder_jax.training.objective import LOSSES, metric_names
 from nouscoder_jax.training.state import named_leaves
 from nouscoder_jax.training.update import make_token_logprobs, make_update, make_update_on_mesh
 
@@ -148,6 +148,9 @@ def test_every_objective_traces_with_its_knobs(make_config, architecture, batch,
     after, metrics, _ = jax.eval_shape(on_mesh, state, arrays, arrays.behavior_logprobs, np.int32(2))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert ("clip_low_share" in metrics) == (loss_name != "supervised")
+    of_every_update = {"loss", "grad_norm", "learning_rate", "num_tokens"}
+    of_its_own = {"drift_within_bounds", "drift_exceeded_at", "is_finite"}
+    assert set(metrics) == metric_names(config, loss_name=loss_name) | of_every_update | of_its_own
 
 
 def test_a_sequence_level_objective_updates_packed_rows(run, make_config):
