@@ -1,5 +1,7 @@
 """A metric that nobody has described is found before the first step."""
 
+import functools
+
 import jax.numpy as jnp
 import pytest
 from small import change
@@ -25,6 +27,7 @@ def test_what_every_objective_measures_is_described(tiny_config, loss_name):
 def test_an_objective_with_a_metric_of_its_own_is_told_before_anything_starts(tiny_config, monkeypatch):
     dapo = objective.LOSSES["dapo"]
 
+    @functools.wraps(dapo)
     def with_another(*args, **kwargs):
         loss, metrics = dapo(*args, **kwargs)
         return loss, metrics | {"surprise": Max(jnp.float32(1))}
