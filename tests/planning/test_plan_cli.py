@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -43,7 +44,8 @@ def plan(root, *arguments):
 
 
 def refusal(root, *arguments) -> str:
-    """What the script would refuse with, asked in this process: jax is loaded here already."""
+    """What the script would refuse with, asked in this process, whose jax keeps the devices that it has."""
+    jax.devices()
     parser = cli.make_parser("", default_config="")
     script.add_options(parser)
     with pytest.raises(UserError) as refused:
