@@ -29,11 +29,15 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     family              text, optional; kind of problem, for tables
     solutions           optional list of {"label": text, "code": text}
 
-Other fields are left alone. A separate file of solutions has lines {"problem_id": text, "code": text[, "label": text]}.
+Other fields are left alone, but one whose name is nearly that of a field above that is not there: that is an error. A
+separate file of solutions has lines {"problem_id": text, "code": text[, "label": text]}.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
+import functools
 import gzip
 import json
 import math
@@ -50,6 +54,13 @@ from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 _Parsed = TypeVar("_Parsed")
 
 
+_FIELDS = (
+    *("id", "source", "license", "statement", "io", "fn_name", "starter_code", "signature", "parameters", "prelude"),
+    *("tests", "keep_bytes", "time_limit_s", "memory_limit_mb", "checker", "checker_detail", "checker_program"),
+    *("needs_case_insensitive", "case_insensitive", "exact_bytes_ok", "family", "solutions"),
+)
+_NEAR = 0.85
+"""So much alike are `statment` and `statement` and more; `solution` and `solutions` too."""
 _JSON_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
 _LEAST_TIME_S, _LEAST_MEMORY_MIB = 0.1, 16
 """A limit below these is one that no Python program keeps: a slip of the data."""
@@ -64,6 +75,16 @@ class _Record(dict[str, Any]):
         if self[name] is None:
             raise ValueError(f"the field {name!r} is null, expected {_names(types)}")
         return self.maybe(name, *types)
+
+    def check_names(self, fields: tuple[str, ...]) -> None:
+        """Raises ValueError for a name that is nearly one of the fields, where that field is not there."""
+        for name in self.keys() - set(fields):
+            near = [field for field in _near(name, fields) if field not in self]
+            if near:
+                raise ValueError(
+                    f"the field {name!r} is unknown, and {near[0]!r} is missing; rename it, or say that there is none "
+                    f'with "{near[0]}": null'
+                )
 
     def maybe(self, name: str, *types: type) -> Any:
         value = self.get(name)
@@ -93,6 +114,13 @@ class _Record(dict[str, Any]):
         except UnicodeEncodeError as error:
             raise ValueError(f"the field {name!r} is no Unicode text ({error.reason} at {error.start})") from error
         return value
+
+
+@functools.cache
+def _near(name: str, fields: tuple[str, ...]) -> list[str]:
+    """Fields that a name may have been meant for: `statment`, or `time_limit` without its unit."""
+    longer = [field for field in fields if field.startswith(f"{name}_")]
+    return longer or difflib.get_close_matches(name, fields, n=2, cutoff=_NEAR)
 
 
 def _names(types: tuple[type, ...]) -> str:
@@ -207,6 +235,7 @@ def _object(line: str) -> _Record:
 
 
 def _problem(record: _Record) -> Problem:
+    record.check_names(_FIELDS)
     io, fn_name = record.want("io", str), record.maybe("fn_name", str)
     if io not in ("stdin", "function"):
         raise ValueError(f"the field 'io' is {io!r}, expected 'stdin' or 'function'")
@@ -312,6 +341,8 @@ def _stated_comparison(record: _Record) -> Comparison:
             raise ValueError(
                 "the field 'checker_program' is missing; expected the source of check(input, expected, output)"
             )
+        if program:
+            _check_program(program)
         return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case, program=program)
     detail = _Record(record.maybe("checker_detail", dict) or {})
     try:
@@ -328,9 +359,29 @@ def _stated_comparison(record: _Record) -> Comparison:
     return Comparison(kind="float", abs_tolerance=absolute, rel_tolerance=relative, ignore_case=ignore_case, program="")
 
 
+def _check_program(source: str) -> None:
+    """Raises ValueError where the source is no Python or makes no `check`. Nothing of it is run."""
+    wanted = "the source of check(input, expected, output)"
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(
+            f"the field 'checker_program' is no Python (line {error.lineno}: {error.msg}); expected {wanted}"
+        ) from error
+    except (ValueError, RecursionError, MemoryError, SystemError) as error:
+        raise ValueError(f"the field 'checker_program' is no Python ({error}); expected {wanted}") from error
+    made = {getattr(node, field, None) for node in ast.walk(tree) for field in ("name", "asname", "id")}
+    if "check" not in made:
+        raise ValueError(f"the field 'checker_program' makes no function check; expected {wanted}")
+
+
 def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
     if "problem_id" in record:
         items, problem_id = [record], record.want("problem_id", str)
+    elif "code" in record and "solutions" not in record:
+        record.check_names(("problem_id", "code", "label"))
+        has = "; rename 'id'" if "id" in record else ""
+        raise ValueError(f"the field 'problem_id' is missing beside 'code', expected the id of the problem{has}")
     else:
         problem_id = record.want("id", str)
         items = []

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ class PromptMaker:
     def __init__(self, tokenizer_dir: str, data: DataConfig) -> None:
         """`tokenizer_dir`: a folder, which needs no network, or a hub id. Raises UserError where there is no tokenizer,
         no chat template or no end token."""
+        # Its advice is to install PyTorch for its models; here it reads tokenizers.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer  # here, not above: importing it takes seconds
 
         folder = find_model(tokenizer_dir, weights=False)

@@ -81,7 +81,6 @@ IMPORTANCE_WEIGHT_MEAN = "update/importance_weight_mean"
 REJECTED_SHARE = "update/rejected_share"
 TRAINED_TOKENS = "update/trained_tokens"
 PADDING_SHARE = "update/padding_share"
-NUM_UPDATES = "update/num_updates"
 SKIPPED = "update/skipped"
 
 PROBE_DRIFT_MEAN = "probe/drift_mean"
@@ -191,7 +190,6 @@ METRICS: dict[str, Metric] = {
     REJECTED_SHARE: Metric("share of trained tokens that loss.correction left out", "mean"),
     TRAINED_TOKENS: Metric("completion tokens that entered the loss", "sum"),
     PADDING_SHARE: Metric("share of the packed rows that is padding"),
-    NUM_UPDATES: Metric("optimizer updates so far in the run"),
     SKIPPED: Metric(
         "updates of the step that were not taken, because loss, gradient or new weights were not finite", "sum"
     ),

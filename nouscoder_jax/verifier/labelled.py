@@ -163,9 +163,10 @@ def _record(result: Verdict | JudgeError, problem: Problem, solution: Solution, 
         summary.labelled += verdict is not None
         summary.agreeing += bool(verdict)
         if verdict is False:
+            why = f" ({result.detail})" if result.detail else ""
             summary.disagreements.append(
                 f"{problem.problem_id} solution {solution.solution_index}: label {solution.label}, "
-                f"verdict {result.outcome.value} ({result.detail})"
+                f"verdict {result.outcome.value}{why}"
             )
     file.write(json.dumps(line) + "\n")
     file.flush()

@@ -144,6 +144,12 @@ def test_files_that_are_not_problem_files_are_one_clear_line(tmp_path):
         ({"io": None}, "'io' is null, expected text"),
         ({"checker": None}, "'checker' is null, expected text"),
         ({"statement": ["a"]}, "'statement' is a list, expected text"),
+        ({"checker": "program", "checker_program": "def check(a, b:"}, "'checker_program' is no Python (line 1: "),
+        ({"checker": "program", "checker_program": "\0"}, "'checker_program' is no Python ("),
+        (
+            {"checker": "program", "checker_program": "def chek(a, b, c): ..."},
+            "'checker_program' makes no function check",
+        ),
         ({"statement": "\ud800"}, "'statement' is no Unicode text"),
         ({"checker": "float:nan"}, "'checker' is 'float:nan'"),
         ({"checker": "float:inf"}, "'checker' is 'float:inf'"),
@@ -165,6 +171,54 @@ def test_a_value_that_cannot_be_is_refused_by_line(tmp_path, fields, part):
     with pytest.raises(UserError) as error:
         read_problems(path)
     assert f"{path}, line 2: " in str(error.value) and part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("statment", "statement"), ("time_limit", "time_limit_s"), ("memory_limit_mib", "memory_limit_mb"),
+     ("solution", "solutions"), ("starter", "starter_code"), ("test", "tests")],
+)  # fmt: skip
+def test_a_name_that_is_nearly_a_field_is_told_and_others_are_left_alone(tmp_path, wrong, right):
+    others = {"statement_format": 1, "time_limit_source": 2, "solutions_unreproduced": [], "title": "A", "date": 3}
+    line = {name: value for name, value in (RECORD | others).items() if name != right} | {wrong: "x"}
+    with pytest.raises(
+        UserError, match=rf"line 1: the field '{wrong}' is unknown, and '{right}' is missing; rename it"
+    ):
+        read_problems(write(tmp_path / "p.jsonl", line))
+    assert read_problems(write(tmp_path / "both.jsonl", RECORD | others | {right: RECORD.get(right)} | {wrong: "x"}))
+
+
+@pytest.mark.parametrize("source", ["def check(a, b, c): ...", "from math import isclose as check", "check = max"])
+def test_a_checker_may_be_made_in_any_way(tmp_path, source):
+    line = RECORD | {"checker": "program", "checker_program": source}
+    assert read_problems(write(tmp_path / "p.jsonl", line))[0].comparison.program == source
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        (
+            {"id": "a", "code": "1"},
+            "'problem_id' is missing beside 'code', expected the id of the problem; rename 'id'",
+        ),
+        ({"code": "1"}, "'problem_id' is missing beside 'code', expected the id of the problem; mend"),
+        ({"problemid": "a", "code": "1"}, "'problemid' is unknown, and 'problem_id' is missing; rename it"),
+    ],
+)
+def test_a_solution_without_its_problem_is_not_passed_over(tmp_path, line, part):
+    path = write(tmp_path / "s.jsonl", {"problem_id": "a", "code": "1"}, line)
+    with pytest.raises(UserError) as error:
+        read_solutions(path)
+    assert f"{path}, line 2: " in str(error.value) and part in str(error.value)
+
+
+def test_the_readmes_problem_is_one(tmp_path, root):
+    text = (root / "README.md").read_text()
+    path = tmp_path / "p.jsonl"
+    path.write_text(text.partition("```json\n")[2].partition("```")[0].replace("\n", "") + "\n")
+    (found,), (solution,) = read_problems(path), read_solutions(path)
+    assert found.statement and found.time_limit_s and found.tests and solution.label == "accepted"
+    assert found.derived == ()
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,14 @@ def test_labelled_solutions_are_judged_and_agree(problems, tmp_path):
 
 def test_a_label_that_the_judge_does_not_share_is_exit_code_1(problems, tmp_path):
     solutions = tmp_path / "mine.jsonl"
-    solutions.write_text(json.dumps({"problem_id": "sum", "code": "print(5)", "label": "accepted"}) + "\n")
+    wrong = {"problem_id": "sum", "code": "print(5)", "label": "accepted"}
+    right = {"problem_id": "sum", "code": "print(sum(map(int, input().split())))", "label": "wrong_answer"}
+    solutions.write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n")
     done = subprocess.run(
         [sys.executable, "scripts/verify.py", "--problems", problems, "--solutions", solutions,
          "--out", tmp_path / "out.jsonl", "--config", TINY, "--backend", "local"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "label accepted, verdict wrong_answer" in done.stdout
+    assert "label accepted, verdict wrong_answer (" in done.stdout
+    assert "label wrong_answer, verdict accepted\n" in done.stdout  # without empty brackets
