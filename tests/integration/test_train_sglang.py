@@ -102,6 +102,7 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
         f"--run-dir={run_dir}",
         "--num-steps=3",
         f"--server.port={port}",
+        f"--checkpoint.weights-dir={tmp_path / 'shared'}",
         *SMALL,
     )
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
@@ -109,6 +110,8 @@ def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_st
     assert any("update/loss" in line for line in lines)
     assert all(line["staleness/batches_max"] == 0 for line in lines[1:] if "update/loss" in line)
     assert (RunFolder(path=run_dir).export / "manifest.json").is_file()
+    assert list((tmp_path / "shared/run/weights").glob("*/manifest.json"))  # where servers of other machines read them
+    assert not RunFolder(path=run_dir).weights.exists()
     with pytest.raises(httpx.HTTPError):  # the run's own server went with it
         httpx.get(f"http://127.0.0.1:{port}/model_info", timeout=5)
 

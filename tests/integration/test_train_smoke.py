@@ -1,6 +1,7 @@
 """From `train` to `convert` on the command line, the embedded default made small: real engine, real sandbox."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke") / "run"
     done = command(root, "train.py", *SMALL, f"--run-dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder.parent / "told").write_text(done.stdout)
     return folder
 
 
@@ -94,6 +96,19 @@ def test_every_rollout_drawn_is_trained_filtered_or_quarantined(run_dir: Path):
     assert last["rollouts/drawn"] == sum(last[f"rollouts/{x}"] for x in ("trained", "filtered", "quarantined"))
     lines = sum(len(f.read_text().splitlines()) for f in (run_dir / "rollouts").iterdir())
     assert lines == last["rollouts/drawn"]
+    told = (run_dir.parent / "told").read_text()
+    assert f"rollouts drawn: {lines:.0f}\n" in told
+    classes = re.findall(
+        r"^  (?:trained|quarantined|filtered/\S+) +(\d+)  [\d.]+ tokens on average$", told, re.MULTILINE
+    )
+    assert sum(map(int, classes)) == lines
+
+
+def test_a_trained_run_is_judged_again_to_the_same_verdicts(root: Path, run_dir: Path):
+    done = command(root, "verify.py", "--rejudge", str(run_dir), "--steps", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    judged = len(RunFolder(path=run_dir).rollouts_of(1).read_text().splitlines())
+    assert f"{judged} rollouts, " in done.stdout and "no verdict changed" in done.stdout
 
 
 def test_a_finished_run_goes_on_with_more_steps(root: Path, run_dir: Path):

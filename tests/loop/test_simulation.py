@@ -3,6 +3,7 @@
 One world by number: NOUSCODER_SEED=17 pytest tests/loop/test_simulation.py -k one_world
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 from simulated import UPDATES, World
 
+from nouscoder_jax.loop.groups import Collected
+from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics.sinks import read_jsonl
 from nouscoder_jax.run_folder import RunFolder
+from nouscoder_jax.types import ConservationError
 
 
 def check(seed: int, folder: Path) -> World:
@@ -77,6 +81,21 @@ def test_the_best_measured_weights_are_kept_however_long_an_earlier_checkpoint_t
         measured = {line["step"]: line["held_out/pass_at_1"] for line in lines if "held_out/pass_at_1" in line}
         best = max(measured, key=lambda step: (measured[step], -step))
         assert f"{best:.0f}.json" in {path.name for path in RunFolder(path=world.path).checkpoints.iterdir()}, measured
+
+
+def test_a_rollout_that_is_lost_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    count = Progress.count
+
+    def lossy(self: Progress, collected: Collected, *, group_size: int) -> None:
+        lost = collected.groups[1:] if collected.step == 2 else collected.groups
+        count(self, dataclasses.replace(collected, groups=lost), group_size=group_size)
+
+    monkeypatch.setattr(Progress, "count", lossy)
+    world = World(1, tmp_path, kills=False)
+    with pytest.raises(ConservationError, match=r"step 2: \d+ rollouts were drawn, but "):
+        world.run()
+    lines = read_jsonl(RunFolder(path=world.path).metrics)
+    assert [line["step"] for line in lines] == [0, 1]
 
 
 def ends_of(seed: int, tmp_path: Path) -> list[str]:
