@@ -225,6 +225,20 @@ def test_of_two_servers_one_hangs_and_comes_back(two_servers, checkpoints, undis
     assert any(f"{hanging.url} is lost" in line and "no answer within 4.0 s" in line for line in said)
 
 
+def test_a_sole_server_that_hangs_for_ever_ends_every_call_with_what_was_waited_for(server, checkpoints):
+    said = []
+
+    async def hang(engine):
+        with stopped(server):
+            return await asyncio.gather(*start_all(engine), return_exceptions=True)
+
+    changes = {"weights": checkpoints["a"].folder, "server_timeout_s": 2.0, "outage_limit_s": 2.0, "say": said.append}
+    for outcome in with_engine(server.url, hang, **changes):
+        assert isinstance(outcome, EngineError)
+        assert "no SGLang server for 2 s" in str(outcome) and "no answer within 2.0 s" in str(outcome)
+    assert any(f"{server.url} is lost" in line for line in said)
+
+
 def test_weights_that_come_while_a_server_hangs_reach_it_before_its_next_request(two_servers, checkpoints):
     async def hang(engine):
         with stopped(two_servers[1]):
