@@ -184,4 +184,4 @@ def _meshes_that_fit(a: Architecture, mesh: MeshConfig, fleet: Fleet, *, measure
             peak = meshes.peak_on(a, other, measured=measured, peak_bytes=peak_bytes)
             if peak <= fleet.gpu.usable_bytes and (num_gpus > fleet.num_gpus or other.fsdp != mesh.fsdp):
                 return f"{num_gpus} GPUs with {meshes.shown(other)} (about {peak / 1e9:.0f} GB)"
-    return "no mesh of up to 128 such GPUs; take GPUs with more memory (--gpu)"
+    return "GPUs with more memory (--gpu): no mesh of up to 128 such GPUs has room for as many rows a GPU"

@@ -143,7 +143,7 @@ def _plain(kind: str, value: Any) -> object:
     return canonical(value)
 
 
-def canonical(value: object) -> object:
+def canonical(value: Any) -> object:
     """The value as plain JSON types, by its type and never by its own `__eq__`: tuples become lists.
 
     Subclasses (namedtuple, defaultdict, IntEnum) are read through the methods of their built-in base. Keys of
@@ -156,26 +156,26 @@ def canonical(value: object) -> object:
         return value
     if issubclass(kind, (list, tuple)):
         base = list if issubclass(kind, list) else tuple
-        return [canonical(item) for item in base.__iter__(value)]  # type: ignore[arg-type]
+        return [canonical(item) for item in base.__iter__(value)]
     if issubclass(kind, dict):
-        return {_key(key): canonical(item) for key, item in dict.items(value)}  # type: ignore[arg-type]
+        return {_key(key): canonical(item) for key, item in dict.items(value)}
     if issubclass(kind, int):
-        return int.__int__(value)  # type: ignore[arg-type]
+        return int.__int__(value)
     if issubclass(kind, float):
-        return float.__float__(value)  # type: ignore[arg-type]
+        return float.__float__(value)
     if issubclass(kind, str):
-        return str.__str__(value)  # type: ignore[arg-type]
+        return str.__str__(value)
     return _other_number(value)
 
 
 def _other_number(value: Any) -> object:
     kind = type(value)
     for module, name in (("fractions", "Fraction"), ("decimal", "Decimal")):
-        base = getattr(sys.modules.get(module), name, None)
+        base: Any = getattr(sys.modules.get(module), name, None)
         if isinstance(base, type) and issubclass(kind, base):
-            if module == "decimal" and not base.is_finite(value):  # type: ignore[attr-defined]
+            if module == "decimal" and not base.is_finite(value):
                 return float(value)
-            top, bottom = base.as_integer_ratio(value)  # type: ignore[attr-defined]
+            top, bottom = base.as_integer_ratio(value)
             return canonical(top) if bottom == 1 else {"__fraction__": [canonical(top), canonical(bottom)]}
     numpy = sys.modules.get("numpy")
     for name, method in (("generic", "item"), ("ndarray", "tolist")):
@@ -185,14 +185,14 @@ def _other_number(value: Any) -> object:
     raise TypeError(f"a value of type {kind.__name__} was returned; JSON has no such value")
 
 
-def _key(key: object) -> str:
+def _key(key: Any) -> str:
     if key is None or key is True or key is False:
         return {None: "null", True: "true", False: "false"}[key]
     kind = type(key)
     if issubclass(kind, str):
-        return str.__str__(key)  # type: ignore[arg-type]
+        return str.__str__(key)
     if issubclass(kind, int):
-        return int.__repr__(key)  # type: ignore[arg-type]
+        return int.__repr__(key)
     if issubclass(kind, float):
-        return float.__repr__(key)  # type: ignore[arg-type]
+        return float.__repr__(key)
     raise TypeError(f"a dictionary with a key of type {kind.__name__} was returned; JSON has no such key")
