@@ -15,6 +15,8 @@ import numpy as np
 
 Kind = Literal["float", "bool", "int", "number"]
 _WORDS = {"float": "floats", "bool": "booleans", "int": "integers", "number": "numbers or booleans"}
+_DTYPES = {"float": ("float", "bfloat"), "bool": ("bool",), "int": ("int", "uint")}
+_DTYPES["number"] = sum(_DTYPES.values(), ())
 _FIXES = {
     "float": "; of other numbers: {name}.astype('float32')",
     "bool": "; of a mask of numbers: mask > 0",
@@ -51,7 +53,7 @@ def check(
         fix = "; to count all: np.ones(shape, bool)" if array is None and kind == "bool" else fix
         raise TypeError(f"{name} is a {type(array).__name__}, expected an array of {_WORDS[kind]}, {axes!r}{fix}")
     got = f"{name} is {array.dtype} {tuple(array.shape)}"
-    if not _is(kind, str(array.dtype)):
+    if not str(array.dtype).startswith(_DTYPES[kind]):
         raise TypeError(f"{got}, expected {_WORDS[kind]}, {axes!r}{_FIXES[kind].format(name=name)}")
     if shape is not None and tuple(array.shape) != tuple(shape):
         raise ValueError(f"{got}, expected {axes!r} {tuple(shape)}, the shape of {like}; give each place its own value")
@@ -86,10 +88,3 @@ def has_values(*arrays: Any) -> bool:
         (jax is None or not isinstance(array, jax.core.Tracer)) and getattr(array, "is_fully_addressable", True)
         for array in arrays
     )
-
-
-def _is(kind: Kind, dtype: str) -> bool:
-    is_float, is_int = dtype.startswith(("float", "bfloat")), dtype.startswith(("int", "uint"))
-    return {"float": is_float, "int": is_int, "bool": dtype == "bool", "number": is_float or is_int or dtype == "bool"}[
-        kind
-    ]

@@ -72,7 +72,7 @@ def sequence_rejection_mask(
     The geometric mean, so that the bounds mean the same at every length; they lie close to 1 (Liu, Li et al. 2025,
     "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch", part 3).
     """
-    check_tokens(where, segment_ids, old_logprobs=old_logprobs, behavior_logprobs=behavior_logprobs)
+    check_tokens(where, old_logprobs=old_logprobs, behavior_logprobs=behavior_logprobs)
     log_ratio = sequence_log_ratio(old_logprobs, behavior_logprobs, where=where, segment_ids=segment_ids)
     ratio = jnp.exp(log_ratio)
     return where & (ratio >= min_ratio) & (ratio <= max_ratio)

@@ -1,7 +1,7 @@
 """The run folder: what a run writes and what a resumed run finds.
 
-In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/step-NNNNNN.jsonl, summary.json; paths
-of the rest.
+In: a path, JSON values. Out: config.json, configs.jsonl, inputs.json, rollouts/ and held_out/step-NNNNNN.jsonl,
+summary.json; paths of the rest.
 With several processes the head writes all of it but the weights: checkpoints and exports are written by all.
 Each step's rollouts are a file of their own, so that a step done again after a crash replaces it.
 """
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from nouscoder_jax.config import TrainConfig, UserError
 
-_ROLLOUTS_OF_A_STEP = re.compile(r"step-(\d+)\.jsonl")
+_OF_A_STEP = re.compile(r"step-(\d+)\.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,11 @@ class RunFolder:
         return cls(path=path.expanduser().resolve(), weights_dir=config.checkpoint.weights_dir)
 
     @property
+    def resume_command(self) -> str:
+        """What goes on with the run, for a shell."""
+        return f"python scripts/train.py --resume {shlex.quote(str(self.path))}"
+
+    @property
     def config(self) -> Path:
         """The resolved config of the latest start, JSON."""
         return self.path / "config.json"
@@ -53,7 +59,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """SHA-256 of the problem files, JSON: what the run began with."""
+        """SHA-256 of the problem files, JSON: what the latest start found."""
         return self.path / "inputs.json"
 
     @property
@@ -161,12 +167,10 @@ class RunFolder:
     def drop_rollouts_after(self, step: int) -> None:
         """Deletes the rollouts and held-out samples of later steps: a run that goes on after `step` writes them
         again."""
-        for later in _steps(self.rollouts):
-            if later > step:
-                self.rollouts_of(later).unlink()
-        for later in _steps(self.held_out):
-            if later > step:
-                self.held_out_of(later).unlink()
+        for folder, file_of in ((self.rollouts, self.rollouts_of), (self.held_out, self.held_out_of)):
+            for later in _steps(folder):
+                if later > step:
+                    file_of(later).unlink()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
@@ -175,7 +179,7 @@ class RunFolder:
 
 def _steps(folder: Path) -> list[int]:
     """The steps that have a file in the folder, in order."""
-    names = (_ROLLOUTS_OF_A_STEP.fullmatch(path.name) for path in folder.glob("*"))
+    names = (_OF_A_STEP.fullmatch(path.name) for path in folder.glob("*"))
     return sorted(int(name[1]) for name in names if name)
 
 

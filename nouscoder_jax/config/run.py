@@ -24,7 +24,8 @@ class EvaluationConfig:
     samples_per_problem: int
     """Completions of each held-out prompt."""
     samples_between: int
-    """So many of them at most in evaluations between the first and the last, which are full. 0: all."""
+    """So many of them at most in evaluations between the first and the last, which are full. 0: all. What
+    checkpoint.keep_best goes by scatters more with fewer."""
     temperature: float
     """Sampling temperature of evaluation."""
     top_p: float

@@ -32,6 +32,8 @@ def function_test(given: Any, expected: Any, *, encoding: str, parameters: Seque
 
 
 def _lines(given: Any, expected: Any, parameters: Sequence[str]) -> tuple[list[Any], Any]:
+    if not isinstance(given, str):
+        raise ValueError("the input is no text")
     return [json.loads(line) for line in given.split("\n") if line.strip()], json.loads(expected)
 
 

@@ -49,6 +49,7 @@ from typing import Any, TypeVar
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.signature import Signature, signature
 from nouscoder_jax.data.tolerance import granted
+from nouscoder_jax.python_tree import read
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
 _Parsed = TypeVar("_Parsed")
@@ -291,13 +292,14 @@ def _signature(record: _Record, fn_name: str, tests: tuple[TestCase, ...]) -> Si
         starter_code=record.words("starter_code"),
         programs=programs,
         compares=record.get("checker") != "program",
+        stated=record.maybe("signature", str),
     )
     parameters = record.maybe("parameters", list)
-    return Signature(
-        tuple(map(str, parameters)) if parameters is not None else found.parameters,
-        record["signature"] if record.maybe("signature", str) is not None else found.call,
-        found.derived,
-    )
+    if parameters is None:
+        return found
+    if not all(isinstance(name, str) and name.isidentifier() for name in parameters):
+        raise ValueError(f"the field 'parameters' is {parameters!s:.60}, expected a list of Python names")
+    return found._replace(parameters=tuple(parameters))
 
 
 def _with_line_ends(test: TestCase) -> TestCase:
@@ -363,12 +365,8 @@ def _check_program(source: str) -> None:
     """Raises ValueError where the source is no Python or makes no `check`. Nothing of it is run."""
     wanted = "the source of check(input, expected, output)"
     try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise ValueError(
-            f"the field 'checker_program' is no Python (line {error.lineno}: {error.msg}); expected {wanted}"
-        ) from error
-    except (ValueError, RecursionError, MemoryError, SystemError) as error:
+        tree = read(source)
+    except ValueError as error:
         raise ValueError(f"the field 'checker_program' is no Python ({error}); expected {wanted}") from error
     made = {getattr(node, field, None) for node in ast.walk(tree) for field in ("name", "asname", "id")}
     if "check" not in made:

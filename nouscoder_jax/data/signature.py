@@ -19,6 +19,9 @@ from nouscoder_jax.types import TestCase
 _NODES = ("ListNode", "TreeNode")
 _NO_VALUES = ("Node", "NestedInteger", "ImmutableListNode", "PolyNode", "QuadNode", "GraphNode")
 """Classes that platforms hand to functions and that no list stands for."""
+_STATED = re.compile(
+    r"(?:\((?:KIND(?:,KIND)*)?\)->(?:KIND|0))?".replace("KIND", r"\[*(?:_|\{int\??\}|ListNode|TreeNode)\]*")
+)
 _INT_KEYS = re.compile(r"-?(?:0|[1-9]\d*)")
 
 
@@ -37,12 +40,19 @@ class Signature(NamedTuple):
 
 
 def signature(
-    fn_name: str, tests: Sequence[TestCase], *, starter_code: str, programs: Sequence[str], compares: bool
+    fn_name: str,
+    tests: Sequence[TestCase],
+    *,
+    starter_code: str,
+    programs: Sequence[str],
+    compares: bool,
+    stated: str | None = None,
 ) -> Signature:
     """The function's signature by its starter code, else by the first of `programs` that defines it, else by its tests.
 
-    `compares`: expected outputs are JSON values, which a problem with a checker of its own need not have. Raises
-    ValueError: a test that is no JSON list of arguments with a JSON value, an argument that JSON cannot say.
+    `stated`: the call, where it need not be concluded. `compares`: expected outputs are JSON values, which a problem
+    with a checker of its own need not have. Raises ValueError: a test that is no JSON list of arguments with a JSON
+    value, an argument that JSON cannot say, a call that is none.
     """
     arguments = [_arguments(test) for test in tests]
     expected = [_json(test.expected, "output", "a JSON value") for test in tests] if compares else []
@@ -51,6 +61,10 @@ def signature(
     names, hints, returns = _hints(found) if found is not None else ([], [], "")
     if len(names) < num:
         names, hints = list(string.ascii_lowercase[:num]) if num <= 26 else [], []
+    if stated is not None:
+        if not _STATED.fullmatch(stated):
+            raise ValueError(f"the field 'signature' is {_shown(stated)}, expected such as '(ListNode,_)->ListNode'")
+        return Signature(tuple(names), stated, ())
     hints += [""] * (num - len(hints))
     kinds = [_kind(hint, f"the argument {name!r} of {fn_name}") for hint, name in zip(hints, names, strict=False)][:num]
     kinds += ["_"] * (num - len(kinds))

@@ -112,7 +112,7 @@ def finish(
 def resume_command(folder: RunFolder, finished: TrainConfig | None) -> str:
     """The command that goes on with the run; with twice the steps where it is finished."""
     more = f" --num-steps {2 * finished.num_steps}" if finished else ""
-    return f"python scripts/train.py --resume {folder.path}{more}"
+    return folder.resume_command + more
 
 
 def _share(measured: float | None) -> str:

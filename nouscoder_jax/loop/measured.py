@@ -1,6 +1,7 @@
 """What the parts of the loop measure must be known before the first step, not when the first update has been paid for.
 
-In: a TrainConfig. Out: the names of what a run with it measures; UserError where metrics/names.py lacks one.
+In: a TrainConfig. Out: those names that the config decides, and those that need no batch; UserError where
+metrics/names.py lacks one. Ages, lengths by class, idle shares and throughput come with the first batch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from nouscoder_jax.metrics import names
 
 
 def metric_names(config: TrainConfig) -> set[str]:
-    """Those of a step, of its update and of an evaluation; each part is asked about nothing. What clocks and the
-    engine say is in the line of step 0."""
+    """Those of a step, of its update and of an evaluation; each part is asked about nothing."""
     nothing = Collected(
         step=1,
         groups=(),

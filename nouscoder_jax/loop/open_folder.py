@@ -43,10 +43,7 @@ def find_new(config: TrainConfig) -> RunFolder:
     """The folder of a new run; nothing is written. Raises UserError where it holds something or cannot be written."""
     named = config.run_dir or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder.of(Path(named), config)
-    if folder.config.exists():
-        raise UserError(
-            f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
-        )
+    refuse_a_run(folder)
     if folder.path.is_dir() and any(path not in folder.left_by_a_failed_start for path in folder.path.iterdir()):
         raise UserError(f"{folder.path} is not empty and holds no run; give --run-dir a new or empty folder")
     above = next(path for path in (folder.path, *folder.path.parents) if path.exists())
@@ -54,6 +51,14 @@ def find_new(config: TrainConfig) -> RunFolder:
         reason = "no permission" if above.is_dir() else "not a folder"
         raise UserError(f"cannot write the run folder {folder.path}: {above}: {reason}; give another --run-dir")
     return folder
+
+
+def refuse_a_run(folder: RunFolder) -> None:
+    """Raises UserError where the folder of a new run holds one: asked at first, and once more before it is made."""
+    if folder.config.exists():
+        raise UserError(
+            f"{folder.path} already holds a run; continue it with --resume {folder.path}, or give another --run-dir"
+        )
 
 
 def find_resumed(config: TrainConfig, resume: Resume, *, say: Callable[[str], None]) -> RunFolder:
@@ -68,7 +73,7 @@ def find_resumed(config: TrainConfig, resume: Resume, *, say: Callable[[str], No
     if done > config.num_steps:
         raise UserError(
             f"nothing to do: {folder.path} goes on after step {done}, and num_steps is {config.num_steps}; give it "
-            f"more steps: python scripts/train.py --resume {folder.path} --num-steps {2 * done}"
+            f"more steps: {folder.resume_command} --num-steps {2 * done}"
         )
     if found := _changes(folder, config):
         told = "; ".join(found)
@@ -100,7 +105,7 @@ def _changes(folder: RunFolder, config: TrainConfig) -> list[str]:
     if folder.inputs.exists():  # not in the folders of older versions
         before = json.loads(folder.inputs.read_text(encoding="utf-8"))
         found += [
-            f"the file of {name} holds something else than when the run began"
+            f"the file of {name} holds something else than when the run was last started"
             for name, digest in hash_files(config).items()
             if before.get(name) != digest
         ]
@@ -117,5 +122,5 @@ def explain_write_errors(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder.path} ({error.strerror or error}); make room or mend its "
-            f"permissions, then go on where the run was: python scripts/train.py --resume {folder.path}"
+            f"permissions, then go on where the run was: {folder.resume_command}"
         ) from error

@@ -65,8 +65,8 @@ async def while_whole(running: Awaitable[None], crew: Crew | None, folder: RunFo
     try:
         await _unless_lost(running, crew)
     except ProcessLostError as error:
-        again = f"python scripts/train.py --resume {folder.path}"
-        raise ProcessLostError(f"{error}; go on from the last checkpoint, in every process: {again}") from error
+        again = f"go on from the last checkpoint, in every process: {folder.resume_command}"
+        raise ProcessLostError(f"{error}; {again}") from error
 
 
 async def _unless_lost(running: Awaitable[None], crew: Crew | None) -> None:

@@ -77,8 +77,7 @@ class Publisher:
             try:
                 await in_thread(self._trainer.export, target, policy_version=policy_version)
             except UserError as error:
-                again = f"python scripts/train.py --resume {self._folder.path}"
-                raise UserError(f"{error}; go on where the run was: {again}") from error
+                raise UserError(f"{error}; go on where the run was: {self._folder.resume_command}") from error
 
     def _probe(self, policy_version: int) -> Probe:
         """What the trainer says of the sequences. Their row is the shortest that updates have, so that attention gets

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.changes import config_hash
 from nouscoder_jax.loop.journal import Journal
-from nouscoder_jax.loop.open_folder import Resume, begin
+from nouscoder_jax.loop.open_folder import Resume, begin, refuse_a_run
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.loop.turns import rewind
 from nouscoder_jax.run_folder import RunFolder
@@ -46,6 +46,7 @@ def start(trainer: Trainer, folder: RunFolder, resume: Resume | None, *, config:
     Raises UserError, ProcessLostError.
     """
     if resume is None:
+        refuse_a_run(folder)
         begin(folder, config, after_step=0)
         trainer.open(folder.checkpoints)
         trainer.start()

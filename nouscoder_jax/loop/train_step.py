@@ -109,6 +109,7 @@ def _pack(experiences: Sequence[Experience], *, config: TrainConfig, policy_vers
 
 def metric_names(config: TrainConfig) -> set[str]:
     """What `train_on` measures with this config; found without computing anything."""
+    # As training/update.py and train_on name them.
     of_updates = {"loss", "grad_norm", "learning_rate", "trained_tokens", "skipped", "padding_share"}
     measured = objective.metric_names(config, loss_name=config.loss.name)
     return {f"update/{name}" for name in of_updates | measured}

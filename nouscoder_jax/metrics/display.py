@@ -47,7 +47,7 @@ def _shares(metrics: Mapping[str, int | float], shares: Mapping[str, str]) -> st
     """In brackets, the reasons whose share is not 0, the largest first; nothing where there is none."""
     found = [(metrics[name], reason.replace("_", " ")) for reason, name in shares.items() if metrics.get(name, 0) > 0]
     found.sort(key=lambda one: -one[0])
-    told = (f"{reason} {share:.0%}" if share >= 0.005 else f"{reason} <1%" for share, reason in found)
+    told = (f"{reason} {share:.0%}" if share > 0.005 else f"{reason} <1%" for share, reason in found)
     return f" ({', '.join(told)})" if found else ""
 
 

@@ -11,7 +11,7 @@ import math
 
 from nouscoder_jax import cli
 from nouscoder_jax.config import MeshConfig, TrainConfig
-from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE
+from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE, machines
 
 
 def sized(config: TrainConfig, mesh: MeshConfig, *, rows_per_gpu: int) -> TrainConfig:
@@ -55,11 +55,6 @@ def placed(
             trainer_memory_fraction=_up(trainer_memory_fraction) if colocated else _down(trainer_memory_fraction),
         ),
     )
-
-
-def machines(num_gpus: int) -> int:
-    """Machines of so many GPUs, and so processes of a trainer on them."""
-    return -(-num_gpus // GPUS_PER_MACHINE)
 
 
 def lines(file_config: TrainConfig, planned: TrainConfig, *, config_path: str, generate_gpus: int) -> list[str]:

@@ -31,6 +31,11 @@ LINK_EFFICIENCY = 0.8
 """Share of a link's bandwidth that large collectives reach; an assumption, near what NCCL's own tests print."""
 
 
+def machines(num_gpus: int) -> int:
+    """Machines of so many GPUs, of which the last may have fewer than the others."""
+    return -(-num_gpus // GPUS_PER_MACHINE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One kind of GPU.
@@ -113,7 +118,7 @@ class Fleet:
     @property
     def num_machines(self) -> int:
         """Machines, of which one may have fewer than eight GPUs."""
-        return max(1, self.num_gpus // GPUS_PER_MACHINE)
+        return machines(self.num_gpus)
 
     @property
     def topology(self) -> str:

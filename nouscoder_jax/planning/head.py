@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.planning.costs import Workload
-from nouscoder_jax.planning.fleet import GPUS_PER_MACHINE
+from nouscoder_jax.planning.fleet import machines
 
 BATCH_BYTES_PER_TOKEN = 26
 """Of an order to update: four int32, two booleans, two float32 a position (types.Batch)."""
@@ -46,7 +46,7 @@ def head_cost(
     config: TrainConfig, workload: Workload, *, train_gpus: int, rows_per_micro_batch: int, step_s: float
 ) -> HeadCost:
     """One process a machine of GPUs that train; rows that are all padding are not sent."""
-    processes = max(1, -(-train_gpus // GPUS_PER_MACHINE))
+    processes = machines(train_gpus)
     rows = workload.updates * workload.micro_batches(rows_per_micro_batch) * rows_per_micro_batch
     per_token = BATCH_BYTES_PER_TOKEN
     if config.loss.old_logprobs == "recomputed":

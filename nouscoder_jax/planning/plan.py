@@ -87,7 +87,7 @@ def make_plan(
     from nouscoder_jax.planning.search import Compilations, check_it_fits, check_state_fits
     from nouscoder_jax.planning.sizes import find_architecture
 
-    started = time.monotonic()
+    started, file_config = time.monotonic(), load_config_file(Path(options.config))
     if options.compiler == "host" or (options.compiler == "auto" and gpu_compiler_missing()):
         ask_for_host_devices(fleet.num_gpus)  # their number is fixed by the first use of jax, which is next
     architecture = find_architecture(config.model.path)
@@ -151,7 +151,7 @@ def make_plan(
         steps=options.steps or config.num_steps,
         kept_groups=options.kept_groups,
         config_path=options.config,
-        file_config=load_config_file(Path(options.config)),
+        file_config=file_config,
         seconds=time.monotonic() - started,
     )  # fmt: skip
 

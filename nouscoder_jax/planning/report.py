@@ -213,7 +213,7 @@ def _placements(plan: dict[str, Any]) -> Table:
             f"{one['step_s']:.0f}",
         )
     for kind in {"split", "colocated"} - {one["kind"] for one in plan["placements"]}:
-        table.add_row(kind, "does not fit: memory or number of GPUs", *[""] * 5)
+        table.add_row(kind, "does not fit (memory, number of GPUs), or the loop refuses it", *[""] * 5)
     return table
 
 

@@ -22,14 +22,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.model.chunks import CHUNK_BYTES
 from nouscoder_jax.training import checkpoint_folder as folders
 from nouscoder_jax.training.state import TrainState, named_leaves
 from nouscoder_jax.types import ProcessLostError
 
 T = TypeVar("T")
-
-CHUNK_BYTES = 64 << 20
-"""Larger stacks of layers are written in chunks of a layer or less, which can be read alone."""
 
 Record = dict[str, Any]
 """What the loop wants back: step, policy version, position of the data iterator. JSON values only."""

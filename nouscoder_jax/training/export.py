@@ -48,8 +48,12 @@ def version_dir(root: Path, policy_version: int) -> Path:
 
 def version_dirs(root: Path) -> list[Path]:
     """Folders of versions that are there, the newest first."""
-    found = {int(match[1]): path for path in root.glob("*") if (match := _VERSION.fullmatch(path.name))}
+    found = _versions(root)
     return [found[version] for version in sorted(found, reverse=True)]
+
+
+def _versions(root: Path) -> dict[int, Path]:
+    return {int(match[1]): path for path in root.glob("*") if (match := _VERSION.fullmatch(path.name))}
 
 
 def export(
@@ -205,7 +209,7 @@ def _put_in_place(temporary: Path, out_dir: Path) -> None:
 def prune(root: Path, *, newest: int) -> None:
     """Deletes the versions in `root` that are older than the KEPT_VERSIONS finished ones up to `newest`, and those
     after it, which a run that was killed has left. One that is being written has another name until it is finished."""
-    found = {int(match[1]): path for path in Path(root).iterdir() if (match := _VERSION.fullmatch(path.name))}
+    found = _versions(Path(root))
     whole = sorted(version for version, path in found.items() if version <= newest and (path / FILE_NAME).exists())
     for version in sorted(found):
         if version > newest or (len(whole) > KEPT_VERSIONS and version < whole[-KEPT_VERSIONS]):

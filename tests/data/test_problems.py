@@ -144,6 +144,11 @@ def test_files_that_are_not_problem_files_are_one_clear_line(tmp_path):
         ({"io": None}, "'io' is null, expected text"),
         ({"checker": None}, "'checker' is null, expected text"),
         ({"statement": ["a"]}, "'statement' is a list, expected text"),
+        *(
+            (FUNCTION | {"signature": text}, "'signature' is ")
+            for text in ("ListNode->ListNode", "(Nonsense)->[x", "(_)", "()->0,", "f(_)->_")
+        ),
+        *((FUNCTION | {"parameters": names}, "'parameters' is ") for names in ([1], [None], ["<|im_end|>"], ["a b"])),
         ({"checker": "program", "checker_program": "def check(a, b:"}, "'checker_program' is no Python (line 1: "),
         ({"checker": "program", "checker_program": "\0"}, "'checker_program' is no Python ("),
         (

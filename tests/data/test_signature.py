@@ -76,3 +76,11 @@ def test_an_output_that_is_no_json_is_refused(expected):
 
 def test_numbers_of_many_digits_are_json():
     assert found(tests=(("[" + "9" * 10_000 + "]", "9" * 10_000),)).call == ""
+
+
+@pytest.mark.parametrize("call", ["", "()->_", "(_,{int?})->0", "([[TreeNode]],ListNode)->[ListNode]", "({int})->_"])
+def test_a_call_that_is_stated_counts_whatever_the_hints_say(call):
+    code = "def f(head: Node, k: int): ..."
+    tests = [TestCase(input="[1, 2]", expected="1")]
+    found = signature("f", tests, starter_code=code, programs=[], compares=True, stated=call)
+    assert found == (("head", "k"), call, ())

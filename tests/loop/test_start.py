@@ -77,6 +77,15 @@ def test_a_new_folder_holds_a_run_before_a_trainer_writes_to_it(tiny_config, tmp
     assert folder.config.exists()  # a start can be tried again with --resume
 
 
+def test_a_folder_that_another_start_has_made_meanwhile_is_left_to_it(tiny_config, tmp_path):
+    folder = RunFolder(path=tmp_path)
+    start(Trainer(False), folder, None, config=tiny_config)
+    before, late = folder.configs.read_text(), Trainer(False)
+    with pytest.raises(UserError, match="already holds a run"):
+        start(late, folder, None, config=tiny_config)
+    assert late.calls == [] and folder.configs.read_text() == before
+
+
 def test_a_resume_that_finds_no_weights_leaves_the_config_as_it_was(tiny_config, tmp_path):
     folder = RunFolder(path=tmp_path)
     with pytest.raises(UserError, match="damaged"):

@@ -77,6 +77,7 @@ def test_known_encodings_are_converted(given, expected, encoding, parameters, wa
         ("3,", "7", "lines"),
         ("3", "", "lines"),
         ("3", None, "lines"),
+        ([3], "7", "lines"),
         ('{"c": 4}', "7", "object"),
         ("[4]", "[1, 2]", "wrapped"),
         ("4", "[1]", "wrapped"),

@@ -52,6 +52,16 @@ INVERT = "def f(root):\n    if root:\n        root.left, root.right = f(root.rig
         ("def f(head):\n    head.next = head.next.next", "(ListNode)->0", ("[[1, 2, 3]]", "[1, 3]")),
         ("def f(g):\n    return g[1][0][-2]", "({int})->_", ('[{"1": [{"-2": 5}]}]', "5")),
         ("def f(g):\n    return g[1] + g.get('1') + (1 in g)", "({int?})->_", ('[{"1": 5}]', "11")),
+        (
+            "def f(g):\n    g[1] += 1\n    g.setdefault(1, 9)\n    return [g.pop(1), g.pop(1, 7), len(g)]",
+            "({int?})->_",
+            ('[{"1": 5}]', "[6, 7, 0]"),
+        ),
+        (
+            "def f(g):\n    del g[1]\n    g[1] = 2\n    return [len(g), g[1], 1 in g, '1' in g]",
+            "({int?})->_",
+            ('[{"1": 5}]', "[1, 2, true, false]"),
+        ),
         ("def f(g):\n    return sorted(g)", "({int?})->_", ('[{"1": 5}]', '["1"]')),
         ("def f(g):\n    return g['1']", "", ('[{"1": 5}]', "5")),
         ("def f(n):\n    return {i: i for i in range(n)}", "", ("[2]", '{"0": 0, "1": 1}')),

@@ -160,11 +160,12 @@ def _execute(task: Task) -> int:
     sys.path.insert(0, task.folder)
     gc.enable()
     try:
-        if task.fn_name:
-            main.__dict__.update(values.Call(task.fn_name).names())
+        call = values.Call(task.fn_name) if task.fn_name else None
+        if call:
+            main.__dict__.update(call.names())
         exec(_compiled(task), main.__dict__)
-        if task.fn_name:
-            _call(task, main.__dict__)
+        if call:
+            _call(task, call, main.__dict__)
     except SystemExit:
         pass
     except MemoryError:
@@ -236,13 +237,12 @@ def _report(error: BaseException) -> int:
     return EXIT_EXCEPTION
 
 
-def _call(task: Task, namespace: dict[str, object]) -> None:
+def _call(task: Task, call: values.Call, namespace: dict[str, object]) -> None:
     """Calls the function with the arguments on stdin; writes the returned value as JSON to its own file."""
     import json
 
     with open(0, "rb", closefd=False) as stdin:
         arguments = json.loads(stdin.read().decode("utf-8", "surrogatepass"))
-    call = values.Call(task.fn_name)
     made = call.made(arguments, namespace)
     text = json.dumps(call.plain(call.function(namespace)(*made), made))
     with open(task.result_fd, "wb", closefd=False) as file:

@@ -16,8 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-NODE_NAMES = ("ListNode", "TreeNode")
-
 
 class ListNode:
     """What platforms give a program under this name."""
@@ -93,21 +91,32 @@ def _made(kind: str, value: Any, namespace: dict[str, Any]) -> object:
 
 
 class TextOrIntKeys(dict[Any, Any]):
-    """An object whose keys are text, and are found by the integers that they spell."""
+    """An object whose keys are text, and are found and changed by the integers that they spell."""
 
-    def __missing__(self, key: object) -> object:
-        if type(key) is int and dict.__contains__(self, str(key)):
-            return self[str(key)]
-        raise KeyError(key)
+    def _own(self, key: object) -> object:
+        there = dict.__contains__
+        return str(key) if type(key) is int and not there(self, key) and there(self, str(key)) else key
 
     def __contains__(self, key: object) -> bool:
-        return dict.__contains__(self, key) or (type(key) is int and dict.__contains__(self, str(key)))
+        return dict.__contains__(self, self._own(key))
+
+    def __getitem__(self, key: object) -> Any:
+        return dict.__getitem__(self, self._own(key))
+
+    def __setitem__(self, key: object, value: object) -> None:
+        dict.__setitem__(self, self._own(key), value)
+
+    def __delitem__(self, key: object) -> None:
+        dict.__delitem__(self, self._own(key))
 
     def get(self, key: object, default: Any = None) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            return default
+        return dict.get(self, self._own(key), default)
+
+    def setdefault(self, key: object, default: Any = None) -> Any:
+        return dict.setdefault(self, self._own(key), default)
+
+    def pop(self, key: object, *default: Any) -> Any:
+        return dict.pop(self, self._own(key), *default)
 
 
 def _with_int_keys(value: object, *, may_be_text: bool) -> object:
