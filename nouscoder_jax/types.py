@@ -7,6 +7,7 @@ Standard library, NumPy and jaxtyping only (jaxtyping does not import jax). Sibl
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -73,7 +74,8 @@ class Problem:
 
     problem_id: str
     statement: str
-    tests: tuple[TestCase, ...]
+    tests: Sequence[TestCase]
+    """A tuple, or of a prepared folder what reads them when they are asked for (data/store.py)."""
     fn_name: str | None
     """None: stdin/stdout. Else the function to call, `f` or `Solution.method`."""
     starter_code: str
@@ -92,6 +94,14 @@ class Problem:
     are. Kinds in nouscoder_jax/verifier/inside/values.py."""
     parameters: tuple[str, ...] = ()
     """Names of the function's parameters; empty where it reads stdin."""
+    license: str = ""
+    platform: str = ""
+    """Where it was set, such as codeforces; empty where the source does not say."""
+    difficulty: str = ""
+    """As its source names it."""
+    date: str = ""
+    """ISO date on which it was published; empty where the source does not say."""
+    url: str = ""
     derived: tuple[str, ...] = field(default=(), compare=False)
     """What the reader took from prose or mended, a line each, for people."""
 

@@ -19,7 +19,8 @@ def function_test(given: Any, expected: Any, *, encoding: str, parameters: Seque
 
     lines: one JSON value a line, output a JSON value (LiveCodeBench). object: arguments by name, output a JSON value.
     wrapped: a JSON list of arguments, output a list of one value (APPS, TACO). python: a literal list or tuple of
-    arguments, output a literal. Raises ValueError: what it got and expected.
+    arguments, output a literal. lines or wrapped: text is as in lines, a list as in wrapped, the input and the output
+    each by itself (NousResearch/RLVR_Coding_Problems). Raises ValueError: what it got and expected.
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"the encoding is {encoding!r}, expected one of {', '.join(ENCODINGS)}")
@@ -35,6 +36,14 @@ def _lines(given: Any, expected: Any, parameters: Sequence[str]) -> tuple[list[A
     if not isinstance(given, str):
         raise ValueError("the input is no text")
     return [json.loads(line) for line in given.split("\n") if line.strip()], json.loads(expected)
+
+
+def _lines_or_wrapped(given: Any, expected: Any, parameters: Sequence[str]) -> tuple[list[Any], Any]:
+    if isinstance(given, str):
+        given = [json.loads(line) for line in given.split("\n") if line.strip()]
+    if isinstance(expected, str):
+        expected = [json.loads(expected)]
+    return _wrapped(given, expected, parameters)
 
 
 def _object(given: Any, expected: Any, parameters: Sequence[str]) -> tuple[list[Any], Any]:
@@ -64,6 +73,7 @@ def _decoded(value: Any) -> Any:
 
 ENCODINGS: dict[str, Callable[[Any, Any, Sequence[str]], tuple[list[Any], Any]]] = {
     "lines": _lines,
+    "lines or wrapped": _lines_or_wrapped,
     "object": _object,
     "wrapped": _wrapped,
     "python": _python,

@@ -27,6 +27,8 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     exact_bytes_ok      optional; false: a program known to be right prints other bytes than the expected ones, so
                         tokens compare as contests with such answers do: without case, and 2.0 is 2
     family              text, optional; kind of problem, for tables
+    platform, difficulty, date, url   text, optional; where and when it was set (an ISO date), how hard its source
+                        calls it
     solutions           optional list of {"label": text, "code": text}
 
 Other fields are left alone, but one whose name is nearly that of a field above that is not there: that is an error. A
@@ -36,18 +38,20 @@ separate file of solutions has lines {"problem_id": text, "code": text[, "label"
 from __future__ import annotations
 
 import ast
+import datetime
 import difflib
 import functools
 import gzip
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.data.signature import Signature, signature
+from nouscoder_jax.data.store import Store
 from nouscoder_jax.data.tolerance import granted
 from nouscoder_jax.python_tree import read
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
@@ -59,6 +63,7 @@ _FIELDS = (
     *("id", "source", "license", "statement", "io", "fn_name", "starter_code", "signature", "parameters", "prelude"),
     *("tests", "keep_bytes", "time_limit_s", "memory_limit_mb", "checker", "checker_detail", "checker_program"),
     *("needs_case_insensitive", "case_insensitive", "exact_bytes_ok", "family", "solutions"),
+    *("platform", "difficulty", "date", "url"),
 )
 _NEAR = 0.85
 """So much alike are `statment` and `statement` and more; `solution` and `solutions` too."""
@@ -129,7 +134,10 @@ def _names(types: tuple[type, ...]) -> str:
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """All problems of a file, in its order. Raises UserError: no such file, a broken line (named), an id twice."""
+    """All problems of a file or a prepared folder (data/store.py), in its order. Raises UserError: no such file, a
+    broken line (named), an id twice."""
+    if Path(path).is_dir():
+        return list(Store(path).problems())
     problems: list[Problem] = []
     seen: dict[str, int] = {}
     for number, problem in _parse_lines(path, _problem):
@@ -146,7 +154,11 @@ def read_problems(path: str | Path) -> list[Problem]:
 
 
 def read_solutions(path: str | Path) -> list[Solution]:
-    """All solutions of a file: of a problem file the labelled ones, else one a line. Raises UserError as above."""
+    """All solutions of a file: of a problem file or prepared folder the labelled ones, else one a line.
+
+    Raises UserError as above."""
+    if Path(path).is_dir():
+        return list(Store(path).solutions())
     lines = list(_parse_lines(path, _solutions))
     counts: dict[str, int] = {}
     solutions = []
@@ -160,9 +172,7 @@ def read_solutions(path: str | Path) -> list[Solution]:
     return solutions
 
 
-def write_problems(
-    path: str | Path, problems: Iterable[Problem], *, solutions: Iterable[Solution], license: str
-) -> None:
+def write_problems(path: str | Path, problems: Iterable[Problem], *, solutions: Iterable[Solution]) -> None:
     """Writes a file that `read_problems` and `read_solutions` read back to the same values."""
     by_problem: dict[str, list[Solution]] = {}
     for solution in solutions:
@@ -170,17 +180,17 @@ def write_problems(
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "wt", encoding="utf-8", newline="\n") as file:
         for problem in problems:
-            record = _to_record(problem, by_problem.get(problem.problem_id, []), license)
+            record = _to_record(problem, by_problem.get(problem.problem_id, []))
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dict[str, Any]:
+def _to_record(problem: Problem, solutions: list[Solution]) -> dict[str, Any]:
     comparison = problem.comparison
     checker = f"float:{comparison.abs_tolerance!r}" if comparison.kind == "float" else comparison.kind
     record: dict[str, Any] = {
         "id": problem.problem_id,
         "source": problem.source,
-        "license": license,
+        "license": problem.license,
         "statement": problem.statement,
         "io": "function" if problem.fn_name else "stdin",
         "fn_name": problem.fn_name,
@@ -198,6 +208,7 @@ def _to_record(problem: Problem, solutions: list[Solution], license: str) -> dic
         record["checker_program"] = comparison.program
     if not problem.fn_name and any(_with_line_ends(test) != test for test in problem.tests):
         record["keep_bytes"] = True
+    record |= {name: getattr(problem, name) for name in ("platform", "difficulty", "date", "url")}
     if problem.fn_name:
         record |= {"signature": problem.signature, "parameters": list(problem.parameters)}
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
@@ -233,6 +244,19 @@ def _object(line: str) -> _Record:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, expected an object")
     return _Record(value)
+
+
+def parse_problem(record: Mapping[str, Any]) -> Problem:
+    """The problem of one object of the fields above. Raises ValueError: what is wrong with it, in one line."""
+    return _problem(_Record(record))
+
+
+def parse_solutions(record: Mapping[str, Any]) -> list[Solution]:
+    """The labelled programs of one object of the fields above. Raises ValueError as `parse_problem`."""
+    return [
+        Solution(problem_id=problem_id, solution_index=index, label=label, code=code)
+        for index, (problem_id, label, code) in enumerate(_solutions(_Record(record)))
+    ]
 
 
 def _problem(record: _Record) -> Problem:
@@ -274,8 +298,21 @@ def _problem(record: _Record) -> Problem:
         family=record.maybe("family", str) or "",
         signature=found.call,
         parameters=found.parameters,
+        license=record.maybe("license", str) or "",
+        platform=record.maybe("platform", str) or "",
+        difficulty=record.maybe("difficulty", str) or "",
+        date=_date(record),
+        url=record.maybe("url", str) or "",
         derived=derived,
     )
+
+
+def _date(record: _Record) -> str:
+    text = record.maybe("date", str) or ""
+    try:
+        return text and datetime.date.fromisoformat(text[:10]).isoformat()
+    except ValueError as error:
+        raise ValueError(f"the field 'date' is {text!r:.40}, expected an ISO date such as 2024-08-01") from error
 
 
 def _signature(record: _Record, fn_name: str, tests: tuple[TestCase, ...]) -> Signature:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.data.store import MANIFEST
 
 _OF_NO_BATCH = (
     "name", "run_dir", "num_steps", "min_gpus", "fallback_config", "mesh", "server", "evaluation", "checkpoint",
@@ -48,10 +49,12 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def hash_files(config: TrainConfig) -> dict[str, str]:
-    """SHA-256 of each file of FILES. Raises OSError."""
+    """SHA-256 of each file of FILES; of a prepared folder that of its problems.json, which has those of its files.
+    Raises OSError."""
     fields, hashes = config.flatten(), {}
     for name in FILES:
-        with Path(fields[name]).open("rb") as file:
+        path = Path(fields[name])
+        with (path / MANIFEST if path.is_dir() else path).open("rb") as file:
             hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 

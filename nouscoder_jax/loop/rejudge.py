@@ -171,7 +171,7 @@ def _key(stored: StoredRollout) -> bytes:
 def _problems(config: TrainConfig, other: str | None) -> dict[str, Problem]:
     """The training problems by their id. Raises UserError."""
     path = Path(other or config.data.problems)
-    if not other and not path.is_file():
+    if not other and not path.exists():
         raise UserError(
             f"the run's problem file {path} is not here; give the same problems from elsewhere with --problems FILE"
         )

@@ -6,7 +6,9 @@ Inputs go into the sandbox, outputs come out, and the comparison happens here.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
@@ -62,9 +64,11 @@ async def _judge(
     executions: list[Execution] = []
     passed, outcome, detail = 0, Outcome.ACCEPTED, ""
     source = with_prelude(problem.prelude, program)
+    # Those of a prepared folder are read from the disk: other verdicts do not wait for that.
+    tests = problem.tests if isinstance(problem.tests, tuple) else await asyncio.to_thread(tuple, problem.tests)
     async with contextlib.AsyncExitStack() as checkers, contextlib.AsyncExitStack() as sessions:
         session = checker = None
-        for number, test in hardest_first(problem.tests):
+        for number, test in hardest_first(tests):
             if session is None or not session.clean:  # what a program leaves behind is no reason not to judge it
                 await sessions.aclose()
                 session = await sessions.enter_async_context(
@@ -104,7 +108,7 @@ def call_of(problem: Problem) -> str | None:
     return problem.fn_name and problem.fn_name + problem.signature
 
 
-def hardest_first(tests: tuple[TestCase, ...]) -> list[tuple[int, TestCase]]:
+def hardest_first(tests: Sequence[TestCase]) -> list[tuple[int, TestCase]]:
     """Tests with their numbers in the problem (from 1), longest input first, equal lengths in the problem's order."""
     return sorted(enumerate(tests, start=1), key=lambda numbered: -len(numbered[1].input))
 

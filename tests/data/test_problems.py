@@ -85,7 +85,7 @@ def test_what_is_written_reads_back_the_same(tmp_path, name):
         RECORD | FUNCTION | {"id": "g", "starter_code": "def f(self, head: ListNode, n: int) -> None:"},
     )
     problems, solutions = read_problems(source), read_solutions(source)
-    write_problems(tmp_path / name, problems, solutions=solutions, license="Apache-2.0")
+    write_problems(tmp_path / name, problems, solutions=solutions)
     assert read_problems(tmp_path / name) == problems
     assert read_solutions(tmp_path / name) == solutions
 
@@ -184,7 +184,7 @@ def test_a_value_that_cannot_be_is_refused_by_line(tmp_path, fields, part):
      ("solution", "solutions"), ("starter", "starter_code"), ("test", "tests")],
 )  # fmt: skip
 def test_a_name_that_is_nearly_a_field_is_told_and_others_are_left_alone(tmp_path, wrong, right):
-    others = {"statement_format": 1, "time_limit_source": 2, "solutions_unreproduced": [], "title": "A", "date": 3}
+    others = {"statement_format": 1, "time_limit_source": 2, "solutions_unreproduced": [], "title": "A", "tags": 3}
     line = {name: value for name, value in (RECORD | others).items() if name != right} | {wrong: "x"}
     with pytest.raises(
         UserError, match=rf"line 1: the field '{wrong}' is unknown, and '{right}' is missing; rename it"
@@ -257,5 +257,5 @@ def test_line_ends_are_those_of_python_and_the_last_line_has_one(tmp_path):
     assert [(t.input, t.expected) for t in read] == [("1\nab\n", "1\n2\n"), ("", ""), ("a\rb\n", "x\n")]
     (kept,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"tests": tests, "keep_bytes": True}))
     assert [(t.input, t.expected) for t in kept.tests] == [(t["input"], t["output"]) for t in tests]
-    write_problems(tmp_path / "again.jsonl", [kept], solutions=[], license="x")
+    write_problems(tmp_path / "again.jsonl", [kept], solutions=[])
     assert read_problems(tmp_path / "again.jsonl") == [kept]

@@ -46,7 +46,7 @@ class Run:
     """A run folder whose rollouts are judged and credited as the loop does it; groups of four programs a step."""
 
     def __init__(self, path: Path, **experience):
-        write_problems(path / "problems.jsonl", [PROBLEM], solutions=[], license="")
+        write_problems(path / "problems.jsonl", [PROBLEM], solutions=[])
         plain = {"advantage": "group_mean", "reward_accepted": 1.0, "reward_rejected": 0.0}
         self.config = make_config(
             run_dir=str(path / "run"),
@@ -309,7 +309,7 @@ def test_no_run_folder_no_rollouts_no_problems_and_a_strange_problem_are_told_in
     with pytest.raises(UserError, match=r"problems.jsonl is not here; .*--problems"):
         run.again(capsys)
     assert run.again(capsys, problems=str(tmp_path / "moved.jsonl"))[0] == 0
-    write_problems(tmp_path / "o", [dataclasses.replace(PROBLEM, problem_id="x")], solutions=[], license="")
+    write_problems(tmp_path / "o", [dataclasses.replace(PROBLEM, problem_id="x")], solutions=[])
     with pytest.raises(UserError, match="problem 'double', which the problem file does not have"):
         run.again(capsys, problems=str(tmp_path / "o"))
     run.folder.rollouts_of(1).write_text("{}\n")

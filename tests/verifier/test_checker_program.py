@@ -82,13 +82,13 @@ def f():  # when pid 1 was started, and the namespace and name of its host
 
 def test_a_file_keeps_the_checker(tmp_path):
     path = tmp_path / "p.jsonl"
-    write_problems(path, [problem(SUM)], solutions=[], license="CC0")
+    write_problems(path, [problem(SUM)], solutions=[])
     assert read_problems(path) == [problem(SUM)]
 
 
 def test_a_problem_with_several_right_answers_and_no_program_is_refused(tmp_path):
     path = tmp_path / "p.jsonl"
-    write_problems(path, [problem(SUM)], solutions=[], license="CC0")
+    write_problems(path, [problem(SUM)], solutions=[])
     record = json.loads(path.read_text())
     for changes in ({"checker": "special"}, {"checker_program": None}, {"checker_program": ""}):
         path.write_text(json.dumps(record | changes) + "\n")
