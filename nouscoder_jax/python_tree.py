@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Iterator
 
 
 def parse(source: str) -> ast.Module | None:
@@ -27,3 +28,24 @@ def read(source: str) -> ast.Module:
         raise ValueError(f"line {error.lineno}: {error.msg}") from error
     except (RecursionError, MemoryError, SystemError) as error:  # 3.11: SystemError for deep nesting
         raise ValueError(str(error)) from error
+
+
+def of_module(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes outside functions and classes, whose own names those are not."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            yield from of_module(node)
+
+
+def module_names(tree: ast.Module) -> set[str]:
+    """The names that running the module binds in it, but for those of star imports."""
+    names: set[str] = set()
+    for node in of_module(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).partition(".")[0])
+    return names

@@ -18,9 +18,9 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     time_limit_s        CPU seconds a test, or null
     memory_limit_mb     MiB, or null
     checker             "exact", "lines", "tokens", "numbers", "float:EPS" (absolute and relative) or "program", see
-                        types.Comparison;
-                        tokens, numbers and a function's exact become float where the statement grants a tolerance, and
-                        letters compare without case where it says so (data/tolerance.py)
+                        types.Comparison; tokens, numbers, lines and a function's exact become float where the
+                        statement grants a tolerance, and letters compare without case where it says so
+                        (data/tolerance.py)
     checker_detail      optional {"abs": number or null, "rel": number or null}: tolerances apart
     checker_program     with checker "program": source that defines check(input, expected, output) -> bool
     needs_case_insensitive   optional, also as case_insensitive; true: letters compare without case
@@ -37,13 +37,13 @@ separate file of solutions has lines {"problem_id": text, "code": text[, "label"
 
 from __future__ import annotations
 
-import ast
 import datetime
 import difflib
 import functools
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.data.signature import Signature, signature
 from nouscoder_jax.data.store import Store
 from nouscoder_jax.data.tolerance import granted
-from nouscoder_jax.python_tree import read
+from nouscoder_jax.python_tree import module_names, read
 from nouscoder_jax.types import Comparison, Problem, Solution, TestCase
 
 _Parsed = TypeVar("_Parsed")
@@ -67,6 +67,23 @@ _FIELDS = (
 )
 _NEAR = 0.85
 """So much alike are `statment` and `statement` and more; `solution` and `solutions` too."""
+_OTHER_NAMES = {
+    "memorymb": ["memory_limit_mb"],
+    "memorymib": ["memory_limit_mb"],
+    "timelimit": ["time_limit_s"],
+    "statementtext": ["statement"],
+    "ignorecase": ["needs_case_insensitive"],
+    "params": ["parameters"],
+    "testcases": ["tests"],
+    "fname": ["fn_name"],
+    "functionname": ["fn_name"],
+    "absolute": ["abs"],
+    "relative": ["rel"],
+    "program": ["code"],
+    "solution": ["solutions", "code"],
+    "lable": ["label"],
+}
+"""What a field is called elsewhere, without marks and capitals."""
 _JSON_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
 _LEAST_TIME_S, _LEAST_MEMORY_MIB = 0.1, 16
 """A limit below these is one that no Python program keeps: a slip of the data."""
@@ -125,8 +142,17 @@ class _Record(dict[str, Any]):
 @functools.cache
 def _near(name: str, fields: tuple[str, ...]) -> list[str]:
     """Fields that a name may have been meant for: `statment`, or `time_limit` without its unit."""
+    plain = _plain_name(name)
+    if plain in _OTHER_NAMES:
+        return [field for field in _OTHER_NAMES[plain] if field in fields]
+    spelled = {_plain_name(field): field for field in fields}
     longer = [field for field in fields if field.startswith(f"{name}_")]
-    return longer or difflib.get_close_matches(name, fields, n=2, cutoff=_NEAR)
+    close = difflib.get_close_matches(plain, spelled, n=2, cutoff=_NEAR)
+    return longer or [spelled[one] for one in close]
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _names(types: tuple[type, ...]) -> str:
@@ -290,7 +316,7 @@ def _problem(record: _Record) -> Problem:
         tests=tests,
         fn_name=fn_name or None,
         starter_code=record.words("starter_code"),
-        prelude=record.words("prelude"),
+        prelude=_prelude(record),
         time_limit_s=time_limit,
         memory_limit_mib=None if memory is None else int(memory),
         comparison=comparison,
@@ -305,6 +331,15 @@ def _problem(record: _Record) -> Problem:
         url=record.maybe("url", str) or "",
         derived=derived,
     )
+
+
+def _prelude(record: _Record) -> str:
+    source = record.words("prelude")
+    try:
+        read(source)
+    except ValueError as error:
+        raise ValueError(f"the field 'prelude' is no Python ({error}), expected source that runs alone") from error
+    return source
 
 
 def _date(record: _Record) -> str:
@@ -358,7 +393,9 @@ def _comparison(record: _Record) -> tuple[Comparison, tuple[str, ...]]:
     comparison = _stated_comparison(record)
     says = granted(record.maybe("statement", str) or "")
     derived = []
-    reads_prose = comparison.kind in ("tokens", "numbers") or (comparison.kind == "exact" and record.get("fn_name"))
+    reads_prose = comparison.kind in ("tokens", "numbers", "lines") or (
+        comparison.kind == "exact" and record.get("fn_name")
+    )
     if says.tolerance is not None and reads_prose:
         derived.append(f"tolerance {says.tolerance:g}, absolute or relative: {says.tolerance_words!r}")
         comparison = replace(comparison, kind="float", abs_tolerance=says.tolerance, rel_tolerance=says.tolerance)
@@ -384,6 +421,7 @@ def _stated_comparison(record: _Record) -> Comparison:
             _check_program(program)
         return Comparison(kind=checker, abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=ignore_case, program=program)
     detail = _Record(record.maybe("checker_detail", dict) or {})
+    detail.check_names(("abs", "rel"))
     try:
         both = float(tolerance)
         if kind != "float" or not 0 <= both < 1:
@@ -405,20 +443,26 @@ def _check_program(source: str) -> None:
         tree = read(source)
     except ValueError as error:
         raise ValueError(f"the field 'checker_program' is no Python ({error}); expected {wanted}") from error
-    made = {getattr(node, field, None) for node in ast.walk(tree) for field in ("name", "asname", "id")}
-    if "check" not in made:
+    try:
+        compile(tree, "checker_program", "exec")
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ValueError(f"the field 'checker_program' does not compile ({error}); expected {wanted}") from error
+    if "check" not in module_names(tree):
         raise ValueError(f"the field 'checker_program' makes no function check; expected {wanted}")
 
 
 def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
     if "problem_id" in record:
         items, problem_id = [record], record.want("problem_id", str)
-    elif "code" in record and "solutions" not in record:
+    elif "code" in record and not record.get("solutions") and not {"solutions", "tests"} <= record.keys():
         record.check_names(("problem_id", "code", "label"))
         has = "; rename 'id'" if "id" in record else ""
         raise ValueError(f"the field 'problem_id' is missing beside 'code', expected the id of the problem{has}")
     else:
         problem_id = record.want("id", str)
+        if not record.keys() & {"solutions", "tests"}:
+            names = ", ".join(record)
+            raise ValueError(f"the fields {names} are no problem's and no solution's; expected problem_id and code")
         items = []
         for item in record.maybe("solutions", list) or []:
             if not isinstance(item, dict):
@@ -426,6 +470,7 @@ def _solutions(record: _Record) -> list[tuple[str, str | None, str]]:
             items.append(_Record(item))
     found = []
     for item in items:
+        item.check_names(("problem_id", "code", "label") if item is record else ("code", "label"))
         code = item.want("code", str)
         found.append((problem_id, item.maybe("label", str), code))
     return found

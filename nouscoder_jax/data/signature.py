@@ -7,10 +7,11 @@ In: starter code or a right program, tests. Out: names, a call signature such as
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nouscoder_jax.python_tree import parse
@@ -58,6 +59,8 @@ def signature(
     expected = [_json(test.expected, "output", "a JSON value") for test in tests] if compares else []
     num = max(map(len, arguments), default=0)
     found = next(filter(None, (_function(source, fn_name) for source in (starter_code, *programs))), None)
+    if found is not None and fn_name.rpartition(".")[2] in starter_code:
+        _check_counts(found, {len(one) for one in arguments}, fn_name)
     names, hints, returns = _hints(found) if found is not None else ([], [], "")
     if len(names) < num:
         names, hints = list(string.ascii_lowercase[:num]) if num <= 26 else [], []
@@ -78,8 +81,12 @@ def signature(
         ):
             kinds[place] = "{int?}"
             derived.append(f"the keys of argument {place + 1} may be integers, nothing says so: both are found")
+    for name, kind, values in zip(names, kinds, itertools.zip_longest(*arguments), strict=False):
+        _check_nodes(kind, values, f"the argument {name!r} of {fn_name}")
+    in_place = returns == "None" or (found is not None and not returns and _gives_nothing(fn_name, programs))
     result = "_" if returns == "None" else _kind(returns, f"the result of {fn_name}")
-    if returns == "None" and any(value is not None for value in expected):
+    _check_nodes(result, expected, f"the result of {fn_name}")
+    if in_place and any(value is not None for value in expected):
         result = "0"
         derived.append(f"{fn_name} returns nothing: its first argument after the call is compared")
     if set(kinds) <= {"_"} and result == "_":
@@ -137,6 +144,38 @@ def _hints(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[list[str],
     return [one.arg for one in given], hints, _unquoted(function.returns)
 
 
+def _check_counts(function: ast.FunctionDef | ast.AsyncFunctionDef, counts: set[int], fn_name: str) -> None:
+    """Raises ValueError where a test gives other numbers of arguments than the starter code's function takes."""
+    takes = function.args
+    most = len([one for one in (*takes.posonlyargs, *takes.args) if one.arg != "self"])
+    least = most - len(takes.defaults)
+    wrong = [count for count in sorted(counts) if count < least or (count > most and takes.vararg is None)]
+    if wrong:
+        raise ValueError(f"a test gives {wrong[0]} arguments, and {fn_name} of the starter code takes {most}")
+
+
+def _check_nodes(kind: str, values: Iterable[object], whose: str) -> None:
+    """Raises ValueError for a node that is given by something else than the list of its values: one within another
+    tree, say, which no JSON value stands for."""
+    if kind in _NODES and (wrong := [value for value in values if value is not None and not isinstance(value, list)]):
+        raise ValueError(
+            f"{whose} is a {kind}, and a test has {_shown(str(wrong[0]))} for it, expected a list of its values or "
+            "null; leave the problem out"
+        )
+
+
+def _gives_nothing(fn_name: str, programs: Sequence[str]) -> bool:
+    """Whether the right programs' function has no `return` with a value."""
+    functions = [function for function in (_function(source, fn_name) for source in programs) if function is not None]
+    nodes = [node for function in functions for node in ast.walk(function)]
+    gives = any(
+        isinstance(node, (ast.Yield, ast.YieldFrom)) or getattr(node, "value", None) is not None
+        for node in nodes
+        if isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom))
+    )
+    return bool(functions) and not gives
+
+
 def _unquoted(hint: ast.expr | None) -> str:
     return "" if hint is None else ast.unparse(hint).replace("'", "").replace('"', "")
 
@@ -153,9 +192,10 @@ def _kind(hint: str, whose: str) -> str:
         return hint
     if refused := [name for name in (*_NO_VALUES, *_NODES) if re.search(rf"\b{name}\b", hint)]:
         raise ValueError(f"{whose} is a {hint}; no JSON value stands for a {refused[0]}, leave the problem out")
-    if re.match(r"(?:[Dd]ict|Mapping|DefaultDict|defaultdict|Counter)\[int\b", hint):
-        return "{int}"
-    return "_"
+    keys = re.findall(r"\b(?:[Dd]ict|Mapping|DefaultDict|defaultdict|Counter)\[(\w+)", hint)
+    if "int" not in keys:
+        return "_"
+    return "{int}" if set(keys) == {"int"} else "{int?}"
 
 
 def _int_keyed(values: Sequence[object]) -> bool:

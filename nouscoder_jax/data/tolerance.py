@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 _READ_CHARS = 8_000
 """Of a statement's begin and of its end: nothing is granted in the middle of a very long one."""
-_MOST_NUMBERS = 40
+_MOST_NUMBERS, _MOST_LOOKED_AT = 200, 12
+"""Numbers of a statement, and those of them beside words that may grant something."""
 _WORDS = (
     "error",
     "within",
@@ -33,9 +34,9 @@ _CASE_WORDS = (
     *(f"{which}{blank}case" for which in ("upper", "lower") for blank in ("", " ", "-")),
     *(f"of {what}" for what in ("letters", "each", "every", "any", "your", "all")),
     *(f"of the {what}" for what in ("letter", "char", "answer", "output")),
-    *("register", "insensitiv", "regardless", "letter case"),
+    *("register", "sensitiv", "regardless", "letter case", "ignor", "matter", "choose the case", "capitali"),
 )
-_SMALL_PERHAPS = re.compile(r"10[^\n]{0,12}[-−–⁻]|1[.0]* ?e ?-|\.\d|10[^\n]{0,16}(?:sup|minus)", re.IGNORECASE)
+_SMALL_PERHAPS = re.compile(r"1 ?/ ?10|10[^\n]{0,12}[-−–⁻]|1[.0]* ?e ?-|\.\d|10[^\n]{0,16}(?:sup|minus)", re.IGNORECASE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−–", "0123456789---")
 _RAISED = re.compile(r"<sup>\s{0,3}([^<>]{0,12}?)\s{0,3}</sup>|([⁻⁰¹²³⁴-⁹]+)", re.IGNORECASE)
 _MARKUP = re.compile(r"<[^<>]{0,80}>|\\(?:[,!;:]|left|right|text|mathrm|mathbf|displaystyle)|[${}()*_]")
@@ -44,7 +45,7 @@ _LARGEST, _MOST_DECIMALS = 0.1, 15
 # A power of ten below one, in the ways that contests write it: 10^-5, 10 - 5, 1e-5, 0.00001.
 _SMALL = re.compile(
     r"(?<![\w.^-])(?:(?:(?P<times>\d(?:\.\d+)?)\s?(?:x|×|·|\\times|\\cdot)\s?)?10\s?\^?\s?-\s?(?P<power>\d{1,2})|1(?:\.0+)?\s?e\s?-\s?(?P<e>\d{1,2})"
-    r"|(?P<decimal>0?\.0*[1-9]\d?))(?![\w^]|\.\d)",
+    r"|1\s?/\s?(?P<ratio>10{2,9})|(?P<decimal>0?\.0*[1-9]\d?))(?![\w^]|\.\d)",
     re.IGNORECASE,
 )
 _BOUND = (
@@ -56,22 +57,29 @@ _BEFORE = [
     for pattern in (
         # "... error ... at most 10^-5"; what stands between the bound and the number is short.
         rf"\berrors?\b(?P<whose>.{{0,120}}?)\b{_BOUND}\W{{0,3}}"
-        r"(?:or equal to|than|or equals?|to|by|the|an?|\W)?.{0,12}",
+        r"(?:or equal to|than|or equals?|to|by|the|an?|\W)?.{0,20}",
         r"\berrors?\b(?P<whose>.{0,120}?)(?:<=?|≤|\\leq?(?:slant)?)\s*",
         r"\b(?:absolute|relative)\b.{0,40}\berror (?:is|be)?\s*",
         r"\b(?:allowed|permitted|permissible|tolerated|acceptable|maximum|maximal)\b.{0,30}\berror(?: is| of|:)?\s*",
         r"\b(?:allowed|permitted|permissible|tolerated|acceptable)\b.{0,20}\b(?:deviation|difference)(?: is| of|:)?\s*",
         r"\b(?:answer|output|solution|value|result)s?\b.{0,60}\boff\b.{0,20}\b(?:by|most|than)\b.{0,16}",
-        r"\bdiffer\w*\b.{0,100}?\b(?:answer|output|solution|value|result)s?\b.{0,40}\b(?:by|exceed\w*|than|most|within)\b.{0,24}",
+        r"\bdiffer\w*\b.{0,100}?\b(?:answer|output|solution|result|one|jury|judge|(?:correct|expected|actual|true|real|exact|right"
+        r"|reference|your) value)s?\b.{0,40}\b(?:by|exceed\w*|than|most|within)\b.{0,24}",
         r"\b(?:answer|output|solution|value|result)s?\b.{0,60}\bdiffer\w*\b.{0,60}\b(?:by|exceed\w*|than|most|within)\b.{0,24}",
-        r"\b(?:precision|accuracy|tolerance)\b.{0,30}\b(?:of|is|be|to|within|at least|least|most|up to)\b.{0,16}",
+        r"\b(?:precision|accuracy|tolerance)\b(?P<of_what>.{0,30}?)\b(?:of\W{0,3}$|(?:is|be|to|within|least|most"
+        r"|up to|less|more|worse|better|lower|of (?:at|up|no|about|the order|your|an?))\b.{0,16})",
+        r"\b(?:answer|output|solution|result)s?\b.{0,40}\berrors?\b(?: of)?\s*",
+        r"\b(?:ignor|tolerat|allow|accept|permit)\w*\b.{0,20}\bdifferences?\b.{0,24}",
         r"\b(?:accurate|correct|precise|exact)\b.{0,12}\b(?:to|up to|within)\b.{0,12}",
         r"\b(?:correct|accepted)\b.{0,80}\|.{0,80}(?:<=?|≤|\\leq?(?:slant)?)\s*",
     )
 ]
 _WITHIN = re.compile(r"\b(?P<answers>answers?|outputs?|values?|results?)?.{0,60}\bwithin\b.{0,24}$", re.IGNORECASE)
+_RIGHT = r"(?:correct|expected|actual|true|real|exact|optimal|reference|jury|judge)(?:'s)?"
 _OF_ANSWER = re.compile(
-    r"\s*(?:absolute|relative|or|error|\W)*\s*(?:of|from|to)\b.{0,50}?\b(?:answer|value|result|solution|output|one|judge|jury)",
+    r"\s*(?:absolute|relative|or|error|\W)*\s*(?:of|from|to)\b.{0,50}?"
+    rf"\b(?:answer|result|solution|output|one(?! another)|judge|jury|{_RIGHT}\b.{{0,20}}\b(?:one|values?))"
+    r"s?(?!\s(?:point|cell|node|city|place|position)s?\b)\b",
     re.IGNORECASE,
 )
 # Whose error: the answer's. "The absolute error of the sensor is at most 0.1" is part of the story.
@@ -82,14 +90,20 @@ _OTHERS_ERROR = re.compile(
     re.IGNORECASE,
 )
 _STORY = re.compile(
-    r"\b(?:given|probability|sensors?|scales?|thermometers?|measure\w*|devices?|gauges?|instruments?|clocks?)\b",
+    r"\b(?:given|probability|iterat\w*|until|stops?|guaranteed|whose|how many|converg\w*|sensors?|machines?|scales?"
+    r"|thermometers?|measure\w*|devices?|gauges?|instruments?|clocks?)\b",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
     r"\b(?:answers?|outputs?|print\w*|display\w*|accepted|considered|judge\w*|jury\w*|solutions?)\b", re.IGNORECASE
 )
+_JUDGED = re.compile(r"\b(?:accept\w*|correct|considered|judged?|jury)\b", re.IGNORECASE)
+_TELLS_APART = re.compile(
+    r"\bdiffer\w*\b.{0,80}\b(?:at least|more than|greater than|larger than|exceeds?)\W*$", re.IGNORECASE
+)
+_DENIES = re.compile(r"\b(?:not|no|never|cannot|incorrect|wrong|rejected|fail\w*)\b|n't\b|n’t\b", re.IGNORECASE)
 _UNIT = re.compile(
-    r"\s?(?:%|[<≤]|\\leq?\b|°|percent|m?V|k?m|cm|mm|k?g|ms?|s|A|Hz|K|C|volts?|amp\w*|met(?:er|re)s?|grams?|seconds?|minutes?|degrees?)(?![\w^])"
+    r"\s?(?:%|[<≤]|\\leq?\b|°|percent|m?V|k?m|cm|mm|k?g|ms?|s|A|Hz|K|C|volts?|amp\w*|met(?:er|re)s?|grams?|inch(?:es)?|feet|miles?|pounds?|dollars?|cents?|seconds?|minutes?|hours?|degrees?)(?![\w^])"
 )
 _HINT = re.compile(
     r"error|within|differ|deviat|precision|accuracy|tolerance|accurate|correct|precise|exact|accepted|\boff\b",
@@ -97,26 +111,32 @@ _HINT = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[]|$)|\n\s*\n|(?<=[.!?])\n")
 
-_IN_ANY_CASE = re.compile(r"\bin (?:any|either|arbitrary|whatever) (?:letter )?(?:case|register)\b", re.IGNORECASE)
-_UPPER_OR_LOWER = re.compile(
-    r"\bin (?:either )?(?:upper|lower)(?:[ -]?case)? or (?:in )?(?:upper|lower)[ -]?case\b", re.IGNORECASE
-)
-_NO_MATTER = re.compile(
-    r"(?:\bnot|n't|n’t) (?:matter|important|significant|relevant|checked|considered)\b|\bignored\b|\birrelevant\b",
+_IN_ANY_CASE = re.compile(
+    r"\bin (?:an? )?(?:any|either|arbitrary|whatever) (?:letter )?(?:case|register)\b"
+    r"(?!\W*\s(?:where|when|that|in which|if)\b)",
     re.IGNORECASE,
 )
-_INSENSITIVE = re.compile(r"\bcase[ -]?insensitiv|\bregardless of (?:letter )?case\b", re.IGNORECASE)
+_UPPER_OR_LOWER = re.compile(
+    r"\bin (?:either )?(?:upper|lower)(?:[ -]?case|-)? or (?:in )?(?:upper|lower)[ -]?case\b", re.IGNORECASE
+)
+_NO_MATTER = re.compile(
+    r"(?<!this )(?<!that )\b(?:case|capitali[sz]ation)\b(?P<of>(?:\s+of\b[^.,\n]{0,60}?|\s+(?:letter|character)s?)?)\s+"
+    r"(?:(?:is|are|be|will|would|should|does|do)\s*)*(?:(?:not|n't|n’t) (?:matter|important|significant|relevant"
+    r"|checked|considered)\b|\bignored\b|\birrelevant\b)",
+    re.IGNORECASE,
+)
+_INSENSITIVE = re.compile(
+    r"\bcase[ -]?insensitiv|\b(?:not|n't|n’t) case[ -]?sensitiv|\bregardless of (?:letter )?case\b", re.IGNORECASE
+)
+_IGNORES = re.compile(r"\bignor\w+ (?:the )?(?:letter )?case\b", re.IGNORECASE)
+_CHOOSE = re.compile(r"\bchoose the (?:letter )?case\b", re.IGNORECASE)
 _LETTERS = re.compile(
     r"\b(?:(?:each|every|any) (?:letter|character|symbol)|letters|characters|symbols)\b|[\"'“”`]|\b(?:yes|no)\b",
     re.IGNORECASE,
 )
-_EXAMPLE = re.compile(r"\s?[(,:]?\s?(?:upper|lower|for example|e\.g|i\.e)", re.IGNORECASE)
+_MAY = re.compile(r"\b(?:can|may|could|might|allowed|free)\b", re.IGNORECASE)
 _PRINTING = re.compile(r"\b(?:print|output|writ|display|answer|verdict|checker|judge|grader)\w*", re.IGNORECASE)
-_CASE_OF = re.compile(
-    r"\b(?:case|capitali[sz]ation) of (?:(?:the|each|every|any|your|all) )*(?:letter|character|answer|output)s?\b"
-    r"|\bletter case\b|\b(?:upper|lower)[ -]?case\b.{0,30}\b(?:upper|lower)[ -]?case\b",
-    re.IGNORECASE,
-)
+_OF_INPUT = re.compile(r"\b(?:input|given|search|name|word|text)s?\b", re.IGNORECASE)
 _MOST_LOOKS = 20
 
 
@@ -163,13 +183,17 @@ def _tolerance(text: str) -> tuple[float | None, str]:
     if not any(word in lower for word in _WORDS) or not _SMALL_PERHAPS.search(text):
         return None, ""
     plain = _plain(text)
-    for number, found in enumerate(_SMALL.finditer(plain)):
-        if number == _MOST_NUMBERS:
-            break
+    looked_at = 0
+    for found in itertools.islice(_SMALL.finditer(plain), _MOST_NUMBERS):
         value = _value(found)
-        if value is None or not _grants(plain, found):
+        begin = plain.rfind("\n", 0, found.start()) + 1
+        if value is None or not _HINT.search(plain, max(begin, found.start() - 220), found.start()):
             continue
-        return value, _around(plain, *found.span())
+        if _grants(plain, found):
+            return value, _around(plain, *found.span())
+        looked_at += 1
+        if looked_at == _MOST_LOOKED_AT:
+            break
     return None, ""
 
 
@@ -186,7 +210,7 @@ def _value(found: re.Match[str]) -> float | None:
     exponent = found["power"] or found["e"]
     if exponent:
         return float(found["times"] or 1) * 10.0 ** -int(exponent) if 1 <= int(exponent) <= _MOST_DECIMALS else None
-    value = float(found["decimal"])
+    value = float(found["decimal"] or 1 / float(found["ratio"]))
     return value if value <= _LARGEST else None
 
 
@@ -195,16 +219,25 @@ def _grants(plain: str, number: re.Match[str]) -> bool:
     begin = plain.rfind("\n", 0, number.start()) + 1
     end = plain.find("\n", number.end())
     before, after = plain[begin : number.start()][-220:], plain[number.end() : end if end >= 0 else None][:120]
-    if not _HINT.search(before) or _UNIT.match(after):
+    if _UNIT.match(after):
         return False
-    if _STORY.search(before + after) and not _ANSWER.search(before + after):
+    if _STORY.search(before + after) and not (_ANSWER.search(before) or _JUDGED.search(after)):
         return False
+    if re.search(r"\bwhose errors?\b", before) and not re.search(r"\b(?:answer|output|solution)s?,? whose\b", before):
+        return False
+    if _TELLS_APART.search(before) and not _DENIES.search(before):
+        return False
+    if re.search(r"\bwithin an?\s*$", before) and re.match(r"\s*(?:absolute |relative )?(?:tolerance|error)\b", after):
+        return True
     within = _WITHIN.search(before)
     if within is not None and (_OF_ANSWER.match(after) or (within["answers"] and re.search("accept|correct", after))):
         return True
     for pattern in _BEFORE:
         found = pattern.search(before)
-        if found is not None and not _OTHERS_ERROR.match(found.groupdict().get("whose") or ""):
+        groups = found.groupdict() if found is not None else {}
+        if found is not None and not any(
+            map(_OTHERS_ERROR.match, (groups.get("whose") or "", groups.get("of_what") or ""))
+        ):
             return True
     return False
 
@@ -212,26 +245,26 @@ def _grants(plain: str, number: re.Match[str]) -> bool:
 def _case_words(text: str) -> str:
     """The words that let letters be printed in any case; empty where there are none."""
     lower = text.lower()
-    if not any(word in lower for word in _CASE_WORDS):
+    if ("case" not in lower and "register" not in lower and "capitali" not in lower) or not any(
+        word in lower for word in _CASE_WORDS
+    ):
         return ""
     for anchor, grants in (
-        (_IN_ANY_CASE, _letters_in_any_case),
-        (_UPPER_OR_LOWER, lambda before, after: _LETTERS.search(before) and _PRINTING.search(before)),
-        (_NO_MATTER, lambda before, after: _CASE_OF.search(before)),
-        (_INSENSITIVE, lambda before, after: _PRINTING.search(before) or _PRINTING.search(after)),
+        (
+            _IN_ANY_CASE,
+            lambda before, of: _LETTERS.search(before) or (_MAY.search(before) and _PRINTING.search(before)),
+        ),
+        (_UPPER_OR_LOWER, lambda before, of: _MAY.search(before) and _PRINTING.search(before)),
+        (_NO_MATTER, lambda before, of: not _OF_INPUT.search(of) or _PRINTING.search(of)),
+        (_INSENSITIVE, lambda before, of: _PRINTING.search(before)),
+        (_IGNORES, lambda before, of: _PRINTING.search(before)),
+        (_CHOOSE, lambda before, of: _MAY.search(before)),
     ):
         for found in itertools.islice(anchor.finditer(text), _MOST_LOOKS):
             before = re.split(r"[.\n]", text[max(0, found.start() - 100) : found.start()])[-1]
-            after = re.split(r"\.\s|\n", text[found.end() : found.end() + 60])[0]
-            if grants(before, after):
+            if grants(before, found.groupdict().get("of") or ""):
                 return _around(text, *found.span())
     return ""
-
-
-def _letters_in_any_case(before: str, after: str) -> bool:
-    """ "Print each letter in any case", and not "print -1 in any case where ..."."""
-    letters = _LETTERS.search(before) and re.match(r"\W*$|\s?[.(;]|,? (?:so|for|e\.g|upper|lower)", after)
-    return bool(letters or (_PRINTING.search(before) and _EXAMPLE.match(after)))
 
 
 def _around(text: str, start: int, end: int) -> str:

@@ -24,6 +24,8 @@ from nouscoder_jax.rollout.python_source import (
     does_something,
     given_names,
     needed_names,
+    prints,
+    reads_input,
     stands_alone,
 )
 from nouscoder_jax.rollout.thinking import answer_of_text, answer_of_tokens, is_open
@@ -32,6 +34,9 @@ from nouscoder_jax.types import Completion, Prompt
 _LINE_ENDS = re.compile(r"\r\n?")
 _PUBLISHED = re.compile(r"^```\w*\s*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LIKE_CODE = re.compile(r"^\s*(?:import \w|from [\w.]+ import |def \w+\(|class \w+|print\()", re.MULTILINE)
+_OTHER_TAG = re.compile(
+    r"(?:bash|sh|shell|console|zsh|c|cpp|c\+\+|java|js|javascript|rust|go|text|txt|output|input|diff|json)", re.I
+)
 _MOST_MARKS, _MOST_ENDS = 100, 12
 _MOST_NESTED = 4
 _MOST_PARSED_CHARS = 500_000
@@ -128,7 +133,7 @@ class _Chooser:
             tree = self._parse(program)
             assert tree is not None
             earlier = self._giving(needed_names(tree), blocks[:place])
-            if stands_alone(tree):
+            if stands_alone(tree) or reads_input(tree) or (earlier and self._only_reads(earlier)):
                 return f"{earlier}\n{program}" if earlier else program
             if block.is_python and not earlier:
                 return program
@@ -136,13 +141,20 @@ class _Chooser:
         return example
 
     def _giving(self, names: set[str], blocks: list[Block]) -> str | None:
-        """The last of the blocks that is a program and gives one of the names."""
-        for block in reversed(blocks) if names else ():
-            program = self._program(block.body, behind=block.behind_tag)
+        """The blocks that give the names, and those that give what these need, as one program."""
+        found: list[str] = []
+        for block in reversed(blocks):
+            program = self._program(block.body, behind=block.behind_tag) if names else None
             tree = self._parse(program) if program else None
-            if tree is not None and names & given_names(tree):
-                return program
-        return None
+            if program is not None and tree is not None and (given := names & given_names(tree)):
+                names = (names - given) | needed_names(tree)
+                found.append(program)
+        return "\n".join(reversed(found)) or None
+
+    def _only_reads(self, program: str) -> bool:
+        """Whether it reads input and prints nothing: what stands below it goes on with it."""
+        tree = self._parse(program)
+        return tree is not None and reads_input(tree) and not prints(tree)
 
     def _program(self, body: str, *, behind: str) -> str | None:
         """The body, or what of it is Python and does something. `behind`: what stands behind the tag, perhaps code."""
@@ -194,6 +206,8 @@ class _Chooser:
         """The program in a stretch that begins behind a mark: the rest of a line, perhaps a tag, and lines."""
         head, line_end, body = text.partition("\n")
         code = strip_tag(head)
+        if code == head and _OTHER_TAG.fullmatch(head.strip()):
+            return None
         if not line_end:
             return self._program(code, behind="") if code != head else None
         return self._program(body, behind=code if code != head else "")

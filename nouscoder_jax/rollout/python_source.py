@@ -36,17 +36,35 @@ class Parser:
 
 def does_something(tree: ast.Module) -> bool:
     """Whether it stands alone or prints. A sample output such as `8`, `YES` or `f(2) == 4` is Python and does not."""
-    return _has(tree, ("input", "open", "print"))
+    return _has(tree, ("input", "open", "print", "exec", "__import__"))
 
 
 def stands_alone(tree: ast.Module) -> bool:
     """Whether it defines or imports something, or reads input: more than an example of a call."""
-    return _has(tree, ("input", "open"))
+    return _has(tree, ("input", "open", "exec", "__import__"))
+
+
+def reads_input(tree: ast.Module) -> bool:
+    """Whether it speaks of standard input."""
+    return _has_name(tree, ("input", "open", "stdin"))
+
+
+def prints(tree: ast.Module) -> bool:
+    """Whether it speaks of printing."""
+    return _has_name(tree, ("print", "stdout", "write"))
+
+
+def _has_name(tree: ast.Module, names: tuple[str, ...]) -> bool:
+    return any(getattr(node, "id", getattr(node, "attr", None)) in names for node in ast.walk(tree))
 
 
 def _has(tree: ast.Module, names: tuple[str, ...]) -> bool:
+    """Whether it defines something or uses one of the names. `input: 4` and `input` use none."""
+    alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return any(
-        isinstance(node, _DEFINING) or (isinstance(node, ast.Name) and node.id in names) for node in ast.walk(tree)
+        isinstance(node, _DEFINING)
+        or (isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load) and node not in alone)
+        for node in ast.walk(tree)
     )
 
 

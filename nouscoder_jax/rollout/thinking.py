@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from nouscoder_jax.rollout.blocks import fenced_blocks
 
 OPEN, CLOSE = "<think>", "</think>"
-_TAGS = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _SPELLED = re.compile(r"</?thinking>", re.IGNORECASE)
+_TAGS = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _MOST_LOOKS = 8
 
 
@@ -41,13 +41,18 @@ def answer_of_tokens(
     """The text of the tokens outside thinking parts. `opened`: the prompt has opened one."""
 
     def parts() -> Iterator[tuple[str, bool]]:
-        start = 0
+        start, known = 0, opened
         for place, token_id in enumerate(token_ids):
             if token_id in think_token_ids:
-                yield from _split(decode(token_ids[start:place]), _SPELLED)
+                yield from spelled(token_ids[start:place], known)
+                known = True
                 yield OPEN if token_id == think_token_ids[0] else CLOSE, True
                 start = place + 1
-        yield from _split(decode(token_ids[start:]), _SPELLED)
+        yield from spelled(token_ids[start:], known)
+
+    def spelled(ids: Sequence[int], known: bool) -> Iterator[tuple[str, bool]]:
+        """Tags of letters count for a model that has not used, nor been given, the tokens."""
+        return iter([(decode(ids), False)]) if known else _split(decode(ids), _SPELLED)
 
     return _answer(parts(), opened=opened)
 

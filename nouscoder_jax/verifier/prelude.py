@@ -11,10 +11,11 @@ import builtins
 import functools
 import re
 
-from nouscoder_jax.python_tree import parse
+from nouscoder_jax.python_tree import module_names, of_module, parse
 
 _BOM = "\ufeff"
-_LATE = ("aiter", "anext")  # not in every Python that runs programs
+_NOT_EVERYWHERE = {"aiter", "anext"} | {"copyright", "credits", "exit", "quit", "license", "help"}
+"""Built-ins that not every Python that runs programs has: new ones, and those that the module `site` adds."""
 
 
 def with_prelude(prelude: str, program: str) -> str:
@@ -49,19 +50,12 @@ def _last_future(tree: ast.Module) -> ast.ImportFrom | None:
 @functools.lru_cache(maxsize=256)
 def _with_builtins(prelude: str) -> str:
     tree = parse(prelude)
-    nodes = list(ast.walk(tree)) if tree is not None else []
-    if not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in nodes):
+    nodes = of_module(tree) if tree is not None else ()
+    if tree is None or not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in nodes):
         return prelude
-    own = {name for node in nodes for name in _bound(node)}
+    own = module_names(tree)
     if not own & set(dir(builtins)):
         return f"{prelude}\nfrom builtins import *"
-    hidden = [name for name in dir(builtins) if name.islower() and name[0] != "_" and name not in {*own, *_LATE}]
+    own |= _NOT_EVERYWHERE
+    hidden = [name for name in dir(builtins) if name.islower() and name[0] != "_" and name not in own]
     return f"{prelude}\nfrom builtins import {', '.join(hidden)}"
-
-
-def _bound(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        return [node.id]
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
-    return [node.asname or node.name] if isinstance(node, ast.alias) else []

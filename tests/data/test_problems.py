@@ -259,3 +259,87 @@ def test_line_ends_are_those_of_python_and_the_last_line_has_one(tmp_path):
     assert [(t.input, t.expected) for t in kept.tests] == [(t["input"], t["output"]) for t in tests]
     write_problems(tmp_path / "again.jsonl", [kept], solutions=[])
     assert read_problems(tmp_path / "again.jsonl") == [kept]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("timeLimit", "time_limit_s"), ("time-limit-s", "time_limit_s"), ("memory_mb", "memory_limit_mb"),
+     ("statement_text", "statement"), ("Tests", "tests"), ("test_cases", "tests"), ("function_name", "fn_name"),
+     ("fname", "fn_name"), ("ignore_case", "needs_case_insensitive"), ("params", "parameters")],
+)  # fmt: skip
+def test_what_others_call_a_field_is_told(tmp_path, wrong, right):
+    line = {name: value for name, value in RECORD.items() if name != right} | {wrong: RECORD.get(right, 1)}
+    with pytest.raises(UserError, match=rf"the field '{wrong}' is unknown, and '{right}' is missing"):
+        read_problems(write(tmp_path / "p.jsonl", line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        RECORD | {"solutions": [{"lable": "accepted", "code": "x"}]},
+        RECORD | {"solutions": [{"Label": "accepted", "code": "x"}]},
+        {"problem_id": "a", "code": "x", "lable": "accepted"},
+        {"id": "a", "program": "x"},
+        {"id": "a", "solution": "x"},
+        {"id": "a", "cod": "x"},
+        {"id": "a", "code": "x", "solutions": []},
+    ],
+)
+def test_a_program_is_never_dropped_for_a_slip_in_a_name(tmp_path, line):
+    with pytest.raises(UserError, match="line 1: the field"):
+        read_solutions(write(tmp_path / "s.jsonl", line))
+
+
+def test_names_within_checker_detail_count_too(tmp_path):
+    line = RECORD | {"checker": "float:1e-6", "checker_detail": {"absolute": 1e-3}}
+    with pytest.raises(UserError, match="'absolute' is unknown, and 'abs' is missing"):
+        read_problems(write(tmp_path / "p.jsonl", line))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def check(i, e, o):\n    return True\nreturn check",
+        "def check(i, e, o):\n    nonlocal x\n    return True",
+        "class A:\n    def check(i, e, o): return True",
+        "def f():\n    def check(i, e, o): return True",
+        "print(check)",
+    ],
+)
+def test_a_checker_that_cannot_be_one_is_refused_at_load(tmp_path, program):
+    line = RECORD | {"checker": "program", "checker_program": program}
+    with pytest.raises(UserError, match="line 1: the field 'checker_program'"):
+        read_problems(write(tmp_path / "p.jsonl", line))
+
+
+def test_a_prelude_that_is_no_python_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"the field 'prelude' is no Python .*never closed"):
+        read_problems(write(tmp_path / "p.jsonl", RECORD | {"prelude": "from math import ("}))
+
+
+@pytest.mark.parametrize(
+    ("starter", "given", "expected", "told"),
+    [
+        ("def f(root: 'TreeNode', p: 'TreeNode'):", "[[6, 2, 8], 2]", "1", "the argument 'p' of f is a TreeNode"),
+        ("def f(root: TreeNode) -> TreeNode:", "[[6, 2, 8]]", "6", "the result of f is a TreeNode"),
+        ("def f(node: ListNode):", "[5]", "5", "the argument 'node' of f is a ListNode"),
+        ("def f(a, b):", "[1]", "1", "gives 1 arguments, and f of the starter code takes 2"),
+        ("def f(a):", "[1, 2]", "1", "gives 2 arguments, and f of the starter code takes 1"),
+    ],
+)
+def test_a_call_that_no_program_can_answer_is_refused(tmp_path, starter, given, expected, told):
+    line = FUNCTION | {"fn_name": "f", "starter_code": starter, "tests": [{"input": given, "output": expected}]}
+    with pytest.raises(UserError, match=told):
+        read_problems(write(tmp_path / "p.jsonl", line))
+
+
+@pytest.mark.parametrize("starter", ["def f(a, b=1):", "def f(*a):", "def f(a, *b):", "def f(a):"])
+def test_a_call_that_the_starter_code_takes_is_kept(tmp_path, starter):
+    line = FUNCTION | {"fn_name": "f", "starter_code": starter, "tests": [{"input": "[1]", "output": "1"}]}
+    assert len(read_problems(write(tmp_path / "p.jsonl", line))) == 1
+
+
+def test_lines_with_a_tolerance_are_compared_with_it(tmp_path):
+    statement = "Print the ratio. Your answer is accepted if its error is at most 10^-6."
+    (problem,) = read_problems(write(tmp_path / "p.jsonl", RECORD | {"checker": "lines", "statement": statement}))
+    assert (problem.comparison.kind, problem.comparison.abs_tolerance) == ("float", 1e-6)

@@ -84,3 +84,19 @@ def test_a_call_that_is_stated_counts_whatever_the_hints_say(call):
     tests = [TestCase(input="[1, 2]", expected="1")]
     found = signature("f", tests, starter_code=code, programs=[], compares=True, stated=call)
     assert found == (("head", "k"), call, ())
+
+
+@pytest.mark.parametrize(
+    ("body", "call"),
+    [("a.reverse()", "(_)->0"), ("a.reverse()\n    return", "(_)->0"), ("return a", ""), ("yield 1", ""),
+     ("if a:\n        return a", "")],
+)  # fmt: skip
+def test_a_right_program_that_returns_nothing_changes_its_argument(body, call):
+    programs = (f"def rev(a):\n    {body}\n",)
+    assert found("rev", (("[[1, 2]]", "[2, 1]"),), programs=programs).call == call
+
+
+def test_integer_keys_within_others_are_found_by_both():
+    assert (
+        found(starter="def f(d: Dict[str, Dict[int, int]]):", tests=(('[{"a": {"1": 2}}]', "2"),)).call == "({int?})->_"
+    )

@@ -176,3 +176,86 @@ def test_what_was_derived_is_explained(tmp_path):
     assert f"derived: tolerance 1e-05, absolute or relative: '{WITHIN}'" in told
     assert f"derived: letters compare without case: '{ANY}'" in told
     assert "derived: nothing" in "\n".join(explain(problem(tmp_path, statement="Add."), "a"))
+
+
+NO_TOLERANCE = [
+    "Given an error of 0.01, output the number of steps.",
+    "Iterate until the error is less than 10^-6.",
+    "Stop when two values differ by less than 10^-6 and print the number of iterations.",
+    "It is guaranteed that no two values differ by less than 10^-6.",
+    "All points are within 0.1 of the answer point.",
+    "The robot stops within 0.1 of the result cell.",
+    "Output the answer; the tolerance of the bolt is 0.1.",
+    "Points within 0.1 of one another are the same.",
+    "A baker accepts a loaf if its weight differs from the value by at most 0.1.",
+    "Two answers differ if they differ by at least 0.1.",
+    "Print the number of readings whose error is at most 0.1.",
+    "Find the number of values within 0.05 of the average value.",
+    "Print how many outputs of the sensor differ from the real value by more than 0.1.",
+    "Numbers are correct to 0.01 inches.",
+    "The accepted tolerance of the machine is 0.1.",
+    "The absolute error of the sensor is 0.1 V",
+]
+A_TOLERANCE = [
+    "The checker ignores differences below 10^-6.",
+    "Print the answer with precision not less than 10^{-9}.",
+    "An answer with error 10^-3 is acceptable.",
+    "Your answer is accepted if its relative error is at most 1/1000000.",
+    "Answers within a 0.00001 tolerance are accepted.",
+    "The error must be not exceeding one millionth (10^-6).",
+    "Your answer will be considered correct if its absolute or relative error doesn't exceed 10^{-6}.",
+    "Print the expected number of moves with relative error at most 1e-6.",
+    "Answers within 10^-5 of the actual answer are accepted.",
+    "The output must not differ from the correct value by more than 1e-6.",
+    "Print the answer with accuracy of at least 10^-6.",
+    "Answers within 10<sup>-6</sup> of the true value will be accepted.",
+]
+ANY_CASE = [
+    "You may print every letter in any case you want (so, for example, the strings yEs, yes, Yes will be accepted).",
+    'You can print your answer in any case. For example, "yES" is fine.',
+    "You can print each character in an arbitrary case (upper or lower).",
+    "You can output letters in an arbitrary case (upper or lower).",
+    "You can choose the case (lower or upper) for each letter arbitrary.",
+    "You can choose the case (lower or upper) for each letter arbitrarily.",
+    "You can print the answer in any case.",
+    "You can print each letter in any case you like.",
+    "The output is not case-sensitive.",
+    "Answers are not case sensitive.",
+    "Case does not matter.",
+    "Output YES or NO. Case is ignored.",
+    "the checker ignores case",
+    "You may print the letters in lower- or uppercase.",
+    "You can print each letter in any case (upper or lower).",
+    'You can output the answer in any case (upper or lower). For example, the strings "yEs" will be recognized.',
+]
+THE_CASE = [
+    "The search is case insensitive, print the matching lines.",
+    "Usernames are case-insensitive; output each user once.",
+    "Print the letters in upper case or lower case depending on n.",
+    "The letter case of the input does not matter.",
+    "Print the string with each letter in uppercase or lowercase as in the input.",
+    "Print -1 in any case where there is no answer.",
+    "In any case, print the answer.",
+    "It contains letters 'a', 'b' (ignoring case), and 'c' twice.",
+    "In this case, it doesn't matter what is chosen.",
+]
+
+
+@pytest.mark.parametrize("statement", NO_TOLERANCE)
+def test_an_error_of_the_story_grants_nothing(statement):
+    assert granted(statement).tolerance is None
+
+
+@pytest.mark.parametrize("statement", A_TOLERANCE)
+def test_an_error_of_the_answer_is_granted_however_it_is_said(statement):
+    assert granted(statement).tolerance is not None
+
+
+@pytest.mark.parametrize("statement", ANY_CASE)
+def test_any_case_is_granted_however_it_is_said(statement):
+    assert granted(statement).any_case
+
+
+@pytest.mark.parametrize("statement", THE_CASE)
+def test_a_case_of_the_story_grants_nothing(statement):
+    assert not granted(statement).any_case

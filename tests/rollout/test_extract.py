@@ -78,6 +78,41 @@ def test_what_is_taken(text, program):
     assert extract_program(text, ended=True) == program
 
 
+@pytest.mark.parametrize(
+    "sample", ["input: 4\noutput: 8", "input = 4\noutput = 8", "input", "open", "print", "f(2) == 4"]
+)
+def test_a_sample_below_the_program_is_not_the_program(sample):
+    assert extract_program(f"{BLOCK}Sample:\n```\n{sample}\n```\n", ended=True) == P
+
+
+def blocks(*sources):
+    return "And\n".join(f"```python\n{source}\n```\n" for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        (["import sys", "def f(x):\n    return 2 * x", "print(f(int(sys.stdin.read())))"], [0, 1, 2]),
+        (["def g(x): return x", "def f(x): return x", "print(g(f(int(input()))))"], [0, 1, 2]),
+        (["def g(x): return x", "def f(x): return g(x)", "print(f(int(input())))"], [0, 1, 2]),
+        (["import sys; data = sys.stdin.read().split()", "print(int(data[0]) * 2)"], [0, 1]),
+        (["def f(x): return 2 * x", "print(f(2))"], [0]),
+        (["def old(x): return 0", "def f(x): return x", "print(f(int(input())))"], [1, 2]),
+        (["exec(__import__('sys').stdin.read())"], [0]),
+    ],
+)
+def test_blocks_that_need_one_another_are_one_program(sources, wanted):
+    program = extract_program(blocks(*sources), ended=True)
+    assert program is not None
+    assert [line for line in program.split("\n") if line] == [
+        line for place in wanted for line in sources[place].split("\n")
+    ]
+
+
+def test_a_command_line_that_writes_a_program_is_not_one():
+    assert extract_program("```bash\ncat > a.py <<EOF\nprint(1)\nEOF\n```\n", ended=True) is None
+
+
 def test_of_a_completion_that_was_cut_only_closed_blocks_count():
     assert extract_program(BLOCK + "```python\nprint(0)\n", ended=False) == P
     assert extract_program(BLOCK + "```python\nprint(0)\n", ended=True) == "print(0)\n"
@@ -146,6 +181,9 @@ PRINTS_TAG = "```python\nprint('</think>')\n```\n"
         ((9,), ["I leave ", OPEN, " out.\n", BLOCK, END], P),
         ((9,), [OPEN, "a", CLOSE, BLOCK, OPEN, DRAFT, CLOSE, "Done.", END], P),
         ((9,), ["<thinking>\n", BLOCK, END], None),
+        ((9,), [OPEN, "I close </thinking> here\n", DRAFT, CLOSE, "Above.", END], None),
+        ((9, OPEN), ["I close </thinking> here\n", DRAFT, CLOSE, "Above.", END], None),
+        ((9,), [OPEN, "a", CLOSE, "Of my\n<thinking>\nthis is left:\n", BLOCK, END], P),
     ],
 )
 def test_thinking_is_known_from_the_prompt_and_the_tokens(prompt_ids, pieces, program):

@@ -1,5 +1,8 @@
 """Where a prelude goes: before a program's first statement, after what Python wants first."""
 
+import subprocess
+import sys
+
 import pytest
 
 from nouscoder_jax.verifier.prelude import with_prelude
@@ -75,3 +78,18 @@ def test_a_star_import_hides_no_builtin_and_names_stay(prelude, expression, valu
 def test_a_program_that_is_no_python_stays_the_programs_fault():
     with pytest.raises(SyntaxError):
         run(PRELUDE, "from __future__ import annotations\ndef f(:\n")
+
+
+@pytest.mark.parametrize(
+    "prelude",
+    [
+        "import sys\nfrom math import *\ninput = sys.stdin.readline",
+        "from math import *\ndef max(*a): return a[0]",
+        "from itertools import *\nmap = map",
+        "from math import *\nclass Node:\n    def max(self): return 1\n    sum = 2",
+    ],
+)
+def test_the_bare_python_of_a_sandbox_has_all_that_is_put_before_a_program(prelude):
+    program = with_prelude(prelude, "print(pow(2, 10, 1000), sum([1, 2]))")
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("24 3\n", "")

@@ -190,7 +190,12 @@ def _other_number(value: Any) -> object:
     for name, method in (("generic", "item"), ("ndarray", "tolist")):
         base = getattr(numpy, name, None)
         if isinstance(base, type) and issubclass(kind, base):
-            return canonical(getattr(base, method)(value))
+            plain = getattr(base, method)(value)
+            if type(plain) is kind:  # NumPy's longest floats are items of themselves
+                plain = base.__float__(value)
+            return canonical(plain)
+    if issubclass(kind, complex) and not complex.conjugate(value).imag:
+        return float(complex.conjugate(value).real)
     raise TypeError(f"a value of type {kind.__name__} was returned; JSON has no such value")
 
 
@@ -204,4 +209,10 @@ def _key(key: Any) -> str:
         return int.__repr__(key)
     if issubclass(kind, float):
         return float.__repr__(key)
+    try:
+        plain = _other_number(key)
+    except TypeError:
+        plain = key
+    if plain is None or isinstance(plain, (bool, int, float, str)):
+        return _key(plain)
     raise TypeError(f"a dictionary with a key of type {kind.__name__} was returned; JSON has no such key")
