@@ -95,6 +95,7 @@ class Problem:
     parameters: tuple[str, ...] = ()
     """Names of the function's parameters; empty where it reads stdin."""
     license: str = ""
+    title: str = ""
     platform: str = ""
     """Where it was set, such as codeforces; empty where the source does not say."""
     difficulty: str = ""

@@ -20,7 +20,8 @@ from typing import NoReturn
 
 from nouscoder_jax.cli import run_script
 from nouscoder_jax.config import UserError
-from nouscoder_jax.data.prepare import BROKEN, REJECTED, Filters, parse_dates, prepare
+from nouscoder_jax.data.filters import Filters, parse_dates
+from nouscoder_jax.data.prepare import BROKEN, REJECTED, REPORT, prepare
 from nouscoder_jax.data.readers import READERS
 from nouscoder_jax.data.sources import parse_source
 from nouscoder_jax.metrics.status import status
@@ -38,11 +39,27 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, new or begun before")
     parser.add_argument("--dates", metavar="FIRST..LAST", help="only problems of these days, both included")
     parser.add_argument("--licenses", default="", metavar="PATTERNS", help="only these, such as 'MIT*,Apache-2.0*'")
+    parser.add_argument(
+        "--least-tests", type=int, default=1, metavar="N", help="only problems with as many (default: 1)"
+    )
+    parser.add_argument(
+        "--held-out",
+        default="",
+        metavar="PATH",
+        help="problem file or folder whose problems are left out, by what they say",
+    )
+    parser.add_argument(
+        "--likeness", type=float, default=0.8, metavar="SHARE",
+        help="of two statements so much alike the later is left out; 0: none is (default: 0.8)",
+    )  # fmt: skip
     parser.add_argument("--skip-broken", action="store_true", help="leave broken records out, and list them")
     options = parser.parse_args()
     filters = Filters(
         dates=parse_dates(options.dates) if options.dates else None,
         licenses=tuple(part.strip() for part in options.licenses.split(",") if part.strip()),
+        least_tests=options.least_tests,
+        held_out=options.held_out,
+        likeness=options.likeness,
     )
     sources = [parse_source(words) for words in options.sources]
     with status("looking for files") as say:
@@ -53,7 +70,7 @@ def main() -> None:
         print(
             f"{done.rejected[BROKEN]} broken records are left out; each is in {options.out / REJECTED}", file=sys.stderr
         )
-    print(f"wrote {options.out}")
+    print(f"wrote {options.out}; numbers and reasons: {options.out / REPORT}")
 
 
 if __name__ == "__main__":

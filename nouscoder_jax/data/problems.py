@@ -27,8 +27,8 @@ In: a file of one JSON object a line, `.jsonl` or `.jsonl.gz`. Out: Problem and 
     exact_bytes_ok      optional; false: a program known to be right prints other bytes than the expected ones, so
                         tokens compare as contests with such answers do: without case, and 2.0 is 2
     family              text, optional; kind of problem, for tables
-    platform, difficulty, date, url   text, optional; where and when it was set (an ISO date), how hard its source
-                        calls it
+    title, platform, difficulty, date, url   text, optional; where and when it was set (an ISO date), how hard its
+                        source calls it
     solutions           optional list of {"label": text, "code": text}
 
 Other fields are left alone, but one whose name is nearly that of a field above that is not there: that is an error. A
@@ -63,7 +63,7 @@ _FIELDS = (
     *("id", "source", "license", "statement", "io", "fn_name", "starter_code", "signature", "parameters", "prelude"),
     *("tests", "keep_bytes", "time_limit_s", "memory_limit_mb", "checker", "checker_detail", "checker_program"),
     *("needs_case_insensitive", "case_insensitive", "exact_bytes_ok", "family", "solutions"),
-    *("platform", "difficulty", "date", "url"),
+    *("title", "platform", "difficulty", "date", "url"),
 )
 _NEAR = 0.85
 """So much alike are `statment` and `statement` and more; `solution` and `solutions` too."""
@@ -234,7 +234,7 @@ def _to_record(problem: Problem, solutions: list[Solution]) -> dict[str, Any]:
         record["checker_program"] = comparison.program
     if not problem.fn_name and any(_with_line_ends(test) != test for test in problem.tests):
         record["keep_bytes"] = True
-    record |= {name: getattr(problem, name) for name in ("platform", "difficulty", "date", "url")}
+    record |= {name: getattr(problem, name) for name in ("title", "platform", "difficulty", "date", "url")}
     if problem.fn_name:
         record |= {"signature": problem.signature, "parameters": list(problem.parameters)}
     record["tests"] = [{"input": test.input, "output": test.expected} for test in problem.tests]
@@ -325,6 +325,7 @@ def _problem(record: _Record) -> Problem:
         signature=found.call,
         parameters=found.parameters,
         license=record.maybe("license", str) or "",
+        title=record.words("title"),
         platform=record.maybe("platform", str) or "",
         difficulty=record.maybe("difficulty", str) or "",
         date=_date(record),

@@ -84,12 +84,13 @@ def _partial(path: Path) -> Path:
 class Store:
     """A prepared folder."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Raises UserError: the folder is not complete, or a file of it is not the one that was written."""
+    def __init__(self, folder: str | Path, manifest: dict[str, Any] | None = None) -> None:
+        """`manifest`: in place of the folder's own. Raises UserError: the folder is not complete, or a file of it is
+        not the one that was written."""
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.manifest: dict[str, Any] = manifest or json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder} has no {MANIFEST}: no problems were prepared in it, or not to the end; run "

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.data.prepare import Filters, parse_dates, prepare
+from nouscoder_jax.data.filters import Filters, parse_dates
+from nouscoder_jax.data.prepare import prepare
 from nouscoder_jax.data.problems import read_problems, read_solutions
 from nouscoder_jax.data.sources import Source, find_files, parse_source
 
@@ -185,7 +186,8 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path, stop_at):
 
 KILLED = """
 import os, signal, sys
-from nouscoder_jax.data.prepare import Filters, prepare
+from nouscoder_jax.data.filters import Filters
+from nouscoder_jax.data.prepare import prepare
 from nouscoder_jax.data.sources import Source
 calls = 0
 def say(_):
@@ -235,6 +237,79 @@ def test_a_folder_that_is_not_as_it_was_written_is_refused(tmp_path, change):
     }[change]()
     with pytest.raises(UserError, match=r"were written|expected 1|no JSON"):
         read_problems(out)
+
+
+STATEMENT = " ".join(f"word{number}" for number in range(60))
+
+
+def test_statements_that_were_there_before_are_left_out_and_listed(tmp_path):
+    texts = [STATEMENT, f"<b>{STATEMENT.upper()}!</b>", f"{STATEMENT} and more", f"{STATEMENT[:150]} else" + " x" * 60]
+    records = [record(number, question=text) for number, text in enumerate(texts)]
+    done = run(write(tmp_path / "a.jsonl", records), tmp_path / "out", filters=Filters(likeness=0.8), shard_bytes=1)
+    assert statements(tmp_path / "out") == [texts[0], texts[3]]
+    assert done.rejected == {"the same statement": 1, "nearly the same statement": 1}
+    first = read_problems(tmp_path / "out")[0].problem_id
+    assert all(f"is like {first}: " in one["reason"] for one in rejected(tmp_path / "out"))
+    assert run(write(tmp_path / "b.jsonl", records), tmp_path / "all").num_kept == 4
+
+
+def test_what_was_kept_before_an_interruption_is_compared_with_after_it(tmp_path):
+    source = write(tmp_path / "a.jsonl", [record(0, question=STATEMENT), "{", record(1, question=f"{STATEMENT} twice")])
+    with pytest.raises(UserError, match="line 2"):
+        run(source, tmp_path / "out", filters=Filters(likeness=0.8))
+    done = run(source, tmp_path / "out", filters=Filters(likeness=0.8), skip_broken=True)
+    assert done.rejected == {"broken": 1, "nearly the same statement": 1} and done.num_kept == 1
+
+
+def test_problems_of_the_held_out_set_are_left_out(tmp_path):
+    phrase = " Print the answer to each test case on a line of its own, in order."
+    held_out = [STATEMENT + phrase, "Another story. " * 3 + phrase, "A third one. " * 8 + phrase]
+    run(write(tmp_path / "h.jsonl", [record(n, question=text) for n, text in enumerate(held_out)]), tmp_path / "held")
+    texts = [f"Told anew. {STATEMENT[100:]} At once.", "A story of its own, quite another one." + phrase, "Short."]
+    records = [record(number, question=text) for number, text in enumerate(texts)]
+    done = run(write(tmp_path / "a.jsonl", records), tmp_path / "out", filters=Filters(held_out=str(tmp_path / "held")))
+    assert statements(tmp_path / "out") == texts[1:] and done.rejected == {"of the held-out set": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "held"),
+    [
+        ({"url": "https://example.org/1"}, True),
+        ({"name": "Twice the number"}, True),
+        ({"name": "Twice the number", "source": "atcoder"}, False),
+        ({"name": "Sum"}, False),
+        ({}, False),
+    ],
+)
+def test_a_problem_of_the_same_address_or_title_is_the_held_out_one(tmp_path, fields, held):
+    other = record(0, url="https://example.org/1/", name="twice the Number!", question="One wording of it.")
+    run(write(tmp_path / "h.jsonl", [other, record(1, name="Sum")]), tmp_path / "held")
+    filters = Filters(held_out=str(tmp_path / "held"))
+    records = [record(2, question="Something else entirely.", **fields), record(3)]
+    done = run(write(tmp_path / "a.jsonl", records), tmp_path / "out", filters=filters)
+    assert done.rejected == ({"of the held-out set": 1} if held else {})
+
+
+def test_a_problem_needs_its_number_of_tests(tmp_path):
+    few = record(0, input_output={"inputs": ["1"], "outputs": ["2"]})
+    done = run(write(tmp_path / "a.jsonl", [few, record(1)]), tmp_path / "out", filters=Filters(least_tests=2))
+    assert done.rejected == {"too few tests": 1} and done.num_kept == 1
+    with pytest.raises(UserError, match="at least 0 tests"):
+        Filters(least_tests=0)
+
+
+def test_the_report_has_every_number_and_reason(tmp_path):
+    records = [record(0), record(0), "{", record(1, date=None), record(2, input_output="")]
+    run(write(tmp_path / "a.jsonl", records), tmp_path / "out", skip_broken=True)
+    page = (tmp_path / "out/report.md").read_text()
+    for line in (
+        "5 records read, 2 problems kept",
+        "| 2 | BAAI/TACO | Apache-2.0 (TACO); statements belong to the platforms they come from |",
+        "| 1 | broken |", "| 1 | no tests |", "| 1 | an id that was there before |",
+        "| 2 | a program that reads stdin |", "| 2 | 2 to 4 |", "| 2 | codeforces | not stated |",
+        "| 1 | 2024 |", "| 1 | not stated |", f"- `taco={tmp_path / 'a.jsonl'}`",
+    ):  # fmt: skip
+        assert line in page
 
 
 def test_nothing_kept_is_an_error(tmp_path):

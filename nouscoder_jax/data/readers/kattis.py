@@ -49,6 +49,7 @@ def package(record: Record) -> dict[str, Any]:
         f"kattis/{folder.parent.name}/{folder.name}",
         source=f"Kattis package {folder.name}: {_source(about)}",
         license=str(about.get("license") or "unknown"),
+        title=_title(about.get("name")),
         statement=_statement(folder),
         tests=[_test(path) for path in _inputs(folder)],
         checker=checker,
@@ -76,6 +77,12 @@ def _source(about: dict[str, Any]) -> str:
     named = [about.get("source"), about.get("author"), about.get("rights_owner")]
     named.append(credits_.get("authors") if isinstance(credits_, dict) else credits_)
     return "; ".join(str(value) for value in named if value) or "not stated"
+
+
+def _title(name: object) -> str:
+    """A name, or one of several by language."""
+    names = name if isinstance(name, dict) else {"en": name}
+    return str(names.get("en") or next(iter(names.values()), "") or "")
 
 
 def _checker(folder: Path, about: dict[str, Any]) -> tuple[str, dict[str, float] | None, bool]:

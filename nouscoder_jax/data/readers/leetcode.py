@@ -47,6 +47,7 @@ def leetcode(record: Record) -> dict[str, Any]:
         fn_name=f"Solution.{entry[1]}" if entry[1] else entry[2],
         starter_code=starter_code,
         prelude=text(record, "prompt", default=""),
+        title=text(record, "task_id").replace("-", " "),
         platform="leetcode",
         difficulty=text(record, "difficulty", default=""),
         date=str(record.get("estimated_date") or "")[:10],

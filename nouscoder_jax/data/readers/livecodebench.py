@@ -48,6 +48,7 @@ def livecodebench(record: Record) -> dict[str, Any]:
         fn_name=fn_name,
         starter_code=starter_code,
         time_limit_s=TIME_LIMIT_S,
+        title=text(record, "question_title", default=""),
         platform=text(record, "platform"),
         difficulty=text(record, "difficulty", default=""),
         date=str(record.get("contest_date") or "")[:10],

@@ -79,6 +79,7 @@ def _converted(record: Record, problem_id: str, **fields: Any) -> dict[str, Any]
         fn_name=name,
         starter_code=starter_code,
         difficulty=_word(record.get("difficulty")),
+        title=_word(record.get("name")),
         url=_word(record.get("url")),
         solutions=accepted(decoded(record, "solutions", list)),
         **fields,

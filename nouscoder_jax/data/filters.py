@@ -1,0 +1,64 @@
+"""Which problems of a set are kept by what they say of themselves.
+
+In: Problem. Out: the reason for which it is left out, or none.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from datetime import date
+
+from nouscoder_jax.config import UserError
+from nouscoder_jax.types import Problem
+
+NO_DATE, OTHER_DATE, OTHER_LICENSE, FEW_TESTS = "no date", "outside the dates", "another license", "too few tests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What a problem must have.
+
+    Example:
+        Filters(dates=("2024-08-01", "2025-05-01"), licenses=("MIT*", "Apache-2.0*"), least_tests=5)
+    """
+
+    dates: tuple[str, str] | None = None
+    """First and last day, both included; a problem without a date is left out. None: all."""
+    licenses: tuple[str, ...] = ()
+    """Patterns, of which a problem's license matches one, letters of any case; empty: all."""
+    least_tests: int = 1
+    held_out: str = ""
+    """Problem file or prepared folder whose problems are left out, by what they say; empty: none."""
+    likeness: float = 0.0
+    """Share from which on two statements are nearly the same, and the later is left out; 0: all are kept."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.likeness <= 1 or self.least_tests < 1:
+            raise UserError(
+                f"got a likeness of {self.likeness:g} and at least {self.least_tests} tests; a likeness is 0 to 1, and "
+                "a problem has at least 1 test"
+            )
+
+    def reason(self, problem: Problem) -> str:
+        """Why a problem is left out; empty where it is kept."""
+        if self.dates is not None and not problem.date:
+            return NO_DATE
+        if self.dates is not None and not self.dates[0] <= problem.date <= self.dates[1]:
+            return OTHER_DATE
+        name = problem.license.lower()
+        if self.licenses and not any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in self.licenses):
+            return OTHER_LICENSE
+        return FEW_TESTS if len(problem.tests) < self.least_tests else ""
+
+
+def parse_dates(words: str) -> tuple[str, str]:
+    """The days of `2024-08-01..2025-05-01`. Raises UserError."""
+    first, dots, last = words.partition("..")
+    try:
+        days = date.fromisoformat(first).isoformat(), date.fromisoformat(last).isoformat()
+    except ValueError as error:
+        raise UserError(f"got the dates {words!r}, expected FIRST..LAST such as 2024-08-01..2025-05-01") from error
+    if not dots or days[0] > days[1]:
+        raise UserError(f"got the dates {words!r}, whose first day is after the last; exchange them")
+    return days
