@@ -336,11 +336,18 @@ def _problem(record: _Record) -> Problem:
 
 def _prelude(record: _Record) -> str:
     source = record.words("prelude")
+    if reason := _why_no_python(source):
+        raise ValueError(f"the field 'prelude' is no Python ({reason}), expected source that runs alone")
+    return source
+
+
+@functools.lru_cache(maxsize=64)
+def _why_no_python(source: str) -> str:
     try:
         read(source)
     except ValueError as error:
-        raise ValueError(f"the field 'prelude' is no Python ({error}), expected source that runs alone") from error
-    return source
+        return str(error)
+    return ""
 
 
 def _date(record: _Record) -> str:
