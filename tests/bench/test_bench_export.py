@@ -89,7 +89,8 @@ def test_a_wrong_option_is_told_in_one_line(arguments, told):
 @pytest.mark.skipif(
     not os.environ.get("NOUSCODER_SGLANG_PYTHON"), reason="NOUSCODER_SGLANG_PYTHON names no Python with SGLang"
 )
-def test_a_server_takes_the_weights_while_it_generates(tmp_path, capsys):
+def test_a_server_takes_the_weights_while_it_generates(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root / "tests/quick_start"))
     out = tmp_path / "out.json"
     python = os.environ["NOUSCODER_SGLANG_PYTHON"]
     assert bench("--quick", "--folder", str(tmp_path), "--sglang-python", python, "--out", str(out)) == 0

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
+QUICK_START = HERE.parent / "quick_start"
 SIZES = [
     # An update computes 512 tokens instead of 18,432; an evaluation has 8 problems instead of 64.
     "--data.max-prompt-tokens=128",
@@ -24,16 +25,13 @@ ARGUMENTS = [
 ]
 
 
-def environment(
-    cache: Path | None = None, *, devices: int | None = None, torch: bool = False, optimization: int = 1
-) -> dict[str, str]:
+def environment(cache: Path | None = None, *, devices: int | None = None, optimization: int = 1) -> dict[str, str]:
     """On the CPU, compiled quickly, without torch; else a small run spends most of its time compiling and importing.
 
     Args:
         cache: Programs compiled by one session are here for the next; by default where all tests have theirs. A session
             that is killed needs one of its own: jax writes an entry in place, and would leave half of it to others.
         devices: Of a process; by default what XLA finds, which is one.
-        torch: Whether it is found, as a session that starts SGLang servers wants.
         optimization: XLA's level. 1 where many sessions run what one has compiled; 0, which compiles in half the time
             and takes half as long again to run, where few do.
     """
@@ -45,11 +43,10 @@ def environment(
         "JAX_PLATFORMS": "cpu",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "quick_start"), os.environ.get("PYTHONPATH")))),
+        "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",  # of several processes one compiles
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH")))),
         "XLA_FLAGS": " ".join(flags),
     }
-    if torch:
-        own["NOUSCODER_TEST_TORCH"] = "1"
     return own | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
 
 

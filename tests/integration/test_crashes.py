@@ -1,11 +1,7 @@
 """A run that is killed with SIGKILL, anywhere, and resumed ends like one that never was: weights, metrics, rollouts."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import small_run
+from sessions import Launcher
 
 from nouscoder_jax.run_folder import RunFolder
 
@@ -22,7 +19,7 @@ TIMED = re.compile(r"(seconds|throughput|judge)/.*|.*/idle_share")
 
 
 class Kill(NamedTuple):
-    """Where a session is killed: at a place of a whole run (crash_launcher.py), or some time after it."""
+    """Where a session is killed: at a place of a whole run (crash_watch.py), or some time after it."""
 
     place: int
     delay_ms: float
@@ -31,49 +28,23 @@ class Kill(NamedTuple):
 NEVER = Kill(-1, 0)
 
 
-class Launcher:
-    """A process of crash_launcher.py."""
-
-    def __init__(self, root: Path, cache: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, root / "tests" / "integration" / "crash_launcher.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=small_run.environment(cache),
-            cwd=root,
-            start_new_session=True,
-        )
-
-    def __call__(self, order: dict[str, object], arguments: list[str]) -> int:
-        """Exit code of a session."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order | {"arguments": arguments}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        """Ends it with its session, should one be left."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-
-
 class Chain:
     """One run, killed again and again."""
 
-    def __init__(self, folder: Path, launch: Launcher, *, reference: Path | None = None) -> None:
+    def __init__(self, folder: Path, launcher: Launcher, *, reference: Path | None = None) -> None:
         self.run_dir = folder / "run"
         self.log, self.output = folder / "touches", folder / "output"
         self.reference = reference or self.log
-        self.launch = launch
+        self.launcher = launcher
         folder.mkdir()
 
     def session(self, kill: Kill) -> bool:
         """Starts or resumes the run, as a user would, and has it killed; whether it was."""
         resume = RunFolder(path=self.run_dir).config.exists()
         arguments = ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *ARGUMENTS]
-        places = {"log": self.log, "run_dir": self.run_dir, "reference": self.reference, "output": self.output}
-        code = self.launch({name: str(path) for name, path in places.items()} | kill._asdict(), arguments)
+        places = {"log": self.log, "run_dir": self.run_dir, "reference": self.reference}
+        watch = {name: str(path) for name, path in places.items()} | kill._asdict()
+        code = self.launcher.start("train.py", *arguments, output=self.output, watch=watch).wait()
         said = self.output.read_text()
         assert code in (0, -9), said
         assert "Traceback" not in said and "error:" not in said, said
@@ -118,15 +89,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def launch(root: Path, cache: Path) -> Iterator[Launcher]:
-    launcher = Launcher(root, cache)
+def launcher(root: Path, cache: Path) -> Iterator[Launcher]:
+    launcher = Launcher(root, small_run.environment(cache))
     yield launcher
     launcher.close()
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(tmp_path_factory.mktemp("uninterrupted") / "chain", launch)
+def uninterrupted(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    chain = Chain(tmp_path_factory.mktemp("uninterrupted") / "chain", launcher)
     assert not chain.session(NEVER)
     return chain
 
@@ -153,8 +124,8 @@ def check(chain: Chain, uninterrupted: Chain, points: list[Kill]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_ten_kills_change_nothing(launch: Launcher, uninterrupted: Chain, tmp_path: Path):
-    chain = Chain(tmp_path / "chain", launch, reference=uninterrupted.log)
+def test_ten_kills_change_nothing(launcher: Launcher, uninterrupted: Chain, tmp_path: Path):
+    chain = Chain(tmp_path / "chain", launcher, reference=uninterrupted.log)
     assert check(chain, uninterrupted, kills(uninterrupted, 10)) >= 9
 
 
@@ -165,7 +136,7 @@ def test_a_hundred_kills_change_nothing(root: Path, cache: Path, uninterrupted: 
     points = kills(uninterrupted, 100)
 
     def sweep(number: int) -> int:
-        launcher = Launcher(root, cache)
+        launcher = Launcher(root, small_run.environment(cache))
         try:
             chain = Chain(tmp_path / f"chain-{number}", launcher, reference=uninterrupted.log)
             return check(chain, uninterrupted, points[number::10])

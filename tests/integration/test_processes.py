@@ -6,8 +6,6 @@ import json
 import math
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import small_run
+from sessions import Launchers, Session
 
+from nouscoder_jax.loop.processes import PROCESS_ID
 from nouscoder_jax.run_folder import RunFolder
 
 # At a small learning rate the rounding of a mesh does not flip a draw of the next step.
@@ -40,10 +40,10 @@ ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 class Processes:
     """A run of some processes, one device each."""
 
-    root: Path
+    launchers: Launchers
     folder: Path
     cache: Path
-    running: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+    running: list[Session] = dataclasses.field(default_factory=list)
 
     @property
     def run_dir(self) -> Path:
@@ -55,8 +55,7 @@ class Processes:
         axes = MESHES[mesh] if mesh else ONE
         number = math.prod(axes.values())
         resume = RunFolder(path=self.run_dir).config.exists()
-        command = [sys.executable, "scripts/train.py"]
-        command += ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *SMALL]
+        command = ["--resume", str(self.run_dir)] if resume else [f"--run-dir={self.run_dir}", *SMALL]
         command += [f"--mesh.{axis}={size}" for axis, size in axes.items()]
         command += [f"--mesh.num-processes={number}", *arguments]
         with socket.socket() as free:
@@ -65,13 +64,12 @@ class Processes:
         environment = small_run.environment(self.cache, devices=1, optimization=0) | {
             "JAX_COORDINATOR_ADDRESS": address
         }
-        self.running = []
-        for process in range(number):
-            with self.log(process).open("w") as log:
-                own = environment | {"NOUSCODER_PROCESS_ID": str(process)}
-                self.running.append(
-                    subprocess.Popen(command, cwd=self.root, env=own, stdout=log, stderr=subprocess.STDOUT)
-                )
+        self.running = [
+            self.launchers.start(
+                "train.py", *command, output=self.log(process), environment=environment | {PROCESS_ID: str(process)}
+            )
+            for process in range(number)
+        ]
 
     def log(self, process: int) -> Path:
         return self.folder / f"{process}.log"
@@ -131,12 +129,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Processes]:
+def whole(
+    launchers: Launchers, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str | None], Processes]:
     """whole(mesh): the run on that mesh, from its start to its end; None: in one process."""
 
     @functools.cache
     def make(mesh: str | None) -> Processes:
-        run = Processes(root, tmp_path_factory.mktemp("whole") / "it", cache)
+        run = Processes(launchers, tmp_path_factory.mktemp("whole") / "it", cache)
         run.start(mesh)
         run.finish()
         return run
@@ -145,8 +145,8 @@ def whole(root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def several(root: Path, cache: Path, tmp_path: Path) -> Iterator[Processes]:
-    run = Processes(root, tmp_path / "several", cache)
+def several(launchers: Launchers, cache: Path, tmp_path: Path) -> Iterator[Processes]:
+    run = Processes(launchers, tmp_path / "several", cache)
     yield run
     run.end()
 

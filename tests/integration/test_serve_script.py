@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import small_run
 from small import make_config
 
 from nouscoder_jax import cli
@@ -18,7 +19,8 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.servers import Servers
 
 ROOT = Path(__file__).parents[2]
-STUBS = ROOT / "tests/sglang_stubs"
+STUBS = str(ROOT / "tests/sglang_stubs")
+QUICK = os.pathsep.join((str(small_run.QUICK_START), STUBS))
 PYTHON = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
 PROMPT_TOKENS, COMPLETION_TOKENS = 16, 24
 
@@ -90,10 +92,10 @@ def server_of(keeper: int) -> int:
 class Script:
     """A running scripts/serve.py and what it has said."""
 
-    def __init__(self, folder: Path, num_servers: int) -> None:
+    def __init__(self, folder: Path, num_servers: int, pythonpath: str) -> None:
         self.out = folder / "out"
         arguments = ["scripts/serve.py", "--log-dir", str(folder / "logs"), *overrides(num_servers)]
-        environment = os.environ | {"PYTHONPATH": str(STUBS)}
+        environment = os.environ | {"PYTHONPATH": pythonpath}
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments], stdout=out, stderr=out, cwd=ROOT, env=environment
@@ -130,8 +132,8 @@ class Script:
 def start(tmp_path):
     scripts = []
 
-    def start_script(num_servers):
-        scripts.append(Script(tmp_path, num_servers))
+    def start_script(num_servers, pythonpath=QUICK):
+        scripts.append(Script(tmp_path, num_servers, pythonpath))
         return scripts[-1]
 
     yield start_script
@@ -176,7 +178,8 @@ def test_servers_generate_come_back_after_a_kill_and_end_with_the_script(start):
 
 
 def test_a_script_that_is_killed_while_servers_start_leaves_none(start):
-    script = start(1)
+    """The server's processes are spawned: until they have imported everything they watch no parent."""
+    script = start(1, pythonpath=STUBS)
 
     def scheduler_started():
         assert script.process.poll() is None, script.said()
@@ -194,7 +197,7 @@ def make_servers(folder: Path, *more: str) -> tuple[Servers, list[str]]:
 
 
 def test_a_model_that_does_not_load_is_said_with_its_log_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(STUBS))
+    monkeypatch.setenv("PYTHONPATH", QUICK)
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_bytes((ROOT / "configs/tiny/policy/config.json").read_bytes())

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 import small_run
+from sessions import Launchers, Session
 
 from nouscoder_jax.run_folder import RunFolder
 
@@ -38,7 +37,7 @@ SMALL = [
 
 class Server(NamedTuple):
     url: str
-    process: subprocess.Popen[bytes]
+    process: Session
 
 
 def free_port() -> int:
@@ -47,18 +46,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(root: Path, script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, root / "scripts" / script, *arguments]
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command, env=small_run.environment(torch=True), stdout=output, stderr=subprocess.STDOUT, cwd=root
-        )
-
-
-def train(root: Path, run_dir: Path, *arguments: str) -> list[dict]:
+def train(launchers: Launchers, run_dir: Path, *arguments: str) -> list[dict]:
     """Runs to the end and returns the metrics."""
     log = run_dir.with_suffix(".log")
-    code = start(root, "train.py", *arguments, log=log).wait(timeout=500)
+    code = launchers.start("train.py", *arguments, output=log).wait(timeout=500)
     assert code == 0, log.read_text()[-3000:]
     return metrics_of(run_dir)
 
@@ -67,7 +58,7 @@ def metrics_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in RunFolder(path=run_dir).metrics.read_text().splitlines()]
 
 
-def wait_for_steps(trainer: subprocess.Popen[bytes], run_dir: Path, steps: int, *, log: Path) -> None:
+def wait_for_steps(trainer: Session, run_dir: Path, steps: int, *, log: Path) -> None:
     deadline = time.monotonic() + 300
     while not RunFolder(path=run_dir).metrics.exists() or len(metrics_of(run_dir)) < steps + 1:
         assert trainer.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
@@ -75,12 +66,12 @@ def wait_for_steps(trainer: subprocess.Popen[bytes], run_dir: Path, steps: int, 
 
 
 @pytest.fixture(scope="module")
-def server(root, tmp_path_factory):
+def server(launchers, tmp_path_factory):
     """Address of a server of the tiny policy, started by scripts/serve.py."""
     folder, port = tmp_path_factory.mktemp("serve"), free_port()
     log = folder / "log"
     arguments = [f"--server.port={port}", f"--server.python={PYTHON}", f"--log-dir={folder}"]
-    serving = start(root, "serve.py", "--config", "configs/tiny.py", *arguments, log=log)
+    serving = launchers.start("serve.py", "--config", "configs/tiny.py", *arguments, output=log)
     try:
         deadline = time.monotonic() + 300
         while "ready; train with" not in log.read_text():
@@ -92,11 +83,11 @@ def server(root, tmp_path_factory):
         serving.wait(timeout=60)
 
 
-def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_step(root, tmp_path):
+def test_three_steps_with_a_server_of_its_own_agree_with_the_trainer_at_every_step(launchers, tmp_path):
     run_dir = tmp_path / "run"
     port = free_port()
     lines = train(
-        root,
+        launchers,
         run_dir,
         "--config=configs/tiny.py",
         f"--run-dir={run_dir}",
@@ -126,12 +117,12 @@ def children(process: int) -> list[int]:
 
 
 def test_ahead_of_training_and_over_a_killed_server_no_token_is_too_old_and_the_drift_on_policy_stays(
-    root, server, tmp_path
+    launchers, server, tmp_path
 ):
     run_dir, log = tmp_path / "run", tmp_path / "run.log"
     arguments = ["--rollout.max-staleness=1", "--rollout.on-new-weights=retract", f"--rollout.urls={server.url}"]
     arguments += ["--num-steps=8", f"--run-dir={run_dir}", "--rollout.outage-limit-s=300"]
-    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    trainer = launchers.start("train.py", "--config=configs/tiny.py", *SMALL, *arguments, output=log)
     wait_for_steps(trainer, run_dir, 1, log=log)
     (keeper,) = children(server.process.pid)
     (first,) = children(keeper)
@@ -153,10 +144,10 @@ def test_ahead_of_training_and_over_a_killed_server_no_token_is_too_old_and_the_
         assert line["rollouts/drawn"] == settled + line["rollouts/in_flight"]
 
 
-def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(root, server, tmp_path):
+def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(root, launchers, server, tmp_path):
     run_dir, log = tmp_path / "run", tmp_path / "first.log"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=3", f"--run-dir={run_dir}"]
-    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    trainer = launchers.start("train.py", "--config=configs/tiny.py", *SMALL, *arguments, output=log)
     wait_for_steps(trainer, run_dir, 1, log=log)
     trainer.kill()
     trainer.wait()
@@ -164,26 +155,28 @@ def test_a_killed_trainer_resumes_with_a_server_that_holds_other_weights_by_now(
     # A flush of the cache is refused where a request of the killed trainer still runs this very moment.
     stranger = httpx.post(f"{server.url}/update_weights_from_disk", json=base | {"flush_cache": False}, timeout=120)
     assert stranger.status_code == 200, stranger.text
-    lines = train(root, run_dir, "--resume", str(run_dir))
+    lines = train(launchers, run_dir, "--resume", str(run_dir))
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert all(line["update/on_policy_drift_max"] < 1e-3 for line in lines[1:] if "update/loss" in line)
 
 
-def test_prompts_that_are_too_long_are_left_out_before_they_are_sent_and_counted(root, server, tmp_path):
+def test_prompts_that_are_too_long_are_left_out_before_they_are_sent_and_counted(launchers, server, tmp_path):
     run_dir = tmp_path / "run"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=1", f"--run-dir={run_dir}", "--data.max-prompt-tokens=45"]
-    train(root, run_dir, "--config=configs/tiny.py", *SMALL, *arguments)
+    train(launchers, run_dir, "--config=configs/tiny.py", *SMALL, *arguments)
     left_out = json.loads(RunFolder(path=run_dir).summary.read_text())["training_problems_left_out"]
     assert 0 < left_out < 384
     assert f"training problems: {384 - left_out}, {left_out} left out" in run_dir.with_suffix(".log").read_text()
 
 
-def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished_steps_kept(root, server, tmp_path):
+def test_servers_that_never_come_back_end_the_run_with_one_line_and_the_finished_steps_kept(
+    launchers, server, tmp_path
+):
     """The last test of this file: it ends the server."""
     run_dir, log = tmp_path / "run", tmp_path / "run.log"
     arguments = [f"--rollout.urls={server.url}", "--num-steps=50", f"--run-dir={run_dir}", "--rollout.outage-limit-s=5"]
     arguments += ["--checkpoint.every-steps=50"]
-    trainer = start(root, "train.py", "--config=configs/tiny.py", *SMALL, *arguments, log=log)
+    trainer = launchers.start("train.py", "--config=configs/tiny.py", *SMALL, *arguments, output=log)
     wait_for_steps(trainer, run_dir, 1, log=log)
     server.process.kill()
     assert trainer.wait(timeout=120) == 1, log.read_text()[-3000:]

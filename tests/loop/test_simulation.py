@@ -1,4 +1,4 @@
-"""The host side of a run in a thousand worlds in which everything is late, fails, hangs, and is killed.
+"""The host side of a run in hundreds of worlds in which everything is late, fails, hangs, and is killed.
 
 One world by number: NOUSCODER_SEED=17 pytest tests/loop/test_simulation.py -k one_world
 """
@@ -108,14 +108,16 @@ def ends_of(seed: int, tmp_path: Path) -> list[str]:
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_thousand_worlds():
+@pytest.mark.parametrize(
+    "number", [pytest.param(300, marks=pytest.mark.slow), pytest.param(3000, marks=pytest.mark.soak)]
+)
+def test_hundreds_of_worlds(number: int):
     """In memory where there is a folder for that: most of a world's time is waiting for a disk."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=memory) as folder, ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        told = list(pool.map(ends_of, range(1000), [Path(folder)] * 1000, chunksize=20))
+        told = list(pool.map(ends_of, range(number), [Path(folder)] * number, chunksize=20))
     ends = [end for ends in told for end in ends]
     assert {"killed", "finished", "EngineError", "OutageError", "UserError"} <= set(ends)
 

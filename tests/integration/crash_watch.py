@@ -1,31 +1,16 @@
-"""Runs scripts/train.py again and again and kills it, with SIGKILL, when it has come to a certain place.
+"""Kills the session that it watches, with SIGKILL, when that has come to a certain place.
 
-Every line on stdin is a session in JSON; its exit code comes back as a line on stdout, -9 where it was killed.
-
-    {"log": LOG, "run_dir": RUN_DIR, "reference": REFERENCE, "place": PLACE, "delay_ms": DELAY_MS, "output": FILE,
-     "arguments": train.py's}
-
-A touch is whatever CPython tells audit hooks of files in RUN_DIR: one opened for writing, a rename, a new folder, a
-deletion. It becomes a line of LOG, such as `open journal/batch-000001.json.part`. REFERENCE is the LOG of a whole run.
-The process dies just before the first touch that REFERENCE has on line PLACE or later (counted from 0; -1: never), or
-DELAY_MS after it, where threads write that Python knows nothing of.
-
-A session is a process of its own, forked from this one, which has imported everything and done nothing else: imports
-are two thirds of a short session.
+A touch is whatever CPython tells audit hooks of files in the run folder: one opened for writing, a rename, a folder, a
+deletion. It becomes a line of the log, such as `open journal/batch-000001.json.part`. The reference is the log of a
+whole run. The process dies just before the first touch that the reference has on line `place` or later (counted from 0;
+-1: never), or `delay_ms` after it, where threads write that Python knows nothing of.
 """
 
-import importlib
-import json
 import os
 import re
-import runpy
 import signal
-import sys
 import threading
 import time
-
-SCRIPTS = os.path.join(os.path.dirname(__file__), "..", "..", "scripts")
-IMPORTED = ("nouscoder_jax.loop.run", "transformers.models.auto.tokenization_auto", "matplotlib.pyplot")
 
 
 class Watch:
@@ -76,29 +61,3 @@ class Watch:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def session(*, output: str, arguments: list[str], **watched) -> None:
-    """This process becomes train.py with these arguments."""
-    nothing, said = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    for number, handle in enumerate((nothing, said, said)):
-        os.dup2(handle, number)
-    sys.addaudithook(Watch(**watched).hook)
-    sys.argv = ["train.py", *arguments]
-    runpy.run_path(os.path.join(SCRIPTS, "train.py"), run_name="__main__")
-
-
-def main() -> None:
-    for name in IMPORTED:
-        importlib.import_module(name)
-    while line := sys.stdin.readline():
-        child = os.fork()
-        if child == 0:
-            return session(**json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-    return None
-
-
-if __name__ == "__main__":
-    main()
