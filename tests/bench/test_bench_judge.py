@@ -108,7 +108,8 @@ def test_the_script_measures_and_writes_it_down(root, tmp_path):
     content = json.loads(out.read_text())
     measured = {one["name"]: one for one in content["contenders"]}
     assert set(measured) == {"local warm", "local fresh", RATIO_TO, "floor: fork + program"}
-    assert all(not one["skipped"] and one["median"]["cpu_ms"] > 0 for one in measured.values())
+    assert all(not one["skipped"] and one["median"]["speed"] > 0 for one in measured.values())
+    assert max(one["median"]["cpu_ms"] for one in measured.values()) > 0  # of one alone: /proc counts ticks of 10 ms
     assert {"date", "commit", "hardware", "versions", "settings"} <= set(content)
 
 

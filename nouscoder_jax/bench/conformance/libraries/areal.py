@@ -20,7 +20,7 @@ from areal.utils.functional import functional, vocab_parallel
 from nouscoder_jax.bench.conformance.libraries.answers import Function, k3, serve
 
 
-def policy(case: Any, *, level: str = "token", dual_clip: float | None = None, reject: Any = None) -> Any:
+def _policy(case: Any, *, level: str = "token", dual_clip: float | None = None, reject: Any = None) -> Any:
     """The actor loss; without rejection sampling, the behavior policy has no part in it."""
     low, high = case.clips(sequence=level == "sequence")
     sampling = RejectionSamplingConfig(**{"level": "token", "metric": "ratio"} | reject) if reject else None
@@ -32,18 +32,18 @@ def policy(case: Any, *, level: str = "token", dual_clip: float | None = None, r
     return loss
 
 
-def rejected(case: Any) -> Any:
+def _rejected(case: Any) -> Any:
     """Sequences out of bounds are masked."""
     bounds = {"lower": case.min_ratio, "upper": case.max_ratio}
-    return policy(case, reject={"level": "sequence", "action": "mask", "agg": "mean"} | bounds)
+    return _policy(case, reject={"level": "sequence", "action": "mask", "agg": "mean"} | bounds)
 
 
-def icepop(case: Any) -> Any:
+def _icepop(case: Any) -> Any:
     """Tokens out of bounds are masked."""
-    return policy(case, reject={"action": "mask", "lower": case.min_weight, "upper": case.icepop_max_weight})
+    return _policy(case, reject={"action": "mask", "lower": case.min_weight, "upper": case.icepop_max_weight})
 
 
-def entropy(case: Any) -> Any:
+def _entropy(case: Any) -> Any:
     """At counted tokens."""
     rows, time, vocab = case.logits.shape
     labels = torch.zeros(rows * time, dtype=torch.long)
@@ -51,7 +51,7 @@ def entropy(case: Any) -> Any:
     return torch.where(case.mask, found.reshape(rows, time), 0.0)
 
 
-def advantages(*, of: str = "rewards", **options: Any) -> Function:
+def _advantages(*, of: str = "rewards", **options: Any) -> Function:
     """Its normalisation, by group where `options` do not say; `of` names the rewards among the inputs."""
 
     def answer(case: Any) -> Any:
@@ -62,7 +62,7 @@ def advantages(*, of: str = "rewards", **options: Any) -> Function:
     return answer
 
 
-def overlong(case: Any) -> Any:
+def _overlong(case: Any) -> Any:
     """The penalty of each length."""
     mask = torch.arange(int(case.num_tokens.max()))[None, :] < case.num_tokens[:, None]
     data = {"rewards": torch.zeros(len(mask)), "input_ids": mask.long(), "loss_mask": mask}
@@ -71,23 +71,23 @@ def overlong(case: Any) -> Any:
 
 _unbiased = {"std_unbiased": True, "eps": 1e-6}
 ANSWERS = {
-    "dapo": policy,
-    "gspo": lambda case: policy(case, level="sequence"),
-    "gspo_plus": lambda case: policy(case, level="sequence"),
-    "dual_clip": lambda case: policy(case, dual_clip=case.dual_clip),
-    "tis": lambda case: policy(case, reject={"action": "clamp", "upper": case.max_weight}),
-    "icepop": icepop,
-    "decoupled": lambda case: policy(case, reject={"action": "clamp", "upper": 1e9}),
-    "sequence_rejection": rejected,
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, level="sequence"),
+    "gspo_plus": lambda case: _policy(case, level="sequence"),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": lambda case: _policy(case, reject={"action": "clamp", "upper": case.max_weight}),
+    "icepop": _icepop,
+    "decoupled": lambda case: _policy(case, reject={"action": "clamp", "upper": 1e9}),
+    "sequence_rejection": _rejected,
     "k3_kl": k3(lambda case: KLEstimator("k3", apply_clamp=False)(case.logprobs, case.reference_logprobs)),
-    "entropy": entropy,
-    "group_mean_std": advantages(std_level="group", **_unbiased),
-    "group_mean": advantages(std_level=None),
-    "leave_one_out": advantages(std_level=None, mean_leave1out=True),
-    "equal_rewards": advantages(of="equal_rewards", std_level="group", **_unbiased),
-    "group_mean_batch_std": advantages(std_level="batch", **_unbiased),
-    "batch_mean_std": advantages(mean_level="batch", std_level="batch", **_unbiased),
-    "overlong": overlong,
+    "entropy": _entropy,
+    "group_mean_std": _advantages(std_level="group", **_unbiased),
+    "group_mean": _advantages(std_level=None),
+    "leave_one_out": _advantages(std_level=None, mean_leave1out=True),
+    "equal_rewards": _advantages(of="equal_rewards", std_level="group", **_unbiased),
+    "group_mean_batch_std": _advantages(std_level="batch", **_unbiased),
+    "batch_mean_std": _advantages(mean_level="batch", std_level="batch", **_unbiased),
+    "overlong": _overlong,
 }
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _LOSSES = {
 }  # fmt: skip
 
 
-def policy(case: Any, reduction: str = "token_mean", *, kind: str = "regular", **correction: Any) -> Any:
+def _policy(case: Any, reduction: str = "token_mean", *, kind: str = "regular", **correction: Any) -> Any:
     """A policy loss with a loss reduction; `correction`: fields of its off-policy correction."""
     config = AlgorithmConfig(policy_loss_type=kind, loss_reduction=reduction, clip_ratio_c=case.dual_clip)
     config.eps_clip_low, config.eps_clip_high = case.clips(sequence=kind == "gspo")
@@ -39,30 +39,30 @@ def policy(case: Any, reduction: str = "token_mean", *, kind: str = "regular", *
     return _LOSSES[kind](case.logprobs, case.old_logprobs, scaled, config, case.counted, behavior)[0]
 
 
-def icepop(case: Any) -> Any:
+def _icepop(case: Any) -> Any:
     """Tokens out of bounds are masked."""
     low, high = case.min_weight, case.icepop_max_weight
     bounds = {"token_mask_is_threshold_low": low, "token_mask_is_threshold_high": high}
-    return policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=high, **bounds)
+    return _policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=high, **bounds)
 
 
-def rejection(case: Any) -> Any:
+def _rejection(case: Any) -> Any:
     """Sequences out of bounds are masked."""
     bounds = {"geo_mask_low": case.min_ratio, "geo_mask_high": case.max_ratio}
-    return policy(case, sequence_mask_metric="geometric", **bounds)
+    return _policy(case, sequence_mask_metric="geometric", **bounds)
 
 
 ANSWERS = {
-    "grpo": lambda case: policy(case, "sequence_mean"),
-    "dr_grpo": lambda case: policy(case, "seq_mean_token_sum_norm"),
-    "dapo": policy,
-    "gspo": lambda case: policy(case, "sequence_mean", kind="gspo"),
-    "gspo_plus": lambda case: policy(case, kind="gspo"),
-    "cispo": lambda case: policy(case, kind="cispo"),
-    "dual_clip": lambda case: policy(case, kind="dual_clip"),
-    "tis": lambda case: policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=case.max_weight),
-    "icepop": icepop,
-    "sequence_rejection": rejection,
+    "grpo": lambda case: _policy(case, "sequence_mean"),
+    "dr_grpo": lambda case: _policy(case, "seq_mean_token_sum_norm"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "sequence_mean", kind="gspo"),
+    "gspo_plus": lambda case: _policy(case, kind="gspo"),
+    "cispo": lambda case: _policy(case, kind="cispo"),
+    "dual_clip": lambda case: _policy(case, kind="dual_clip"),
+    "tis": lambda case: _policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=case.max_weight),
+    "icepop": _icepop,
+    "sequence_rejection": _rejection,
     "k3_kl": k3(lambda case: ppo_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, case.mask, "k3")),
     "entropy": entropy(torch_utils.chunked_entropy_from_logits),
     "group_mean_std": advantages(_outcome, of="rewards"),

@@ -34,7 +34,7 @@ _ONE_PROCESS = SimpleNamespace(num_processes=1, gather=lambda tensor: tensor, re
 """The accelerator of a run on one device."""
 
 
-def policy(
+def _policy(
     case: Any, loss_type: str, *, sequence: bool = False, delta: float | None = None, beta: float = 0.0,
     clip_offset: float = 0.0, factor: float = 1.0,
 ) -> Any:  # fmt: skip
@@ -74,23 +74,23 @@ def policy(
     return trainer._compute_loss(trainer.model, inputs)
 
 
-def overlong(case: Any) -> list[float]:
+def _overlong(case: Any) -> list[float]:
     """The penalty of each length."""
     punish = get_soft_overlong_punishment(case.max_tokens, case.buffer_tokens)
     return punish(completion_ids=[[0] * int(length) for length in case.num_tokens])
 
 
 ANSWERS = {
-    "grpo": lambda case: policy(case, "grpo"),
-    "dr_grpo": lambda case: policy(case, "dr_grpo"),
-    "dapo": lambda case: policy(case, "dapo"),
-    "gspo": lambda case: policy(case, "grpo", sequence=True),
-    "gspo_plus": lambda case: policy(case, "luspo", sequence=True),
-    "cispo": lambda case: policy(case, "cispo", clip_offset=1.0),
-    "dual_clip": lambda case: policy(case, "dapo", delta=case.dual_clip),
-    "k3_kl": lambda case: policy(case, "dapo", beta=1.0, factor=0.0),
+    "grpo": lambda case: _policy(case, "grpo"),
+    "dr_grpo": lambda case: _policy(case, "dr_grpo"),
+    "dapo": lambda case: _policy(case, "dapo"),
+    "gspo": lambda case: _policy(case, "grpo", sequence=True),
+    "gspo_plus": lambda case: _policy(case, "luspo", sequence=True),
+    "cispo": lambda case: _policy(case, "cispo", clip_offset=1.0),
+    "dual_clip": lambda case: _policy(case, "dapo", delta=case.dual_clip),
+    "k3_kl": lambda case: _policy(case, "dapo", beta=1.0, factor=0.0),
     "entropy": entropy(entropy_from_logits),
-    "overlong": overlong,
+    "overlong": _overlong,
 }
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def _read_logprobs(graphdef: Any, state: Any, **_: Any) -> tuple[jax.Array, jax.
 common.compute_per_token_logps = _read_logprobs
 
 
-def by_jax(function: Function, fields: dict[str, Any]) -> Answer:
+def _by_jax(function: Function, fields: dict[str, Any]) -> Answer:
     """Value, and the gradient of a scalar."""
     arrays = {name: jnp.asarray(value) if isinstance(value, np.ndarray) else value for name, value in fields.items()}
     value = function(Case(**arrays))
@@ -42,7 +42,7 @@ def by_jax(function: Function, fields: dict[str, Any]) -> Answer:
     return np.asarray(value), np.asarray(gradient)
 
 
-def policy(
+def _policy(
     case: Any, aggregation: str = "token-mean", *, algorithm: str = "grpo", dual_clip: float | None = None,
     weights: Any = None,
 ) -> Any:  # fmt: skip
@@ -64,18 +64,18 @@ def policy(
     return algo_core.grpo_loss_fn(_GivenLogprobs(case.logprobs), example, config, 0, 0)[0]
 
 
-def truncated(case: Any) -> Any:
+def _truncated(case: Any) -> Any:
     """The factors that its learner would make."""
-    return policy(case, weights=jnp.minimum(jnp.exp(case.old_logprobs - case.behavior_logprobs), case.max_weight))
+    return _policy(case, weights=jnp.minimum(jnp.exp(case.old_logprobs - case.behavior_logprobs), case.max_weight))
 
 
-def k3(case: Any) -> Any:
+def _k3(case: Any) -> Any:
     """The mean over counted tokens, so that a gradient can be taken."""
     kl = common.compute_kl_divergence(case.logprobs, case.reference_logprobs, "low_var_kl")
     return jnp.sum(jnp.where(case.mask, kl, 0.0)) / jnp.sum(case.mask)
 
 
-def advantages(estimator: Any, *, of: str = "rewards") -> Function:
+def _advantages(estimator: Any, *, of: str = "rewards") -> Function:
     """An estimator of one reward a completion, groups one after the other; `of` names them among the inputs."""
 
     def answer(case: Any) -> Any:
@@ -87,20 +87,20 @@ def advantages(estimator: Any, *, of: str = "rewards") -> Function:
 
 _gspo = "gspo-token"
 ANSWERS = {
-    "grpo": lambda case: policy(case, "sequence-mean-token-mean"),
-    "dr_grpo": lambda case: policy(case, "sequence-mean-token-scale"),
-    "dapo": policy,
-    "gspo": lambda case: policy(case, "sequence-mean-token-mean", algorithm=_gspo),
-    "gspo_plus": lambda case: policy(case, algorithm=_gspo),
-    "dual_clip": lambda case: policy(case, dual_clip=case.dual_clip),
-    "tis": truncated,
-    "k3_kl": k3,
+    "grpo": lambda case: _policy(case, "sequence-mean-token-mean"),
+    "dr_grpo": lambda case: _policy(case, "sequence-mean-token-scale"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "sequence-mean-token-mean", algorithm=_gspo),
+    "gspo_plus": lambda case: _policy(case, algorithm=_gspo),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": _truncated,
+    "k3_kl": _k3,
     "entropy": lambda case: jnp.where(case.mask, algo_core.compute_entropy_from_logits(case.logits), 0.0),
-    "group_mean_std": advantages(algo_core.compute_advantages),
-    "equal_rewards": advantages(algo_core.compute_advantages, of="equal_rewards"),
-    "group_mean": advantages(algo_core.compute_drgrpo_advantages),
-    "leave_one_out": advantages(algo_core.compute_rloo_advantages),
+    "group_mean_std": _advantages(algo_core.compute_advantages),
+    "equal_rewards": _advantages(algo_core.compute_advantages, of="equal_rewards"),
+    "group_mean": _advantages(algo_core.compute_drgrpo_advantages),
+    "leave_one_out": _advantages(algo_core.compute_rloo_advantages),
 }
 
 if __name__ == "__main__":
-    serve(ANSWERS, packages=("google-tunix", "jax"), compute=by_jax, precisions=("float32",))
+    serve(ANSWERS, packages=("google-tunix", "jax"), compute=_by_jax, precisions=("float32",))

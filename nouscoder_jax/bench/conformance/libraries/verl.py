@@ -22,7 +22,7 @@ NO_DUAL_CLIP = 1e9
 """clip_ratio_c has no value that turns it off."""
 
 
-def policy(
+def _policy(
     case: Any, name: str = "vanilla", aggregation: str = "token-mean", *, dual_clip: float = NO_DUAL_CLIP,
     weights: Any = None, mask: Any = None,
 ) -> Any:  # fmt: skip
@@ -38,29 +38,29 @@ def policy(
     return loss(case.old_logprobs, case.logprobs, case.token_advantages, mask, aggregation, config, weights)[0]
 
 
-def correction(case: Any, threshold: Any) -> Any:
+def _correction(case: Any, threshold: Any) -> Any:
     """Weights of verl's rollout correction: truncated, or IcePop where there are two thresholds."""
     drift = case.old_logprobs - case.behavior_logprobs
     return rollout_corr_helper.compute_rollout_correction_weights(drift, case.counted, "token", threshold)[0]
 
 
-def rejection(case: Any) -> Any:
+def _rejection(case: Any) -> Any:
     """The mask left by rejecting sequences by their mean log-ratio."""
     bounds, drift = f"{case.min_ratio}_{case.max_ratio}", case.old_logprobs - case.behavior_logprobs
     return rollout_corr_helper.compute_rollout_rejection_mask(drift, case.counted, "seq_mean_k1", bounds)[0]
 
 
 ANSWERS = {
-    "grpo": lambda case: policy(case, aggregation="seq-mean-token-mean"),
-    "dr_grpo": lambda case: policy(case, aggregation="seq-mean-token-sum-norm"),
-    "dapo": policy,
-    "gspo": lambda case: policy(case, "gspo", "seq-mean-token-mean"),
-    "gspo_plus": lambda case: policy(case, "gspo"),
-    "cispo": lambda case: policy(case, "cispo"),
-    "dual_clip": lambda case: policy(case, dual_clip=case.dual_clip),
-    "tis": lambda case: policy(case, weights=correction(case, case.max_weight)),
-    "icepop": lambda case: policy(case, weights=correction(case, f"{case.min_weight}_{case.icepop_max_weight}")),
-    "sequence_rejection": lambda case: policy(case, mask=rejection(case)),
+    "grpo": lambda case: _policy(case, aggregation="seq-mean-token-mean"),
+    "dr_grpo": lambda case: _policy(case, aggregation="seq-mean-token-sum-norm"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "gspo", "seq-mean-token-mean"),
+    "gspo_plus": lambda case: _policy(case, "gspo"),
+    "cispo": lambda case: _policy(case, "cispo"),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": lambda case: _policy(case, weights=_correction(case, case.max_weight)),
+    "icepop": lambda case: _policy(case, weights=_correction(case, f"{case.min_weight}_{case.icepop_max_weight}")),
+    "sequence_rejection": lambda case: _policy(case, mask=_rejection(case)),
     "k3_kl": k3(lambda case: core_algos.kl_penalty(case.logprobs, case.reference_logprobs, "low_var_kl")),
     "entropy": entropy(torch_functional.entropy_from_logits),
     "group_mean_std": advantages(_outcome, of="rewards"),
