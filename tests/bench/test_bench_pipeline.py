@@ -65,14 +65,12 @@ def sampling(seed):
     return Sampling(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=4096, seed=seed)
 
 
-def ends(lengths, *, starts=None, num_slots=8, step_s=lambda number: 0.1 * number):
-    """When each sequence ends, on one server with this time of a decoding step."""
+def ends(lengths, *, starts=None, num_slots=8, step_s=lambda number: 0.1 * number, num_servers=1):
+    """When each sequence ends, on servers with this time of a decoding step."""
 
     async def main():
-        engine = VirtualEngine(
-            [Server(num_slots=num_slots, decode_step_s=step_s)], Fixed(lambda seed: lengths[seed]), reload_s=5.0,
-            finishes=False,
-        )  # fmt: skip
+        servers = [Server(num_slots=num_slots, decode_step_s=step_s) for _ in range(num_servers)]
+        engine = VirtualEngine(servers, Fixed(lambda seed: lengths[seed]), reload_s=5.0, finishes=False)
 
         async def one(seed):
             await asyncio.sleep((starts or [0.0] * len(lengths))[seed])
@@ -92,6 +90,10 @@ def test_two_sequences_share_steps_and_the_longer_goes_on_alone():
 def test_a_sequence_that_joins_slows_the_one_under_way():
     # alone for 1 s: 10 of 20 tokens; together 10 more at 0.2 s: 3 s. The second has 10 of 15 then, and 5 at 0.1 s left
     assert ends([20, 15], starts=[0.0, 1.0]) == pytest.approx([3.0, 3.5])
+
+
+def test_who_asks_goes_to_the_server_with_the_fewest_sequences():
+    assert ends([10, 10], num_servers=2) == pytest.approx([1.0, 1.0])
 
 
 def test_what_finds_no_slot_waits_its_turn():

@@ -167,7 +167,7 @@ class _Run:
         return Measured(
             step_s=seconds / num_steps,
             tokens_per_s=sum(one.tokens for one in servers) / seconds,
-            engine_idle_share=self.meter.take(),
+            engine_idle_share=max(0.0, self.meter.take()),
             server_idle_share=1 - sum(one.busy_s for one in servers) / servers_s,
             loading_share=sum(one.stopped_s for one in servers) / servers_s,
             trainer_idle_share=1 - self._trained_s / seconds,
