@@ -1,6 +1,6 @@
 """Where and on what a benchmark ran: so that a figure can be read a year later.
 
-In: this machine. Out: a dict for JSON: date, commit, hardware, versions, load; the console that results are shown on.
+In: this machine. Out: a dict for JSON: date, commit, hardware, versions, load.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-
-from rich.console import Console
 
 _ROOT = Path(__file__).parents[2]
 
@@ -28,12 +26,6 @@ def describe(packages: tuple[str, ...]) -> dict[str, object]:
         | {name: importlib.metadata.version(name) for name in packages},
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def console(*, width_chars: int) -> Console:
-    """A console as wide as its terminal; where there is none, as wide as the bench's tables."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=width_chars)
 
 
 def commit() -> str:

@@ -6,6 +6,7 @@ answer a request. Both ends are here; standard library only: a child runs in the
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -13,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,11 @@ def serve(make: Callable[[Path], tuple[dict[str, Any], Answers]]) -> None:
         tell(answers[request.pop("do")](**request))
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Of installed packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
 def timed(work: Callable[[], dict[str, Any]], *, cpu_s: Callable[[], float] = time.process_time) -> dict[str, Any]:
     """What the work returns, and the seconds that it took: of the wall, and of the CPU by `cpu_s`."""
     wall, cpu = time.perf_counter(), cpu_s()
@@ -47,7 +52,7 @@ def timed(work: Callable[[], dict[str, Any]], *, cpu_s: Callable[[], float] = ti
     return {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_s() - cpu, **found}
 
 
-class WorkerError(Exception):
+class WorkerError(RuntimeError):
     """A child has ended without an answer; its last lines are the message."""
 
 
@@ -63,20 +68,19 @@ class Worker:
     def __init__(self, name: str, command: list[str], folder: Path, variables: Mapping[str, str]) -> None:
         """The command gets `folder` as its last argument; its log is written there."""
         self.name = name
+        self._facts: dict[str, Any] | None = None
         self._log = folder / f"{name}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*command, str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
+                [*command, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=os.environ | variables,
-            )
+            )  # fmt: skip
 
     def wait_ready(self) -> dict[str, Any]:
         """Returns, when it can be asked, how it computes. Raises WorkerError."""
-        return self._answer()["ready"]
+        if self._facts is None:
+            self._facts = self._answer()["ready"]
+        return dict(self._facts or {})
 
     def ask(self, todo: str, **arguments: Any) -> dict[str, Any]:
         """One request. Raises WorkerError."""
@@ -103,17 +107,13 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends it: by closing its stdin, so that it can stop what it has started, and then by force."""
-        assert self._process.stdin
         try:
-            self._process.stdin.close()
-            self._process.wait(_ENDING_S)
+            self._process.communicate(timeout=_ENDING_S)
         except (BrokenPipeError, subprocess.TimeoutExpired):
-            pass
-        self._process.kill()
-        self._process.stdin = None  # closed: nothing more to send
-        self._process.communicate()
+            self._process.kill()
+            self._process.communicate()
 
 
 def environment(num_threads: int, *paths: Path) -> dict[str, str]:

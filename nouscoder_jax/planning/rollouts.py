@@ -232,7 +232,8 @@ def assumptions(workload: Workload, config: TrainConfig) -> list[str]:
         f"{config.rollout.num_slots} completions (rollout.num_slots) are in flight at each engine, or fewer where its "
         f"cache has no room or all {most_in_flight(config, workload):,} that may be drawn are; each has its prompt and "
         "half its completion in the cache in the mean; prefill is not counted",
-        f"{workload.generated_sequences:,} completions are generated a step and judged behind generation",
+        f"{workload.generated_sequences:,} completions are generated a step and judged behind generation; "
+        f"{workload.trained_sequences:,} of them are trained on",
         f"new weights go to the engines through a shared disk at {RELOAD_BYTES_PER_S / 1e9:g} GB/s, write and read",
         "a trainer on fewer GPUs takes the same time a micro-batch; its memory is the compiled one plus larger shards",
     ]

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench.conformance import command, environment, inputs, ours, table
-from nouscoder_jax.bench.conformance.compare import agrees, compare, is_failing
-from nouscoder_jax.bench.conformance.environment import Answers
+from nouscoder_jax.bench.conformance import command, inputs, ours, table
+from nouscoder_jax.bench.conformance.command import Answers
+from nouscoder_jax.bench.conformance.compare import agrees, figures
 from nouscoder_jax.bench.conformance.libraries import placeholders
 from nouscoder_jax.bench.conformance.rows import ROWS, Row
 from nouscoder_jax.bench.readme import replace_block
 from nouscoder_jax.bench.worker import Worker
-from nouscoder_jax.config import UserError
 
 BASELINE = Path(__file__).parents[1] / "baselines" / "conformance.json"
 PEERS_ENV = os.environ.get("NOUSCODER_PEERS_ENV", "")
 
-PLAIN = Row(objective="dapo", library="verl", theirs="vanilla")
-STATED = Row(objective="grpo", library="trl", theirs="loss_type grpo", difference="twice ours", adjusted="grpo, twice")
+PLAIN = Row("dapo", "verl", "vanilla")
+STATED = Row("grpo", "trl", "loss_type grpo", "twice ours", "grpo, twice")
+NOWHERE = argparse.Namespace(out=None, plot=None, readme=None)
 
 NUMBERS = {
     "dapo": (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
@@ -37,13 +37,7 @@ def known_numbers(name: str, one: str):
 
 def compared(row: Row, value: float, gradient: list[float]) -> dict:
     theirs = {"even, seed 0": (np.array(value, np.float32), np.array([gradient]))}
-    return compare(row, known_numbers, theirs, failure="")
-
-
-def options(**changes) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_options(parser)
-    return argparse.Namespace(**(vars(parser.parse_args([])) | changes))
+    return row._asdict() | figures(row, known_numbers, theirs)
 
 
 def results(*rows: dict) -> dict:
@@ -80,7 +74,7 @@ def test_the_worst_input_counts():
         (np.array(0.5, np.float32), np.array([[0.1, -0.2]])),
         (np.array(0.75, np.float32), np.array([[0.1, 0.2]])),
     )
-    row = compare(PLAIN, known_numbers, {"even, seed 0": near, "even, seed 1": far, "even, seed 2": near}, failure="")
+    row = figures(PLAIN, known_numbers, {"even, seed 0": near, "even, seed 1": far, "even, seed 2": near})
     assert row["verdict"] == "DIFFERS"
     assert row["defined"]["value_difference"] == pytest.approx(0.25)
     assert row["defined"]["cosine"] == pytest.approx((0.01 - 0.04) / 0.05)
@@ -93,14 +87,14 @@ def test_a_stated_difference_agrees_only_after_adjusting_for_it():
 
 def test_a_row_that_should_agree_and_does_not_makes_the_bench_fail(capsys):
     good, bad = compared(PLAIN, 0.5, [0.1, -0.2]), compared(PLAIN, 0.6, [0.1, -0.2])
-    assert command._report(results(good), options()) == 0
-    assert command._report(results(good, bad), options()) == 1
+    assert command.finish(results(good), {}, NOWHERE) == 0
+    assert command.finish(results(good, bad), {}, NOWHERE) == 1
     assert "1 of 2 rows agree" in capsys.readouterr().out
 
 
 def test_a_library_that_fails_is_a_row_with_the_reason():
     answers = {"verl": Answers(failure="pip could not install verl")}
-    found = command.judge(inputs.make(seed=0, num_seeds=1), {}, answers)
+    found = command.judge(inputs.make(seed=0, num_seeds=1), answers)
     assert {(row["verdict"], row["failure"]) for row in found["rows"]} == {("failed", "pip could not install verl")}
     assert table.num_failing(found) == len(found["rows"]) > 0
     assert "pip could not install verl" in table.markdown(found)
@@ -114,19 +108,6 @@ def test_markdown_has_a_line_a_row_with_what_remains_and_what_was_before():
     assert "as defined 2.5e-01" in cells[1][-1] and "as defined" not in cells[0][-1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"only": "verl,nobody"}, "--only got nobody; there are verl"),
-        ({"seed": -1}, "--seed is -1; use 0 or more"),
-        ({"out": Path("/no/such/folder/c.json")}, "make it first"),
-    ],
-)
-def test_bad_options_are_user_errors(changes, told):
-    with pytest.raises(UserError, match=told):
-        command.run(options(**changes))
-
-
 def test_every_row_has_ours_and_what_it_is_adjusted_with():
     known = ours.LOSSES | ours.PARTS
     for row in ROWS:
@@ -136,10 +117,34 @@ def test_every_row_has_ours_and_what_it_is_adjusted_with():
     assert len({(row.objective, row.library) for row in ROWS}) == len(ROWS)
 
 
+def reached(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Shares of counted tokens (of sequences: of rows) where each bound binds; a bound that no token meets tests
+    nothing."""
+    mask, bounds = arrays["mask"], inputs.SETTINGS
+    ratio = np.exp(arrays["logprobs"] - arrays["old_logprobs"])
+    drift = np.exp(arrays["old_logprobs"] - arrays["behavior_logprobs"])
+    negative = np.broadcast_to(arrays["advantages"][:, None] < 0, mask.shape)
+    log_sequence = (np.log(ratio) * mask).sum(1) / np.maximum(mask.sum(1), 1)
+    sequence = np.exp(log_sequence)
+    tokens = {
+        "clip_low": (ratio < 1 - bounds["clip_low"]) & negative,
+        "clip_high": (ratio > 1 + bounds["clip_high"]) & ~negative,
+        "dual_clip": (ratio > bounds["dual_clip"]) & negative,
+        "max_weight": drift > bounds["max_weight"],
+        "icepop": (drift < bounds["min_weight"]) | (drift > bounds["icepop_max_weight"]),
+    }
+    rows = {
+        "sequence_clip_low": (sequence < 1 - bounds["sequence_clip_low"]) & negative[:, 0],
+        "sequence_clip_high": (sequence > 1 + bounds["sequence_clip_high"]) & ~negative[:, 0],
+    }
+    shares = {name: float((hit & mask).sum() / mask.sum()) for name, hit in tokens.items()}
+    return shares | {name: float(hit.mean()) for name, hit in rows.items()}
+
+
 def test_inputs_reach_every_bound():
-    reached = [inputs.reached(one) for one in inputs.make(seed=0, num_seeds=3).values()]
-    for bound in reached[0]:
-        assert sum(one[bound] > 0 for one in reached) >= 2, bound
+    found = [reached(one) for one in inputs.make(seed=0, num_seeds=3).values()]
+    for bound in found[0]:
+        assert sum(one[bound] > 0 for one in found) >= 2, bound
 
 
 def test_inputs_have_a_masked_row_and_a_one_token_sequence():
@@ -170,20 +175,20 @@ def test_a_placeholder_imports_and_is_no_number(monkeypatch):
 
 def test_a_child_answers_with_the_numbers_of_its_functions_and_why_one_has_none(tmp_path):
     cases = inputs.make(seed=0, num_seeds=1)
-    files = command.write_inputs(cases, tmp_path)
+    inputs.write(cases, tmp_path)
     code = """
 import numpy as np
 from nouscoder_jax.bench.conformance.libraries.answers import serve
-def broken(arrays, settings):
+def broken(fields):
     raise ValueError("no such loss")
-def mean(arrays, settings):
-    value = arrays["logprobs"].mean(dtype=arrays["logprobs"].dtype)
-    return value * settings.dual_clip, np.full_like(arrays["logprobs"], 1 / 3)
-serve({"broken": broken, "mean": mean}, packages=("numpy",), stand_ins=("ray",), precisions=("float32", "float64"))"""
+def mean(fields):
+    value = fields["logprobs"].mean(dtype=fields["logprobs"].dtype)
+    return value * fields["dual_clip"], np.full_like(fields["logprobs"], 1 / 3)
+serve({"broken": broken, "mean": mean}, packages=("numpy",), stand_ins=("ray",), compute=lambda one, f: one(f))"""
     with Worker("one", [sys.executable, "-c", code], tmp_path, {}) as child:
         facts = child.wait_ready()
-        name, stem = next(iter(files.items()))
-        answer = child.ask("answer", inputs=f"{stem}.npz", precision="float32")
+        name = next(iter(cases))
+        answer = child.ask("answer", inputs=f"{name}.npz", precision="float32")
     assert facts["placeholders"] == ["ray"] and facts["precisions"] == ["float32", "float64"]
     assert answer["broken"] == {"failure": "ValueError: no such loss"}
     expected = cases[name]["logprobs"].mean(dtype=np.float32) * inputs.SETTINGS["dual_clip"]
@@ -211,16 +216,13 @@ def test_a_row_that_differs_in_the_recorded_table_makes_the_bench_fail():
     content = json.loads(BASELINE.read_text())
     row = next(row for row in content["rows"] if row["verdict"] == "agrees")
     row["verdict"] = "DIFFERS"
-    assert command._report(content, options()) == 1
+    assert command.finish(content, {}, NOWHERE) == 1
 
 
 @pytest.mark.skipif(not PEERS_ENV, reason="NOUSCODER_PEERS_ENV names no environment of the libraries")
-@pytest.mark.parametrize("name", [library.name for library in environment.LIBRARIES])
+@pytest.mark.parametrize("name", command.LIBRARIES)
 def test_a_library_agrees_when_it_runs(name, tmp_path):
-    failures = environment.install(Path(PEERS_ENV))
     cases = inputs.make(seed=7, num_seeds=1)
-    files = command.write_inputs(cases, tmp_path)
-    library = next(one for one in environment.LIBRARIES if one.name == name)
-    assert name not in failures
-    found = command.judge(cases, files, {name: environment.ask(library, Path(PEERS_ENV), tmp_path)})
-    assert [row for row in found["rows"] if is_failing(row)] == []
+    inputs.write(cases, tmp_path)
+    found = command.judge(cases, {name: command.ask(name, Path(PEERS_ENV), tmp_path)})
+    assert found["rows"] and table.num_failing(found) == 0

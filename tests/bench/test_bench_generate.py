@@ -2,44 +2,19 @@
 
 import argparse
 import json
-import os
-import sys
 
 import numpy as np
 import pytest
 
-from nouscoder_jax.bench.contenders import Plan, Result, Turn, measure_all, times
-from nouscoder_jax.bench.generate import command, worker, workload
-from nouscoder_jax.bench.generate.worker import Generated
-from nouscoder_jax.config import UserError
+from nouscoder_jax.bench.generate import command, workload
+from nouscoder_jax.bench.generate.workload import Generated
+from nouscoder_jax.bench.rounds import Contender
 
-FAKE = """
-import json, sys
-print("a library says hello")
-print(json.dumps({"ready": {"versions": {}}}), flush=True)
-for line in sys.stdin:
-    if json.loads(line)["do"] == "check":
-        print(json.dumps({"ours": 2e-6}), flush=True)
-    elif LEFT == 0:
-        sys.exit("out of luck")
-    else:
-        LEFT -= 1
-        print(json.dumps({"wall_s": WALL, "cpu_s": 2 * WALL, "num_tokens": 1000}), flush=True)
-open(ENDED, "w").close()
-"""
+SETTINGS = {"vocab_size": 4096, "quick": False}
 
 
-def fake(name, *, tasks=("uniform",), missing="", at_the_end="", **values) -> Plan:
-    """A contender that answers with given numbers."""
-    values = {"LEFT": 99, "WALL": 1.0, "ENDED": os.devnull} | values
-    lines = [f"{word} = {value!r}" for word, value in values.items()]
-    words = (sys.executable, "-c", "\n".join(lines) + FAKE)
-    return Plan(name=name, command=words, num_threads=1, tasks=tasks, missing=missing, at_the_end=at_the_end)
-
-
-def result(name, speeds, *, task="uniform", cpu=2.0) -> Result:
-    turns = [Turn(wall_s=1000 / speed, cpu_s=cpu * 1000 / speed, num_tokens=1000) for speed in speeds]
-    return Result(name=name, task=task, turns=turns, warm_up=turns[:1])
+def contender(name, speeds):
+    return Contender(name=name, turn=dict, rounds=[{"speed": speed, "cpu_s_per_work": 1.0} for speed in speeds])
 
 
 def bench(*arguments) -> int:
@@ -49,15 +24,15 @@ def bench(*arguments) -> int:
 
 
 def test_uniform_is_32_sequences_of_16_and_128_tokens():
-    requests = workload.uniform({"vocab_size": 4096, "quick": False}, turn=1)
+    requests = workload.requests(SETTINGS, "uniform", turn=1)
     assert [(len(one.prompt), one.num_tokens) for one in requests] == [(16, 128)] * 32
 
 
 def test_a_turn_repeats_and_no_two_turns_share_a_prompt():
-    settings = {"vocab_size": 4096, "quick": False}
-    for draw in (workload.uniform, workload.long_tailed):
-        assert draw(settings, turn=3) == draw(settings, turn=3)
-        assert not {one.prompt for one in draw(settings, turn=3)} & {one.prompt for one in draw(settings, turn=4)}
+    drawn = [workload.requests(SETTINGS, task, turn=turn) for turn in (3, 4) for task in workload.TASKS]
+    assert drawn[0] == workload.requests(SETTINGS, "uniform", turn=3)
+    prompts = [{one.prompt for one in requests} for requests in drawn]
+    assert len(set.union(*prompts)) == sum(map(len, prompts)) == 2 * (32 + 256)
 
 
 def test_long_tailed_lengths_have_the_mean_of_the_uniform_ones_and_a_long_tail():
@@ -68,59 +43,30 @@ def test_long_tailed_lengths_have_the_mean_of_the_uniform_ones_and_a_long_tail()
 
 
 def test_a_contender_that_gives_fewer_tokens_or_logprobs_is_no_contender():
-    (request, *_) = workload.uniform({"vocab_size": 64, "quick": True}, turn=0)
-    worker._check("x", [request], [Generated([1] * 16, [0.0] * 16)])
+    (request, *_) = workload.requests({"vocab_size": 64, "quick": True}, "uniform", turn=0)
+    workload.check("x", [request], [Generated([1] * 16, [0.0] * 16)])
     for ids, logprobs in ((15, 16), (16, 15), (15, 15), (17, 17)):
         with pytest.raises(SystemExit, match="does less"):
-            worker._check("x", [request], [Generated([1] * ids, [0.0] * logprobs)])
+            workload.check("x", [request], [Generated([1] * ids, [0.0] * logprobs)])
 
 
-def test_every_contender_does_every_task_in_every_round(tmp_path):
-    plans = [fake("ours", tasks=("uniform", "long_tailed")), fake("transformers", WALL=4.0, at_the_end="check")]
-    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
-    found = [(one.name, one.task, len(one.warm_up), len(one.turns)) for one in results]
-    assert found == [("ours", "uniform", 1, 2), ("ours", "long_tailed", 1, 2), ("transformers", "uniform", 1, 2)]
-    assert times(results[0], results[2]) == [4.0, 4.0]
-    assert said == {"check": {"ours": 2e-6}}
-
-
-def test_a_contender_that_fails_is_skipped_and_the_others_are_measured(tmp_path):
-    plans = [fake("ours"), fake("transformers", LEFT=2, at_the_end="check"), fake("sglang", missing="no Python")]
-    results, said = measure_all(plans, tmp_path, rounds=2, warm_up=1)
-    assert len(results[0].turns) == 2
-    assert "out of luck" in results[1].skipped and results[2].skipped == "no Python"
-    assert said == {} and command.targets(results)[0].met is None
-
-
-def test_a_contender_ends_by_itself_before_it_is_killed(tmp_path):
-    measure_all([fake("sglang", ENDED=str(tmp_path / "ended"))], tmp_path, rounds=1, warm_up=1)
-    assert (tmp_path / "ended").exists()
-
-
-def test_the_target_is_judged_against_the_faster_of_transformers():
-    results = [result("ours", [1000, 900, 5000]), result("transformers", [400] * 3)]
-    assert command.targets(results)[0].met
-    (target, _) = command.targets([*results, result("transformers-1-thread", [600, 600, 600], cpu=1.0)])
+def test_the_target_is_judged_against_the_faster_of_transformers_that_ran():
+    contenders = [contender("ours uniform", [1000, 900, 5000]), contender("transformers uniform", [400] * 3)]
+    assert command.targets(contenders)[0].met
+    (target, _) = command.targets([*contenders, contender("transformers-1-thread uniform", [600] * 3)])
     assert (target.got, target.met) == (pytest.approx(5 / 3), False)
-    assert target.by_cpu == pytest.approx(5 / 6)
+    assert command.targets([contenders[0], contender("transformers uniform", [])])[0].met is None
 
 
 @pytest.mark.parametrize(("speed", "met"), [(801, True), (799, False)])
 def test_long_tailed_lengths_must_keep_four_fifths_of_the_speed(speed, met):
-    results = [result("ours", [1000] * 3), result("ours", [speed] * 3, task="long_tailed")]
-    assert command.targets(results)[1].met is met
+    contenders = [contender("ours uniform", [1000] * 3), contender("ours long_tailed", [speed] * 3)]
+    assert command.targets(contenders)[1].met is met
 
 
-def test_a_bench_whose_logprobs_are_not_the_model_s_fails():
-    assert command.report([], {"ours": 1e-5, "sglang": 1e-5}, {})[1]
-    found, same = command.report([], {"ours": 1e-5, "sglang": 2e-3}, {})
-    assert not same and found.notes[1].startswith("NOT THE SAME: sglang")
-
-
-@pytest.mark.parametrize("arguments", [("--rounds", "0"), ("--threads", "0"), ("--only", "vllm")])
-def test_options_that_cannot_be_are_refused(arguments):
-    with pytest.raises(UserError):
-        bench(*arguments)
+def test_logprobs_that_are_not_the_models_are_told():
+    notes = command.report([contender("ours uniform", [1])], {"ours": 1e-5, "sglang": 2e-3}, {}).notes
+    assert notes[0].startswith("same: ours") and notes[1].startswith("NOT THE SAME: sglang")
 
 
 @pytest.mark.slow
@@ -130,6 +76,6 @@ def test_our_logprobs_are_those_of_transformers(tmp_path):
     out = tmp_path / "a.json"
     assert bench("--quick", "--only", "ours,transformers-1-thread", "--out", str(out)) == 0
     content = json.loads(out.read_text())
-    assert [one["skipped"] for one in content["contenders"]] == [None, None, None]
+    assert [one["skipped"] for one in content["contenders"]] == ["", "", ""]
     assert set(content["logprob_differences"]) == {"ours", "transformers-1-thread"}
     assert max(content["logprob_differences"].values()) < 1e-4

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nouscoder_jax.planning import costs
+from nouscoder_jax.planning import costs, rollouts
 from nouscoder_jax.planning.hlo import Collective
 from nouscoder_jax.planning.sizes import executed_flops, forward_flops, model_flops
 
@@ -57,6 +57,8 @@ def test_a_step_trains_all_micro_batches_and_recomputes_logprobs_first(dapo, qwe
 def test_the_workload_of_dapo_by_hand(dapo):
     workload = costs.make_workload(dapo, completion_tokens=15360, kept_groups=0.5)
     assert (workload.trained_sequences, workload.generated_sequences) == (768, 1536)
+    told = " ".join(rollouts.assumptions(workload, dapo))
+    assert "1,536 completions are generated a step" in told and "768 of them are trained on" in told
     tokens = 768 * (600 + 15360)
     assert (workload.rows - 1) * dapo.experience.row_tokens * 0.9 < tokens
     assert tokens <= workload.rows * dapo.experience.row_tokens * 0.9

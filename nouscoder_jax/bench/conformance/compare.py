@@ -1,6 +1,6 @@
 """The verdicts of `bench.py conformance`: values and gradients of two sides, compared over all inputs.
 
-In: ours and theirs by input. Out: a dict a row, ready for JSON: the worst figures over all inputs, and a verdict:
+In: ours and theirs by input. Out: the worst figures over all inputs, and a verdict:
 
     agrees                  as defined, within the tolerance, on every input
     agrees after adjusting  they define it otherwise; with that difference put into ours it agrees on every input
@@ -14,8 +14,7 @@ an element relative to the gradient's largest element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,71 +27,50 @@ Answer = tuple[np.ndarray, np.ndarray | None]
 """A value and its gradient, where it has one."""
 
 
-def compare(
-    row: Row, ours: Callable[[str, str], Answer], theirs: Mapping[str, Answer], *, failure: str
-) -> dict[str, Any]:
-    """One row over the inputs of `theirs`; `ours(name, input)` computes our side."""
-    found: dict[str, Any] = asdict(row)
-    if failure or not theirs:
-        return found | {"verdict": "failed", "failure": failure or "no answer"}
-    return found | figures(row, ours, theirs)
-
-
 def figures(row: Row, ours: Callable[[str, str], Answer], theirs: Mapping[str, Answer]) -> dict[str, Any]:
-    """The verdict, and the worst differences from ours as defined; with the stated difference put in, where it can
-    be."""
-    found = {}
+    """The verdict over the inputs of `theirs`, and the worst differences from ours as defined; with the stated
+    difference put in, where it can be. `ours(name, input)` computes our side."""
+    found: dict[str, Any] = {}
     for key, name in (("defined", row.objective), ("adjusted_differences", row.adjusted)):
         if name:
-            found[key] = worst([_difference(ours(name, one), answer) for one, answer in theirs.items()])
+            each = [difference(ours(name, one), answer) for one, answer in theirs.items()]
+            found[key] = {figure: _worst(figure, [one[figure] for one in each]) for figure in each[0]}
     told, key = ("agrees after adjusting", "adjusted_differences") if row.adjusted else ("agrees", "defined")
     if agrees(found[key]):
         return found | {"verdict": told}
     return found | {"verdict": "differs as stated" if row.difference and not row.adjusted else "DIFFERS"}
 
 
-def agrees(difference: Mapping[str, Any]) -> bool:
-    """Whether the difference is within the tolerance. A NaN is not."""
-    parts = [difference["value_difference_scaled"], difference["gradient_difference_relative"]]
+def agrees(worst: Mapping[str, Any]) -> bool:
+    """Whether the differences are within the tolerance. A NaN is not."""
+    parts = [worst["value_difference_scaled"], worst["gradient_difference_relative"]]
     return all(part <= TOLERANCE for part in parts if part is not None)
 
 
-def worst(differences: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """The largest of each figure over inputs (of the cosine: the smallest); None where there is no gradient."""
-    found = {}
-    for name in differences[0]:
-        values = [value for one in differences if (value := one[name]) is not None]
-        found[name] = float(np.min(values) if name == "cosine" else np.max(values)) if values else None
-    return found
-
-
-def is_failing(row: Mapping[str, Any]) -> bool:
-    """Whether a compared row should agree and does not, or could not be run."""
-    return row["verdict"] in ("DIFFERS", "failed")
-
-
-def _difference(ours: Answer, theirs: Answer) -> dict[str, float | None]:
-    value, other = np.asarray(ours[0], np.float64), np.asarray(theirs[0], np.float64)
-    largest = float(np.max(np.abs(value - other)))
-    found: dict[str, float | None] = {
+def difference(ours: Answer, theirs: Answer) -> dict[str, float | None]:
+    """On one input; None where there is no gradient."""
+    values = _float64(ours[0], theirs[0])
+    largest = float(np.max(np.abs(values[0] - values[1])))
+    found: dict[str, float | None] = dict.fromkeys(("gradient_difference", "gradient_difference_relative", "cosine"))
+    found |= {
         "value_difference": largest,
-        "value_difference_scaled": largest / max(1.0, float(np.max(np.abs(other)))),
-        "gradient_difference": None,
-        "gradient_difference_relative": None,
-        "cosine": None,
+        "value_difference_scaled": largest / max(1.0, float(np.max(np.abs(values[1])))),
     }
     if ours[1] is not None and theirs[1] is not None:
-        found |= _gradients(np.asarray(ours[1], np.float64), np.asarray(theirs[1], np.float64))
+        mine, other = _float64(ours[1], theirs[1])
+        largest, scale = float(np.max(np.abs(mine - other))), float(np.max(np.abs(other)))
+        norms = float(np.linalg.norm(mine)), float(np.linalg.norm(other))
+        product = norms[0] * norms[1]
+        found["gradient_difference"] = largest
+        found["gradient_difference_relative"] = largest / scale if scale else largest
+        found["cosine"] = float(np.vdot(mine, other)) / product if product else float(norms[0] == norms[1])
     return found
 
 
-def _gradients(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    norms = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
-    largest = float(np.max(np.abs(ours - theirs)))
-    scale = float(np.max(np.abs(theirs)))
-    product = norms[0] * norms[1]
-    return {
-        "gradient_difference": largest,
-        "gradient_difference_relative": largest / scale if scale else largest,
-        "cosine": float(np.vdot(ours, theirs)) / product if product else float(norms[0] == norms[1]),
-    }
+def _worst(figure: str, values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float((np.min if figure == "cosine" else np.max)(there)) if there else None
+
+
+def _float64(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(one, np.float64) for one in arrays]

@@ -12,7 +12,9 @@ In: a seed. Out: arrays by name for several shapes, and the settings that all ob
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,28 +51,11 @@ def make(*, seed: int, num_seeds: int) -> dict[str, dict[str, np.ndarray]]:
     return {f"{shape}, seed {one}": _one(LENGTHS[shape], one) for one in seeds for shape in LENGTHS}
 
 
-def reached(inputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Shares of counted tokens (of sequences: of rows) where each bound binds; a bound that no token meets tests
-    nothing."""
-    mask, bounds = inputs["mask"], SETTINGS
-    ratio = np.exp(inputs["logprobs"] - inputs["old_logprobs"])
-    drift = np.exp(inputs["old_logprobs"] - inputs["behavior_logprobs"])
-    negative = np.broadcast_to(inputs["advantages"][:, None] < 0, mask.shape)
-    log_sequence = (np.log(ratio) * mask).sum(1) / np.maximum(mask.sum(1), 1)
-    sequence = np.exp(log_sequence)
-    tokens = {
-        "clip_low": (ratio < 1 - bounds["clip_low"]) & negative,
-        "clip_high": (ratio > 1 + bounds["clip_high"]) & ~negative,
-        "dual_clip": (ratio > bounds["dual_clip"]) & negative,
-        "max_weight": drift > bounds["max_weight"],
-        "icepop": (drift < bounds["min_weight"]) | (drift > bounds["icepop_max_weight"]),
-    }
-    rows = {
-        "sequence_clip_low": (sequence < 1 - bounds["sequence_clip_low"]) & negative[:, 0],
-        "sequence_clip_high": (sequence > 1 + bounds["sequence_clip_high"]) & ~negative[:, 0],
-    }
-    shares = {name: float((hit & mask).sum() / mask.sum()) for name, hit in tokens.items()}
-    return shares | {name: float(hit.mean()) for name, hit in rows.items()}
+def write(cases: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
+    """Inputs as NAME.npz and settings.json in the folder."""
+    (folder / "settings.json").write_text(json.dumps(SETTINGS))
+    for name, arrays in cases.items():
+        np.savez(folder / f"{name}.npz", **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _one(lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:

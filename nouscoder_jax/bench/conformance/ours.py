@@ -6,6 +6,7 @@ name with a comma is ours with a stated difference of some library put in, nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -40,11 +41,30 @@ def compute(name: str, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 def _objective(function: Callable[..., Any], **settings: Any) -> Ours:
-    def loss(case: SimpleNamespace) -> jax.Array:
-        mean, _ = function(case.logprobs, case.old_logprobs, case.advantages, where=case.mask, **settings)
-        return mean.value()
+    return lambda case: _loss(case, function, **settings)
 
-    return loss
+
+def _loss(case: SimpleNamespace, function: Callable[..., Any] = losses.dapo_loss, **settings: Any) -> jax.Array:
+    settings = {"where": case.mask} | _TOKEN | settings
+    return function(case.logprobs, case.old_logprobs, case.advantages, **settings)[0].value()
+
+
+def _mismatch(function: Callable[..., jax.Array], **bounds: Any) -> Ours:
+    """Weights, or the mask of what is kept, from the engine's logprobs."""
+    return lambda case: function(case.old_logprobs, case.behavior_logprobs, where=case.mask, **bounds)
+
+
+def _corrected(*factors: Ours) -> Ours:
+    return lambda case: _loss(case, importance_weights=math.prod(factor(case) * 1.0 for factor in factors))
+
+
+def _rejected(kept: Ours) -> Ours:
+    return lambda case: _loss(case, where=kept(case))
+
+
+def _rejection(min_ratio: float, max_ratio: float) -> Ours:
+    bounds = {"min_ratio": min_ratio, "max_ratio": max_ratio}
+    return _mismatch(mismatch.sequence_rejection_mask, segment_ids=None, **bounds)
 
 
 def _times(loss: Ours, factor: Ours) -> Ours:
@@ -56,71 +76,18 @@ def _rows_kept(case: SimpleNamespace) -> jax.Array:
     return jnp.mean(jnp.any(case.mask, axis=1))
 
 
-def _tokens_a_row(case: SimpleNamespace) -> jax.Array:
-    return jnp.sum(case.mask) / len(case.mask)
-
-
-def _corrected(weights: Callable[[SimpleNamespace], jax.Array]) -> Ours:
-    def loss(case: SimpleNamespace) -> jax.Array:
-        mean, _ = losses.dapo_loss(
-            case.logprobs, case.old_logprobs, case.advantages, where=case.mask,
-            importance_weights=weights(case), **_TOKEN,
-        )  # fmt: skip
-        return mean.value()
-
-    return loss
-
-
-def _truncated(case: SimpleNamespace) -> jax.Array:
-    return mismatch.truncated_weights(
-        case.old_logprobs, case.behavior_logprobs, where=case.mask, max_weight=_S.max_weight
-    )
-
-
-def _icepop(case: SimpleNamespace) -> jax.Array:
-    return mismatch.icepop_weights(
-        case.old_logprobs, case.behavior_logprobs, where=case.mask,
-        min_weight=_S.min_weight, max_weight=_S.icepop_max_weight,
-    )  # fmt: skip
-
-
-def _decoupled(case: SimpleNamespace) -> jax.Array:
-    return mismatch.decoupled_weights(case.old_logprobs, case.behavior_logprobs, where=case.mask)
-
-
-def _kept(case: SimpleNamespace) -> jax.Array:
-    return _within(case, _S.min_ratio, _S.max_ratio)
-
-
-def _within(case: SimpleNamespace, min_ratio: float, max_ratio: float) -> jax.Array:
-    return mismatch.sequence_rejection_mask(
-        case.old_logprobs, case.behavior_logprobs, where=case.mask, segment_ids=None,
-        min_ratio=min_ratio, max_ratio=max_ratio,
-    )  # fmt: skip
-
-
-def _rejected(kept: Callable[[SimpleNamespace], jax.Array]) -> Ours:
-    def loss(case: SimpleNamespace) -> jax.Array:
-        mean, _ = losses.dapo_loss(case.logprobs, case.old_logprobs, case.advantages, where=kept(case), **_TOKEN)
-        return mean.value()
-
-    return loss
-
-
 def _sequence_weights(case: SimpleNamespace) -> jax.Array:
     return jnp.exp(
         losses.sequence_log_ratio(case.old_logprobs, case.behavior_logprobs, where=case.mask, segment_ids=None)
     )
 
 
-def _k3(case: SimpleNamespace) -> jax.Array:
-    kl = losses.k3_kl(case.logprobs, case.reference_logprobs, where=case.mask)
-    return losses.token_mean(kl, where=case.mask).value()
+def _k3(at_most: float) -> Ours:
+    def mean(case: SimpleNamespace) -> jax.Array:
+        kl = losses.k3_kl(case.logprobs, case.reference_logprobs, where=case.mask)
+        return losses.token_mean(jnp.minimum(kl, at_most), where=case.mask).value()
 
-
-def _k3_at_most_10(case: SimpleNamespace) -> jax.Array:
-    kl = jnp.minimum(losses.k3_kl(case.logprobs, case.reference_logprobs, where=case.mask), 10.0)
-    return losses.token_mean(kl, where=case.mask).value()
+    return mean
 
 
 def _penalty(case: SimpleNamespace) -> jax.Array:
@@ -128,8 +95,7 @@ def _penalty(case: SimpleNamespace) -> jax.Array:
 
 
 def _penalty_without_floor(case: SimpleNamespace) -> jax.Array:
-    excess = (case.num_tokens - _S.max_tokens) / _S.buffer_tokens
-    return _penalty(case) - jnp.maximum(excess, 0.0)
+    return _penalty(case) - jnp.maximum((case.num_tokens - _S.max_tokens) / _S.buffer_tokens, 0.0)
 
 
 def _within_group_batch_std(case: SimpleNamespace) -> jax.Array:
@@ -137,9 +103,10 @@ def _within_group_batch_std(case: SimpleNamespace) -> jax.Array:
     return centered / (jnp.sqrt((centered**2).sum() / (centered.size - 1)) + advantages.STD_EPSILON)
 
 
-_dapo = _objective(losses.dapo_loss, **_TOKEN)
-_grpo = _objective(losses.grpo_loss, **_TOKEN)
-_dr_grpo = _objective(losses.dr_grpo_loss, normalizer_tokens=float(_S.normalizer_tokens), **_TOKEN)
+_kept, _decoupled = _rejection(_S.min_ratio, _S.max_ratio), _mismatch(mismatch.decoupled_weights)
+_dapo = _objective(losses.dapo_loss)
+_grpo = _objective(losses.grpo_loss)
+_dr_grpo = _objective(losses.dr_grpo_loss, normalizer_tokens=float(_S.normalizer_tokens))
 _gspo = _objective(losses.gspo_loss, **_SEQUENCE)
 _gspo_plus = _objective(losses.gspo_plus_loss, **_SEQUENCE)
 
@@ -152,20 +119,20 @@ LOSSES: dict[str, Ours] = {
     "gspo": _gspo,
     "gspo, masked rows counted": _times(_gspo, _rows_kept),
     "gspo_plus": _gspo_plus,
-    "gspo_plus, summed over tokens": _times(_gspo_plus, _tokens_a_row),
-    "cispo": _objective(losses.cispo_loss, **_TOKEN),
-    "cispo, no lower clip": _objective(losses.cispo_loss, clip_low=1.0, clip_high=_S.clip_high),
-    "dual_clip": _objective(losses.dapo_loss, dual_clip=_S.dual_clip, **_TOKEN),
-    "tis": _corrected(_truncated),
-    "icepop": _corrected(_icepop),
+    "gspo_plus, summed over tokens": _times(_gspo_plus, lambda case: jnp.sum(case.mask) / len(case.mask)),
+    "cispo": _objective(losses.cispo_loss),
+    "cispo, no lower clip": _objective(losses.cispo_loss, clip_low=1.0),
+    "dual_clip": _objective(losses.dapo_loss, dual_clip=_S.dual_clip),
+    "tis": _corrected(_mismatch(mismatch.truncated_weights, max_weight=_S.max_weight)),
+    "icepop": _corrected(_mismatch(mismatch.icepop_weights, min_weight=_S.min_weight, max_weight=_S.icepop_max_weight)),
     "decoupled": _corrected(_decoupled),
     "sequence_rejection": _rejected(_kept),
-    "sequence_rejection, inverse ratio": _rejected(lambda case: _within(case, 1.0 / _S.max_ratio, 1.0 / _S.min_ratio)),
-    "sequence_rejection, denominator kept": _corrected(lambda case: _kept(case) * 1.0),
-    "sequence_rejection, weighted by token": _corrected(lambda case: _kept(case) * _decoupled(case)),
-    "sequence_rejection, weighted by sequence": _corrected(lambda case: _kept(case) * _sequence_weights(case)),
-    "k3_kl": _k3,
-    "k3_kl, at most 10": _k3_at_most_10,
+    "sequence_rejection, inverse ratio": _rejected(_rejection(1.0 / _S.max_ratio, 1.0 / _S.min_ratio)),
+    "sequence_rejection, denominator kept": _corrected(_kept),
+    "sequence_rejection, weighted by token": _corrected(_kept, _decoupled),
+    "sequence_rejection, weighted by sequence": _corrected(_kept, _sequence_weights),
+    "k3_kl": _k3(math.inf),
+    "k3_kl, at most 10": _k3(10.0),
 }
 """Ours that are differentiated."""
 

@@ -8,63 +8,61 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nouscoder_jax.bench.conformance.compare import TOLERANCE, is_failing
+from nouscoder_jax.bench.conformance.compare import TOLERANCE
 from nouscoder_jax.bench.results import Report, markdown_table
 
 NAMES = {
     "verl": "verl", "trl": "TRL", "openrlhf": "OpenRLHF", "skyrl": "SkyRL", "areal": "AReaL", "tunix": "tunix",
 }  # fmt: skip
 """Libraries as they write themselves."""
+_HEADS = ("objective", "library", "their function", "Δ value", "Δ gradient", "cosine", "verdict")
 
 
 def num_failing(content: Mapping[str, Any]) -> int:
     """Rows that should agree and do not, or could not be run."""
-    return sum(map(is_failing, content["rows"]))
+    return sum(row["verdict"] in ("DIFFERS", "failed") for row in content["rows"])
 
 
-def report(content: Mapping[str, Any]) -> Report:
-    """A row an objective and library: the largest differences over all inputs, as defined."""
-    rows = []
-    for row in content["rows"]:
-        cells = [row["objective"], NAMES[row["library"]], *_figures(row.get("defined", {}))]
-        rows.append([*cells, row["verdict"] + (f": {_reason(row)}" if _reason(row) else "")])
-    num_rows, failing = len(content["rows"]), num_failing(content)
-    notes = [f"not run: {what}: {why}" for what, why in content["not_run"].items()]
-    names = ("seed", "tolerance", "inputs", "libraries", "not_run", "rows")
-    facts = {name: value for name, value in content.items() if name not in names}
+def report(content: Mapping[str, Any], facts: Mapping[str, Any]) -> Report:
+    """A row an objective and library."""
+    good, num_rows = len(content["rows"]) - num_failing(content), len(content["rows"])
     return Report(
-        bench="conformance", facts=facts, load_matters=False, title="conformance",
-        heads=["objective", "library", "d value", "d grad", "cosine", "verdict"], num_labels=2, remark=True, rows=rows,
-        notes=[*notes, f"{num_rows - failing} of {num_rows} rows agree or differ as stated"],
-        content={name: content[name] for name in names if name in content},
+        bench="conformance", facts=facts, heads=_HEADS, num_labels=3, remark=True, rows=_rows(content),
+        notes=[f"{good} of {num_rows} rows agree or differ as stated"], content=dict(content),
     )  # fmt: skip
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """A line a row and library, of what remains after adjusting for a stated difference; footnotes below."""
-    rows, previous = [], ""
+def markdown(content: Mapping[str, Any]) -> str:
+    """The same table, each objective named once, and what it means."""
+    rows = _rows(content)
+    shown = [
+        ["" if number and row[0] == rows[number - 1][0] else f"`{row[0]}`", *row[1:]] for number, row in enumerate(rows)
+    ]
+    text = markdown_table(_HEADS, shown, num_labels=3, remark=True)
+    return "\n".join([text, "", *_footnotes(content)])
+
+
+def _rows(content: Mapping[str, Any]) -> list[list[str]]:
+    """What remains: of a row with a stated difference, after adjusting for it; and in brackets what was before."""
+    rows = []
     for row in content["rows"]:
-        objective = "" if row["objective"] == previous else f"`{row['objective']}`"
-        previous = row["objective"]
-        told = row["verdict"]
+        shown, told = _shown(row), row["verdict"]
         if "adjusted_differences" in row:
             told += f" (as defined {_small(row['defined']['value_difference'])}) for"
-        told += f": {_reason(row)}" if _reason(row) else ""
-        rows.append([objective, NAMES[row["library"]], row["theirs"], *_figures(_shown(row)), told])
-    heads = ["objective", "library", "their function", "Δ value", "Δ gradient", "cosine", "verdict"]
-    return "\n".join([markdown_table(heads, rows, num_labels=3, remark=True), "", *_footnotes(content)])
+        if reason := row.get("failure") or row["difference"]:
+            told += f": {reason}"
+        cosine = shown.get("cosine")
+        figures = [_small(shown.get(name)) for name in ("value_difference", "gradient_difference")]
+        figures.append("-" if cosine is None else f"{cosine:.6f}")
+        rows.append([row["objective"], NAMES[row["library"]], row["theirs"], *figures, told])
+    return rows
 
 
 def _footnotes(content: Mapping[str, Any]) -> list[str]:
-    versions = ", ".join(
-        f"{NAMES[name]} {next(iter(facts['versions'].values()))}"
-        for name, facts in content["libraries"].items()
-        if facts.get("versions")
-    )
+    libraries = {NAMES[name]: facts for name, facts in content["libraries"].items() if facts.get("versions")}
+    versions = ", ".join(f"{name} {next(iter(facts['versions'].values()))}" for name, facts in libraries.items())
     stand_ins = "; ".join(
-        f"{NAMES[name]}: {', '.join(facts['placeholders'])}"
-        for name, facts in content["libraries"].items()
-        if facts.get("placeholders")
+        f"{name}: {', '.join(facts['placeholders'])}" for name, facts in libraries.items() if facts["placeholders"]
     )
     not_run = "; ".join(f"{what}: {why}" for what, why in content["not_run"].items())
     return [
@@ -95,21 +93,8 @@ def _double(content: Mapping[str, Any]) -> str:
 
 
 def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What remains: of a row with a stated difference, after adjusting for it."""
     return row.get("adjusted_differences") or row.get("defined") or {}
 
 
-def _reason(row: Mapping[str, Any]) -> str:
-    return row.get("failure") or row["difference"]
-
-
-def _figures(worst: Mapping[str, float | None]) -> list[str]:
-    cosine = worst.get("cosine")
-    cells = [_small(worst.get(name)) for name in ("value_difference", "gradient_difference")]
-    return [*cells, "-" if cosine is None else f"{cosine:.6f}"]
-
-
 def _small(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "0" if value == 0 else f"{value:.1e}"
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"

@@ -3,11 +3,10 @@
 
 In: options. Out: a table, whether all logprobs are the model's, the targets, a JSON file where asked for.
 
-Every contender is a process of its own with the same random Qwen3 of 5.8 million float32 parameters and the same cores,
-and generates when it is its turn; the others wait. Turns rotate over several rounds, so that the machine's noise hits
-all alike. All give the logprob of every sampled token. Before the first round each has a turn that counts for nothing.
-transformers runs twice, with all threads and with one; the target is judged against the faster. Threads that wait
-sleep (OMP_WAIT_POLICY): spinning ones make torch ten times slower where other processes run.
+Every contender is a process of its own with the same random Qwen3 of 5.8 million float32 parameters and the same cores.
+All give the logprob of every sampled token. transformers runs twice, with all threads and with one; the target is
+judged against the faster. Threads that wait sleep (OMP_WAIT_POLICY): spinning ones make torch ten times slower where
+other processes run.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nouscoder_jax.bench import contenders, machine
-from nouscoder_jax.bench.contenders import Plan, Result, find, times, times_by_cpu
+from nouscoder_jax.bench import machine, peers, rounds
 from nouscoder_jax.bench.cpu import cores
 from nouscoder_jax.bench.generate import workload
-from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, chosen
-from nouscoder_jax.bench.results import Report, Target, median
+from nouscoder_jax.bench.options import add_rounds, at_least
+from nouscoder_jax.bench.peers import Plan
+from nouscoder_jax.bench.results import Report, Target
+from nouscoder_jax.bench.rounds import Contender
 
 GOAL_TIMES = 2.0
 """Ours / the fastest of transformers' contenders, tokens/s."""
@@ -32,102 +32,72 @@ GOAL_REFILL = 0.8
 """Ours: long-tailed lengths with refill / uniform lengths, tokens/s."""
 LARGEST_DIFFERENCE = 1e-3
 """Of a logprob, nats; above it a contender does not compute what the model says."""
-_WARM_UP = 1
+NAMES = ("ours", "transformers", "transformers-1-thread", "sglang")
+_OURS = "ours uniform"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench.py generate`."""
+    given = os.environ.get("NOUSCODER_SGLANG_PYTHON", "")
+    told = "Python with SGLang (default: NOUSCODER_SGLANG_PYTHON; empty: left out)"
+    parser.add_argument("--sglang-python", default=given, metavar="PYTHON", help=told)
     parser.add_argument("--peers-env", default=sys.executable, metavar="PYTHON", help="Python with torch, transformers")
-    parser.add_argument(
-        "--sglang-python",
-        default=os.environ.get("NOUSCODER_SGLANG_PYTHON", ""),
-        metavar="PYTHON",
-        help="Python with SGLang (default: NOUSCODER_SGLANG_PYTHON; empty: left out)",
-    )
-    parser.add_argument("--rounds", default=3, type=int, help="turns of each contender (default: 3)")
-    parser.add_argument("--threads", default=2, type=int, help="cores and threads of each (default: 2)")
-    parser.add_argument("--only", default="", metavar="NAMES", help="contenders, with commas between (default: all)")
-    parser.add_argument("--quick", action="store_true", help="1 round, a tiny model, few tokens: does it work?")
-    add_outputs(parser)
+    parser.add_argument("--threads", default=2, type=at_least(1), help="cores and threads of each (default: 2)")
+    add_rounds(parser, rounds=3, quick="a tiny model, few tokens", names=NAMES)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures and reports. Returns 0, or 1 where logprobs are not the model's. Raises UserError."""
-    plans = _check(options)
     facts = machine.describe(("jax", "flax"))
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     with tempfile.TemporaryDirectory(prefix="bench-generate-") as folder, cores(options.threads):
         workload.write(Path(folder), quick=options.quick)
-        results, said = contenders.measure_all(plans, Path(folder), rounds=options.rounds, warm_up=_WARM_UP)
-    facts["load_after"] = round(os.getloadavg()[0], 2)
-    found, same = report(results, said.get("check", {}), facts)
-    found.notes.append(f"{options.threads} threads, {options.rounds} rounds; median (lowest..highest).")
-    found.content["settings"] = {name: getattr(options, name) for name in ("rounds", "threads", "quick")}
-    found.show(machine.console(width_chars=140))
-    found.write(options.out)
-    return 0 if same else 1
+        with peers.started(make_plans(options), Path(folder)) as (contenders, ask):
+            rounds.take_turns(contenders, rounds=1 if options.quick else options.rounds)
+            checkers = [name for name in NAMES[1:3] if rounds.find(contenders, f"{name} uniform")]
+            differences = ask(checkers[0], "check") if checkers else {}
+    found = report(contenders, differences, facts)
+    found.finish(options)
+    return 0 if all(value <= LARGEST_DIFFERENCE for value in differences.values()) else 1
 
 
-def report(results: list[Result], differences: dict[str, float], facts: dict[str, Any]) -> tuple[Report, bool]:
-    """A row a contender and task, the targets; and whether all logprobs are near a forward pass of transformers.
-    `differences`: the largest of each contender's."""
-    ours = find(results, "ours", "uniform")
-    checked = [
-        contenders.sameness(name, {"logprobs from a forward pass over its tokens": value}, limit=LARGEST_DIFFERENCE)
-        for name, value in differences.items()
-    ]
-    found = Report(
-        bench="generate", facts=facts, title="generate", num_labels=2,
-        heads=["contender", "lengths", *contenders.HEADS],
-        rows=[[one.name, one.task, *contenders.cells(one, ours)] for one in results],
-        notes=[*contenders.notes(results), *(line for line, _ in checked)], targets=targets(results),
-        content={
-            "contenders": [contenders.to_dict(one, ours) for one in results], "logprob_differences": differences
-        },
+def make_plans(options: argparse.Namespace) -> list[Plan]:
+    """Every contender that was asked for."""
+    missing = "" if options.sglang_python else "no Python with SGLang given; use --sglang-python PYTHON"
+    package = "nouscoder_jax.bench.generate"
+    transformers = (options.peers_env, "-m", f"{package}.transformers")
+    plans = [
+        Plan(name="ours", command=(sys.executable, "-m", f"{package}.ours"), num_threads=options.threads,
+             tasks=workload.TASKS),
+        Plan(name=NAMES[1], command=(*transformers, NAMES[1]), num_threads=options.threads, tasks=("uniform",)),
+        Plan(name=NAMES[2], command=(*transformers, NAMES[2]), num_threads=1, tasks=("uniform",)),
+        Plan(name="sglang", command=(sys.executable, "-m", f"{package}.sglang", options.sglang_python),
+             num_threads=options.threads, tasks=("uniform",), missing=missing),
+    ]  # fmt: skip
+    return [plan for plan in plans if plan.name in options.only]
+
+
+def report(contenders: list[Contender], differences: dict[str, float], facts: dict[str, Any]) -> Report:
+    """A row a contender and task, the targets. `differences`: the largest of each contender's logprobs from a forward
+    pass of transformers over its tokens."""
+    parts = rounds.table(
+        contenders, peers.FIGURES, reference=lambda one: _OURS, ratio_of=("speed", "cpu_s_per_work")
     )  # fmt: skip
-    return found, all(near for _, near in checked)
+    found = Report(bench="generate", facts=facts, **parts, targets=targets(contenders))
+    found.content["logprob_differences"] = differences
+    for name, value in differences.items():
+        told = "same" if value <= LARGEST_DIFFERENCE else "NOT THE SAME"
+        found.notes.append(f"{told}: {name}: logprobs differ from a forward pass by at most {value:.1e}")
+    return found
 
 
-def targets(results: list[Result]) -> list[Target]:
-    """Each with what was got in the middle round, by wall time and by CPU."""
-    ours, tailed = find(results, "ours", "uniform"), find(results, "ours", "long_tailed")
-    peers = [one for one in results if one.name.startswith("transformers") and one.turns]
-    got = by_cpu = refill = refill_by_cpu = None
-    if ours and peers:
-        fastest = max(peers, key=lambda peer: median(peer.values("tokens_per_s")) or 0.0)
-        cheapest = min(peers, key=lambda peer: median(peer.values("cpu_us_per_token")) or 0.0)
-        got, by_cpu = median(times(ours, fastest)), median(times_by_cpu(ours, cheapest))
-    if ours and tailed:
-        refill, refill_by_cpu = median(times(tailed, ours)), median(times_by_cpu(tailed, ours))
-    refilled = "long-tailed lengths / uniform, tokens/s"
+def targets(contenders: list[Contender]) -> list[Target]:
+    """Each with what was got in the middle round."""
+    ours, tailed = rounds.find(contenders, _OURS), rounds.find(contenders, "ours long_tailed")
+    peers_ = [one for one in contenders if one.name.startswith("transformers") and one.rounds]
+    fastest = max(peers_, key=lambda one: one.median("speed") or 0.0, default=None)
+    refill = rounds.ratio(tailed, ours)
     return [
-        Target(what="ours / the fastest of transformers, tokens/s", goal=GOAL_TIMES, got=got, by_cpu=by_cpu),
-        Target(what=refilled, goal=GOAL_REFILL, got=refill, by_cpu=refill_by_cpu),
+        Target(what="ours / the fastest of transformers, tokens/s", goal=GOAL_TIMES, got=rounds.ratio(ours, fastest)),
+        Target(what="long-tailed lengths / uniform, tokens/s", goal=GOAL_REFILL, got=refill),
     ]
-
-
-def plans_of(*, peers: str, sglang: str, num_threads: int) -> list[Plan]:
-    """Every contender, ours first. The first of transformers' checks everybody's logprobs at the end."""
-
-    def plan(name: str, python: str, *arguments: str, threads: int = num_threads, **fields: Any) -> Plan:
-        command = (python, "-m", f"nouscoder_jax.bench.generate.{arguments[0]}", *arguments[1:])
-        return Plan(**{"name": name, "command": command, "num_threads": threads, "tasks": ("uniform",)} | fields)
-
-    missing = "" if sglang else "no Python with SGLang given; use --sglang-python PYTHON"
-    one_thread = "transformers-1-thread"
-    return [
-        plan("ours", sys.executable, "ours", tasks=("uniform", "long_tailed")),
-        plan("transformers", peers, "transformers", "transformers", at_the_end="check"),
-        plan(one_thread, peers, "transformers", one_thread, threads=1, at_the_end="check"),
-        plan("sglang", sys.executable, "sglang", sglang, missing=missing),
-    ]
-
-
-def _check(options: argparse.Namespace) -> list[Plan]:
-    if options.quick:
-        options.rounds = 1
-    check_numbers(options, "rounds", "threads")
-    check_outputs(options)
-    plans = plans_of(peers=options.peers_env, sglang=options.sglang_python, num_threads=options.threads)
-    wanted = chosen("only", options.only, [plan.name for plan in plans])
-    return [plan for plan in plans if plan.name in wanted]

@@ -1,19 +1,13 @@
-"""This project as a contender of `bench.py generate`: the embedded engine, as a training run uses it.
-
-In: the folder of the workload. Out: answers to both tasks.
-"""
+"""This project as a contender of `bench.py generate`: the embedded engine, as a training run uses it."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from nouscoder_jax.bench.generate import workload as workload
-from nouscoder_jax.bench.generate.worker import Generated, answers
-from nouscoder_jax.bench.generate.workload import Request
-from nouscoder_jax.bench.worker import Answers, serve
+from nouscoder_jax.bench.generate.workload import LONGEST_TOKENS, NUM_SLOTS, PROMPT_TOKENS, Generated, Request, answers
+from nouscoder_jax.bench.worker import Answers, serve, versions
 from nouscoder_jax.rollout.embedded import EmbeddedEngine
 from nouscoder_jax.types import Prompt, Sampling
 
@@ -26,9 +20,9 @@ def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     engine = EmbeddedEngine.from_directory(
         folder / "model",
         eos_ids=(),
-        num_slots=workload.NUM_SLOTS,
+        num_slots=NUM_SLOTS,
         decode_chunk_tokens=CHUNK_TOKENS,
-        max_cache_tokens=workload.PROMPT_TOKENS + workload.LONGEST_TOKENS,
+        max_cache_tokens=PROMPT_TOKENS + LONGEST_TOKENS,
         compute_dtype="float32",
         policy_version=0,
         batch_invariant=False,
@@ -44,7 +38,7 @@ def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     async def all_of(requests: list[Request]) -> list[Generated]:
         return await asyncio.gather(*map(complete, requests))
 
-    facts = {"chunk_tokens": CHUNK_TOKENS, "versions": {"jax": importlib.metadata.version("jax")}}
+    facts = {"chunk_tokens": CHUNK_TOKENS, "versions": versions("jax")}
     return facts, answers("ours", folder, lambda requests: runner.run(all_of(requests)))
 
 

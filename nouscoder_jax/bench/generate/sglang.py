@@ -1,6 +1,6 @@
 """SGLang's server on the CPU as a contender of `bench.py generate`: started here, asked over HTTP.
 
-In: a Python with SGLang, the folder of the workload. Out: answers to the tasks; their CPU time is the server's.
+In: a Python with SGLang, the folder of the workload. Out: answers to "turn"; their CPU time is the server's.
 
 The server keeps one OpenMP thread a process: with two it is ten times slower, because they wait by spinning.
 """
@@ -20,15 +20,13 @@ from typing import Any
 
 import httpx
 
-from nouscoder_jax.bench.cpu import descendants
-from nouscoder_jax.bench.generate.worker import Generated, answers
-from nouscoder_jax.bench.generate.workload import NUM_SLOTS, Request
+from nouscoder_jax.bench.cpu import tree_cpu_s
+from nouscoder_jax.bench.generate.workload import NUM_SLOTS, Generated, Request, answers
 from nouscoder_jax.bench.worker import Answers, serve
 
 STUBS = Path(__file__).parents[3] / "tests" / "sglang_stubs"
 """Stand for packages that have no CPU wheel."""
 _START_S, _TURN_S = 400.0, 1200.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
@@ -53,9 +51,8 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise SystemExit("SGLang's server did not start; its last lines stand above")
             time.sleep(0.5)
-        version = self.client.get("/server_info").json().get("version", "unknown")
-        facts = {"openmp_threads": 1, "versions": {"sglang": version}}
-        return facts, answers("sglang", folder, self.generate, cpu_s=self.cpu_s)
+        facts = {"openmp_threads": 1, "version": self.client.get("/server_info").json().get("version", "unknown")}
+        return facts, answers("sglang", folder, self.generate, cpu_s=lambda: tree_cpu_s([self.process.pid]))
 
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -72,15 +69,6 @@ class Server:
         answers = self.client.post("/generate", json=asked).raise_for_status().json()
         pairs = [answer["meta_info"]["output_token_logprobs"] for answer in answers]
         return [Generated([one[1] for one in each], [one[0] for one in each]) for each in pairs]
-
-    def cpu_s(self) -> float:
-        """CPU seconds of all the server's processes."""
-        total = 0
-        for pid in [self.process.pid, *descendants(self.process.pid)]:
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += int(words[11]) + int(words[12])
-        return total / _TICKS_PER_S
 
     def stop(self) -> None:
         """Kills what was started."""

@@ -1,12 +1,11 @@
 """transformers as a contender of `bench.py generate`: `generate` on torch, and the judge of everyone's logprobs.
 
-In: the folder of the workload. Out: answers to "uniform"; to "check", the largest difference between the logprobs
+In: the folder of the workload. Out: answers to "turn"; to "check", the largest difference between the logprobs
 that each contender gave and those of one forward pass over the same tokens.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from nouscoder_jax.bench.generate.worker import Generated, answers
-from nouscoder_jax.bench.generate.workload import PROMPT_TOKENS, Request
-from nouscoder_jax.bench.worker import Answers, serve
+from nouscoder_jax.bench.generate.workload import PROMPT_TOKENS, Generated, Request, answers
+from nouscoder_jax.bench.worker import Answers, serve, versions
 
 _ROWS = 8
 """Sequences of one forward pass of the check: logits of all at once would take gigabytes of a larger model."""
@@ -34,9 +32,7 @@ class Transformers:
         self.folder = folder
         # Any: the stubs of transformers do not know their own `generate`.
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
-        versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch")}
-        attention = self.model.config._attn_implementation
-        facts = {"threads": num_threads, "attention": attention, "versions": versions}
+        facts = {"threads": num_threads, "versions": versions("transformers", "torch")}
         return facts, {**answers(sys.argv[1], folder, self.generate), "check": self.check}
 
     @torch.inference_mode()

@@ -2,201 +2,186 @@
 
 In: options. Out: a table, the targets as met or not met, a JSON file and a picture where asked for.
 
-Every mode judges the same programs on the same tests, as many at a time. Modes take turns over several rounds, so that
-the machine's noise hits all alike, and the order moves on by one each round. In each round a mode first judges a few
-programs that do not count: a pool that made sandboxes ahead of need would look faster than it can be for long.
+Every way judges the same programs on the same tests, as many at a time. In each turn it first judges a few programs
+that do not count: a pool that made sandboxes ahead of need would look faster than it can be for long.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
+import functools
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
+import numpy as np
 
-from nouscoder_jax.bench import machine
-from nouscoder_jax.bench.cpu import CpuMeter, daemon_processes, machine_cpu_s
-from nouscoder_jax.bench.judge import modes, table
-from nouscoder_jax.bench.judge.modes import Mode
-from nouscoder_jax.bench.judge.programs import Contender, Judged, make_programs
-from nouscoder_jax.bench.judge.table import ModeResult, Round
-from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, listed
-from nouscoder_jax.bench.results import plot_spreads, rotated
-from nouscoder_jax.config import UserError
-from nouscoder_jax.types import JudgeError, Problem
+from nouscoder_jax.bench import machine, rounds
+from nouscoder_jax.bench.cpu import daemon_processes, tree_cpu_s
+from nouscoder_jax.bench.judge.programs import TIME_LIMIT_S, Programs, make_programs
+from nouscoder_jax.bench.judge.ways import InProcess, Ours, Way, docker_run, host_process
+from nouscoder_jax.bench.options import add_rounds, at_least
+from nouscoder_jax.bench.results import Report, Target
+from nouscoder_jax.bench.rounds import Contender
+from nouscoder_jax.config import UserError, VerifierConfig
+from nouscoder_jax.types import JudgeError
 from nouscoder_jax.verifier import interpreter
 
-Programs = list[tuple[Problem, str]]
-_SETTLE_S = 0.4
-"""Between two modes: the Docker host still removes containers of the one before."""
-_NOISY_SHARE = 0.05
+RATIO_TO = "LiveCodeBench-style"
+"""The way that all others are compared with in the same round."""
+SIZES = {"warm": 1_000_000, "reuse=10": 10, "fresh": 1}
+"""Rollouts that one sandbox judges."""
+TARGETS = (
+    ("docker warm", "tests/s", "speed", True, 500.0),
+    ("docker warm", "p99 of a test, ms", "p99_ms", False, 10.0),
+    ("docker warm", "CPU ms a test", "cpu_ms", False, 3.5),
+    ("docker fresh", "rollouts/s", "rollouts_per_s", True, 10.0),
+    ("docker reuse=10", "rollouts/s", "rollouts_per_s", True, 20.0),
+)
+"""Way, what, figure, whether at least or at most, goal."""
+_FIGURES = {
+    "tests/s": ("speed", 1.0), "CPU ms/test": ("cpu_ms", 1.0), "rollouts/s": ("rollouts_per_s", 1.0),
+    "p50 ms": ("p50_ms", 1.0), "p99 ms": ("p99_ms", 1.0),
+}  # fmt: skip
+_SLOW_PROGRAMS = 2
+"""Programs a round for a way that takes minutes for all of them."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench.py judge`."""
-    parser.add_argument("--rounds", default=5, type=int, help="times each mode has its turn (default: 5)")
-    parser.add_argument("--programs", default=50, type=int, help="programs a mode and round (default: 50)")
-    parser.add_argument("--tests", default=20, type=int, help="tests of each program (default: 20)")
-    parser.add_argument("--workers", default=2, type=int, help="programs judged at the same time (default: 2)")
+    parser.add_argument("--programs", default=50, type=at_least(1), help="programs a way and round (default: 50)")
+    parser.add_argument("--tests", default=20, type=at_least(1), help="tests of each program (default: 20)")
+    parser.add_argument("--workers", default=2, type=at_least(1), help="programs judged at the same time (default: 2)")
     parser.add_argument("--image", default="nouscoder-judge", help="docker: image with a python3 (default: made here)")
-    parser.add_argument("--only", default="", metavar="WORDS", help="only modes with one of these in their names")
-    parser.add_argument("--floor", action="store_true", help="also fork + program in a bare Python: what nothing beats")
-    parser.add_argument("--quick", action="store_true", help="1 round, 2 programs, 3 tests: does it work?")
-    add_outputs(parser, plot=True)
+    parser.add_argument("--runtime", default="", help="docker: OCI runtime, such as crun (default: the host's own)")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only ways with one of these in their names")
+    add_rounds(parser, rounds=5, quick="2 programs, 3 tests")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures and reports. Returns 0: a benchmark reports, it does not judge. Raises UserError."""
     if options.quick:
         options.rounds, options.programs, options.tests = 1, 2, 3
-    check_numbers(options, "rounds", "programs", "tests", "workers")
-    check_outputs(options)
-    console = machine.console(width_chars=160)
-    facts = machine.describe(("docker",)) | {"engine": modes.docker_facts()}
-    facts["programs_python"] = interpreter.choose().version
-    offered = modes.make_modes(
-        image=options.image, num_workers=options.workers, num_programs=options.programs, floor=options.floor
-    )
-    words = listed(options.only)
-    chosen = [mode for mode in offered if not words or any(word in mode.name for word in words)]
-    if not chosen:
-        raise UserError(f"--only got {options.only!r}; the modes are {', '.join(mode.name for mode in offered)}")
+    facts = machine.describe(("docker",)) | {"programs_python": interpreter.choose().version}
     programs = make_programs(num_programs=options.programs, num_tests=options.tests)
-    with CpuMeter(daemon_processes(os.environ.get("DOCKER_HOST", ""))) as meter:
-        results = asyncio.run(_measure_all(chosen, programs, options, meter, console))
-    facts |= {"cpu_counted": meter.how, "load_after": round(os.getloadavg()[0], 2)}
-    _report(results, facts, options, console)
-    return 0
-
-
-async def _measure_all(
-    chosen: list[Mode], programs: Programs, options: argparse.Namespace, meter: CpuMeter, console: Console
-) -> list[ModeResult]:
-    results = {mode.name: ModeResult(name=mode.name, kind=mode.kind, num_programs=mode.num_programs) for mode in chosen}
-    contenders: dict[str, Contender] = {}
-    try:
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            bar = progress.add_task("getting ready", total=len(chosen) * (options.rounds + 1))
-            # Round 0 makes the sandboxes and is not counted.
-            for number in range(options.rounds + 1):
-                for mode in rotated(chosen, number):
-                    progress.update(bar, description=f"round {number} of {options.rounds}: {mode.name}", advance=1)
-                    result = results[mode.name]
-                    if not result.skipped:
-                        await _turn(mode, result, contenders, programs, options.workers, meter, counts=number > 0)
-                        await asyncio.sleep(0 if options.quick else _SETTLE_S)
-    finally:
-        await asyncio.gather(*(contender.close() for contender in contenders.values()))
-    return list(results.values())
-
-
-async def _turn(
-    mode: Mode, result: ModeResult, contenders: dict[str, Contender], programs: Programs, num_workers: int,
-    meter: CpuMeter, *, counts: bool,
-) -> None:  # fmt: skip
-    """One mode in one round; what stops it from working is noted, and it has no further turn."""
-    try:
-        if not counts:
-            contenders[mode.name] = mode.make()
-        chosen = programs[: mode.num_programs] if counts else []
-        lead_in = [programs[number % len(programs)] for number in range(mode.lead_in)]
-        if measured := await _measure(contenders[mode.name], lead_in, chosen, num_workers, meter):
-            result.rounds.append(measured)
-    except (UserError, JudgeError, EOFError, RuntimeError) as error:
-        result.skipped, result.rounds = " ".join(str(error).split()), []
-
-
-async def _measure(
-    contender: Contender, lead_in: Programs, programs: Programs, num_workers: int, meter: CpuMeter
-) -> Round | None:
-    """Judges all; the clock runs from the last verdict of the lead-in to the last of all. None: nothing to measure."""
-    workers = asyncio.Semaphore(num_workers)
-    clock = _Clock(meter, num_uncounted=len(lead_in))
-
-    async def one(problem: Problem, program: str) -> None:
-        async with workers:
-            judged = await contender.judge(problem, program)
-        if not judged.accepted:
-            raise RuntimeError(f"failed: {problem.problem_id} was not accepted, and it is correct")
-        clock.tick(judged)
-
-    pending = [asyncio.ensure_future(one(problem, program)) for problem, program in lead_in + programs]
-    try:
-        await asyncio.gather(*pending)
-    finally:
-        for future in pending:
-            future.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-    return clock.round() if programs else None
-
-
-class _Clock:
-    """Takes the time between verdicts; the first `num_uncounted` are not part of it."""
-
-    def __init__(self, meter: CpuMeter, *, num_uncounted: int) -> None:
-        self._meter = meter
-        self._left = num_uncounted
-        self._test_s: list[float] = []
-        self._num_rollouts = 0
-        self._start = self._last = self._now()
-
-    def tick(self, judged: Judged) -> None:
-        """A verdict is there."""
-        self._last = self._now()
-        if self._left > 0:
-            self._left -= 1
-            self._start = self._last
-            return
-        self._num_rollouts += 1
-        self._test_s += judged.test_s
-
-    def round(self) -> Round:
-        """What was measured."""
-        wall_s, cpu_s, machine_s = (last - first for first, last in zip(self._start, self._last, strict=True))
-        num_tests = len(self._test_s)
-        ordered = sorted(self._test_s)
-        others = (machine_s - cpu_s) / (wall_s * (os.cpu_count() or 1))
-        return Round(
-            tests_per_s=num_tests / wall_s,
-            rollouts_per_s=self._num_rollouts / wall_s,
-            p50_ms=1e3 * _quantile(ordered, 0.5),
-            p99_ms=1e3 * _quantile(ordered, 0.99),
-            cpu_ms_per_test=1e3 * cpu_s / num_tests,
-            others_share=min(max(others, 0.0), 1.0),
-        )
-
-    def _now(self) -> tuple[float, float, float]:
-        return time.perf_counter(), self._meter.cpu_s(), machine_cpu_s()
-
-
-def _quantile(ordered: list[float], share: float) -> float:
-    """The smallest value that at least this share of all values does not exceed."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-def _report(results: list[ModeResult], facts: dict[str, object], options: argparse.Namespace, console: Console) -> None:
-    found = table.report(results, facts, ratio_to=modes.RATIO_TO)
+    daemon = daemon_processes(os.environ.get("DOCKER_HOST", ""))
+    cpu_s = functools.partial(tree_cpu_s, [os.getpid(), *daemon])
+    with asyncio.Runner() as runner:
+        judging = {
+            name: Judging(runner, make, programs, num_workers=options.workers, cpu_s=cpu_s)
+            for name, make in make_ways(options).items()
+            if any(word in name for word in options.only.split(","))
+        }
+        if not judging:
+            raise UserError(f"--only got {options.only!r}; the ways are {', '.join(make_ways(options))}")
+        for name in judging.keys() & {"docker run a test"}:
+            judging[name].programs = programs[:_SLOW_PROGRAMS]
+        contenders = [Contender(name=name, turn=one.turn) for name, one in judging.items()]
+        try:
+            rounds.take_turns(contenders, rounds=options.rounds)
+        finally:
+            for one in judging.values():
+                one.close()
+    found = report(contenders, facts)
     sizes = f"{options.programs} programs x {options.tests} tests, {options.workers} at a time, {options.rounds} rounds"
     found.notes += [
         f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.",
-        f"local programs and baselines run on Python {facts['programs_python']}",
-        f"Docker host: {facts['engine']}; CPU time counts {facts['cpu_counted']}",
+        f"CPU time counts this process and {len(daemon)} of the Docker host's, and all below them.",
     ]
-    others = max((max(result.values("others_share")) for result in results if result.rounds), default=0.0)
-    if others > _NOISY_SHARE:
-        told = f"NOISY: other work took up to {others:.0%} of this machine; only CPU ms/test means something"
-        found.notes.append(told)
-    names = ("rounds", "programs", "tests", "workers", "image")
-    found.content["settings"] = {name: getattr(options, name) for name in names}
-    found.show(console)
-    found.write(options.out)
-    shown = [result for result in results if result.rounds]
-    if options.plot and shown:
-        figures = {"tests/s": "tests_per_s", "CPU ms a test": "cpu_ms_per_test"}
-        panels = {label: {one.name: one.values(name) for one in shown} for label, name in figures.items()}
-        title = f"{sizes}; {facts['commit']}, {facts['date']}"
-        plot_spreads(options.plot, panels, title=title, colors={one.name: table.COLORS[one.kind] for one in shown})
+    found.finish(options)
+    return 0
+
+
+def make_ways(options: argparse.Namespace) -> dict[str, Callable[[], Way]]:
+    """Every way, in the order of the table; made, it says where it does not work on this machine."""
+    ways: dict[str, Callable[[], Way]] = {}
+    for backend in ("docker", "local"):
+        for size, reuse in SIZES.items():
+            config = VerifierConfig(
+                backend=backend, docker_hosts=(), image=options.image, runtime=options.runtime,
+                num_workers=options.workers, rollouts_per_sandbox=reuse, default_time_limit_s=float(TIME_LIMIT_S),
+                wall_factor=3.0, memory_limit_mib=4096, output_limit_mib=8, max_processes=64, max_retries=1,
+                outage_limit_s=30.0,
+            )  # fmt: skip
+            ways[f"{backend} {size}"] = functools.partial(Ours, config)
+    return ways | {
+        RATIO_TO: functools.partial(InProcess, "livecodebench"),
+        "host process a test": host_process,
+        "docker run a test": functools.partial(docker_run, options.image),
+        "floor: fork + program": functools.partial(InProcess, "fork"),
+    }
+
+
+class Judging:
+    """One way, and what it judges in a turn."""
+
+    def __init__(
+        self, runner: asyncio.Runner, make: Callable[[], Way], programs: Programs, *, num_workers: int,
+        cpu_s: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """`cpu_s`: CPU seconds so far of all that works."""
+        self._runner, self._make, self.programs, self._cpu_s = runner, make, programs, cpu_s
+        self._num_workers = num_workers
+        self._way: Way | None = None
+
+    def turn(self) -> dict[str, float]:
+        """Judges all. Raises RuntimeError or UserError where the way does not work."""
+        try:
+            return self._runner.run(self._judge_all())
+        except ExceptionGroup as failed:
+            error = failed.exceptions[0]
+            raise (RuntimeError(str(error)) if isinstance(error, JudgeError) else error) from error
+
+    def close(self) -> None:
+        """Ends what the way has started."""
+        if self._way is not None:
+            self._runner.run(self._way.close())
+
+    async def _judge_all(self) -> dict[str, float]:
+        """The clock runs from the last verdict of the lead-in to the last of all, without a pause between them."""
+        way = self._way = self._way or self._make()
+        lead_in = (3 * self._num_workers) if isinstance(way, Ours | InProcess) else 0
+        workers, test_s = asyncio.Semaphore(self._num_workers), []
+        clock = [self._now()]
+
+        async def one(number: int) -> None:
+            problem, program = self.programs[number % len(self.programs)]
+            async with workers:
+                accepted, seconds = await way.judge(problem, program)
+            if not accepted:
+                raise RuntimeError(f"failed: {problem.problem_id} was not accepted, and it is correct")
+            test_s.append(seconds)
+            if len(test_s) in (lead_in, lead_in + len(self.programs)):
+                clock.append(self._now())
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(-lead_in, len(self.programs)):
+                group.create_task(one(number))
+        (wall, cpu), (wall_end, cpu_end) = clock[-2:]
+        times = 1e3 * np.concatenate(test_s[lead_in:])
+        return {
+            "wall_s": wall_end - wall,
+            "cpu_s": cpu_end - cpu,
+            "work": len(times),
+            "cpu_ms": 1e3 * (cpu_end - cpu) / len(times),
+            "rollouts_per_s": len(self.programs) / (wall_end - wall),
+            "p50_ms": float(np.quantile(times, 0.5)),
+            "p99_ms": float(np.quantile(times, 0.99, method="inverted_cdf")),
+        }
+
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), self._cpu_s()
+
+
+def report(contenders: list[Contender], facts: dict[str, Any]) -> Report:
+    """A row a way, and the targets."""
+    parts = rounds.table(contenders, _FIGURES, reference=lambda one: RATIO_TO)
+    found = Report(bench="judge", facts=facts, **parts)
+    for name, what, figure, at_least_, goal in TARGETS:
+        for one in contenders:
+            if one.name == name:
+                got = one.median(figure)
+                found.targets.append(Target(what=f"{name}: {what}", goal=goal, got=got, at_least=at_least_))
+    return found

@@ -1,12 +1,6 @@
-"""What every way of judging is given in `bench.py judge`, and what it gives back.
-
-In: how many programs and tests. Out: problems with a correct two-line program each, the same on every run.
-"""
+"""What every way of judging is given in `bench.py judge`: problems with a correct two-line program each."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.types import Comparison, Problem, TestCase
 
@@ -18,48 +12,20 @@ _TEMPLATES = (
     ("import sys\nprint(min(map(int, sys.stdin.buffer.readline().split())) - {k})", lambda a, b, k: min(a, b) - k),
 )
 TIME_LIMIT_S = 15
+Programs = list[tuple[Problem, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What one way of judging said about one program.
-
-    Example:
-        Judged(accepted=True, test_s=(0.0031, 0.0029))
-    """
-
-    accepted: bool
-    test_s: tuple[float, ...]
-    """Seconds of each test, from the input handed over to the answer; making a sandbox is not in it."""
-
-
-@runtime_checkable
-class Contender(Protocol):
-    """One way of judging. It may judge several programs at the same time."""
-
-    async def judge(self, problem: Problem, program: str) -> Judged:
-        """Runs the program on all tests of the problem."""
-        ...
-
-    async def close(self) -> None:
-        """Ends everything that it started."""
-        ...
-
-
-def make_programs(*, num_programs: int, num_tests: int) -> list[tuple[Problem, str]]:
-    """Problems with a correct program each; every test is two small numbers on stdin."""
+def make_programs(*, num_programs: int, num_tests: int) -> Programs:
+    """The same on every run; every test is two small numbers on stdin."""
+    comparison = Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program="")
     made = []
     for number in range(num_programs):
         source, answer = _TEMPLATES[number % len(_TEMPLATES)]
         pairs = [(13 * number + 7 * test, 1000 - 3 * test) for test in range(num_tests)]
-        tests = tuple(TestCase(input=f"{a} {b}\n", expected=f"{answer(a, b, number)}\n") for a, b in pairs)
-        made.append((_problem(f"bench/{number}", tests), source.format(k=number)))
+        problem = Problem(
+            problem_id=f"bench/{number}", statement="", fn_name=None, starter_code="", prelude="",
+            tests=tuple(TestCase(input=f"{a} {b}\n", expected=f"{answer(a, b, number)}\n") for a, b in pairs),
+            time_limit_s=float(TIME_LIMIT_S), memory_limit_mib=None, source="", family="", comparison=comparison,
+        )  # fmt: skip
+        made.append((problem, source.format(k=number)))
     return made
-
-
-def _problem(identity: str, tests: tuple[TestCase, ...]) -> Problem:
-    return Problem(
-        problem_id=identity, statement="", tests=tests, fn_name=None, starter_code="", prelude="",
-        time_limit_s=float(TIME_LIMIT_S), memory_limit_mib=None, source="", family="",
-        comparison=Comparison(kind="tokens", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program=""),
-    )  # fmt: skip

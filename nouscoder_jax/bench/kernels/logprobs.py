@@ -3,16 +3,14 @@
 In: options. Out: a table, the targets as met or not met, a JSON file where asked for.
 
 On the CPU: an eighth of the vocabulary in float32, budgets that keep all, most and none of the logits. On a GPU: the
-whole vocabulary in bfloat16, and the Pallas kernel. Implementations take turns over rounds, and a ratio compares within
-a round; on the CPU it is of CPU time, since another process's share of the machine is not theirs. Where the GPU
-compiler is installed (extra `plan`), the temporaries on GPUs that are not here follow.
+whole vocabulary in bfloat16, and the Pallas kernel. Where the GPU compiler is installed (extra `plan`), the temporaries
+on GPUs that are not here follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nouscoder_jax.bench import in_turn, machine
-from nouscoder_jax.bench.in_turn import Timed
+from nouscoder_jax.bench import machine, rounds
 from nouscoder_jax.bench.kernels import logprobs_memory
 from nouscoder_jax.bench.kernels.logprobs_memory import Logprobs, Memory, Sizes
-from nouscoder_jax.bench.options import add_outputs, check_numbers, check_outputs, numbers
-from nouscoder_jax.bench.results import Report, Target, median, quotients, spread
-from nouscoder_jax.logprobs import WHOLE, plan_chunks, token_logprobs
+from nouscoder_jax.bench.options import add_rounds, at_least, numbers
+from nouscoder_jax.bench.results import Report, Target
+from nouscoder_jax.bench.rounds import Contender
+from nouscoder_jax.logprobs import WHOLE, token_logprobs
 from nouscoder_jax.planning.compile import gpu_compiler_missing
 from nouscoder_kernels.linear_logprobs import linear_logprobs
 
@@ -35,7 +33,7 @@ GOAL_RATIO = 1.2
 """Of the plain implementation's time, on the CPU at an eighth of the vocabulary."""
 GOAL_MIB = 150
 """Of temporaries, at MEMORY_SIZES and MEMORY_LOGITS_MIB."""
-MEMORY_SIZES = Sizes(num_tokens=1024, vocab=151936, embed=5120, hidden_dtype="bfloat16", weight_dtype="bfloat16")
+MEMORY_SIZES = Sizes(num_tokens=1024, vocab=151936, embed=5120, dtype="bfloat16")
 MEMORY_LOGITS_MIB = 64
 GPUS = ("h100", "b200")
 _LIMIT_S = 400.0
@@ -45,33 +43,34 @@ _PALLAS_CHUNK = 8192
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench.py logprobs`."""
-    parser.add_argument("--tokens", default=1024, type=int, help="tokens of the row (default: 1024)")
-    parser.add_argument("--vocab", default=0, type=int, help="vocabulary (default: 151936 on a GPU, else 18992)")
-    parser.add_argument("--embed", default=5120, type=int, help="size of a hidden state (default: 5120)")
-    parser.add_argument("--logits-mib", default="", metavar="N,N", help="budgets (default: 64,512; no GPU: 80,64,16)")
-    parser.add_argument("--rounds", default=5, type=int, help="times each implementation has its turn (default: 5)")
+    parser.add_argument("--tokens", default=1024, type=at_least(1), help="tokens of the row (default: 1024)")
+    parser.add_argument("--vocab", type=at_least(1), help="vocabulary (default: 151936 on a GPU, else 18992)")
+    parser.add_argument("--embed", default=5120, type=at_least(1), help="size of a hidden state (default: 5120)")
+    parser.add_argument("--logits-mib", type=numbers(1), help="budgets (default: 64,512; no GPU: 80,64,16)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the temporaries on other GPUs")
-    parser.add_argument("--quick", action="store_true", help="1 round, tiny sizes: does it work?")
-    add_outputs(parser)
+    add_rounds(parser, rounds=5, quick="tiny sizes")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures and reports. Returns 0: a benchmark reports, it does not judge. Raises UserError."""
-    until = time.monotonic() + _LIMIT_S
-    on_gpu = jax.default_backend() == "gpu"
-    sizes, budgets = _check(options, on_gpu=on_gpu)
+    until, on_gpu = time.monotonic() + _LIMIT_S, jax.default_backend() == "gpu"
+    vocab = options.vocab or (151936 if on_gpu else 18992)
+    budgets = options.logits_mib or ([64, 512] if on_gpu else [80, 64, 16])
+    sizes = Sizes(
+        num_tokens=options.tokens, vocab=vocab, embed=options.embed, dtype="bfloat16" if on_gpu else "float32"
+    )
+    if options.quick:
+        options.rounds, budgets, sizes = 1, [1], Sizes(num_tokens=256, vocab=2048, embed=64, dtype=sizes.dtype)
     facts = machine.describe(("jax", "jaxlib"))
     facts["device"] = jax.devices()[0].device_kind if on_gpu else "CPU"
-    results = measure(contenders(budgets, pallas=on_gpu), sizes, rounds=options.rounds, until=until)
+    contenders = make_contenders(budgets, sizes, pallas=on_gpu)
+    rounds.take_turns(contenders, rounds=options.rounds, until=until)
     missing = "left out by --no-memory" if options.no_memory else gpu_compiler_missing()
     function = partial(chunked, logits_mib=MEMORY_LOGITS_MIB)
     memory = [] if missing else [logprobs_memory.compile_for_gpu(function, MEMORY_SIZES, gpu=gpu) for gpu in GPUS]
-    found = report(results, memory, facts, on_gpu=on_gpu)
-    found.notes += _notes(results, sizes, budgets)
-    found.notes += [f"temporaries on other GPUs: {missing}"] if missing else []
-    found.content |= {"settings": asdict(sizes) | {"logits_mib": budgets}, "memory_missing": missing or None}
-    found.show(machine.console(width_chars=140))
-    found.write(options.out)
+    found = report(contenders, memory, facts, on_gpu=on_gpu)
+    found.notes += [str(sizes), *([f"temporaries on other GPUs: {missing}"] if missing else [])]
+    found.finish(options)
     return 0
 
 
@@ -96,87 +95,55 @@ def _pallas(hidden: Array, weight: Array, targets: Array) -> tuple[Array, Array]
     return outputs[0][None], outputs[1][None]
 
 
-def contenders(budgets: list[int], *, pallas: bool) -> dict[str, Logprobs]:
-    """Implementations by name; the first is what the others are compared with."""
+def implementations(budgets: list[int], *, pallas: bool) -> dict[str, Logprobs]:
+    """By name; the first is what the others are compared with."""
     found: dict[str, Logprobs] = {"plain": plain}
     found |= {f"chunked {mib} MiB": partial(chunked, logits_mib=mib) for mib in budgets}
     return found | ({"pallas": _pallas} if pallas else {})
 
 
-def measure(functions: dict[str, Logprobs], sizes: Sizes, *, rounds: int, until: float) -> list[Timed]:
-    """A result an implementation: compiled and warmed up first, then all in turn; no round starts after `until`."""
-    arrays = _arrays(sizes)
+def make_contenders(budgets: list[int], sizes: Sizes, *, pallas: bool) -> list[Contender]:
+    """A turn computes value and gradients once."""
+    arrays = random_arrays(sizes)
 
-    def step(function: Logprobs) -> Callable[[], Any]:
+    def contender(name: str, function: Logprobs) -> Contender:
         compiled = jax.jit(logprobs_memory.with_gradients(function))
-        return lambda: jax.block_until_ready(compiled(*arrays))
 
-    steps = {name: step(function) for name, function in functions.items()}
-    results = in_turn.warmed_up(steps)
-    in_turn.measure(steps, results, rounds=rounds, until=until)
-    return results
+        def turn() -> None:
+            jax.block_until_ready(compiled(*arrays))
+
+        return Contender(name=name, turn=turn)
+
+    return [contender(*one) for one in implementations(budgets, pallas=pallas).items()]
 
 
-def _arrays(sizes: Sizes) -> tuple[Array, ...]:
-    (hidden, hidden_dtype), (weight, weight_dtype), (row, _), _ = sizes.shapes()
+def random_arrays(sizes: Sizes) -> tuple[Array, ...]:
+    """Hidden, weight, targets and the logprobs' cotangent."""
+    hidden, weight, row, _ = (one.shape for one in sizes.arguments())
     keys = jax.random.split(jax.random.key(0), 3)
     return (
-        jax.random.normal(keys[0], hidden, hidden_dtype),
-        jax.random.normal(keys[1], weight, weight_dtype) * jnp.asarray(sizes.embed**-0.5, weight_dtype),
+        jax.random.normal(keys[0], hidden, sizes.dtype),
+        jax.random.normal(keys[1], weight, sizes.dtype) * jnp.asarray(sizes.embed**-0.5, sizes.dtype),
         jax.random.randint(keys[2], row, 0, sizes.vocab),
         jnp.ones(row, jnp.float32),
     )
 
 
-def ratios(result: Timed, results: list[Timed], figure: str) -> list[float]:
-    """`wall_s` or `cpu_s` as a multiple of the first implementation's in the same round; empty where one has none."""
-    return quotients(getattr(result, figure), getattr(results[0], figure))
-
-
-def report(results: list[Timed], memory: list[Memory], facts: dict[str, Any], *, on_gpu: bool) -> Report:
-    """Every round, medians of ratios, temporaries, and the targets."""
-    rows, kept, targets = [], [], []
-    for one in results:
-        ratio = {figure: ratios(one, results, figure) for figure in ("wall_s", "cpu_s")}
-        kept.append(asdict(one) | {f"{figure}_ratio": median(values) for figure, values in ratio.items()})
-        if not on_gpu and one.name.startswith("chunked"):
+def report(contenders: list[Contender], memory: list[Memory], facts: dict[str, Any], *, on_gpu: bool) -> Report:
+    """A row an implementation, temporaries, and the targets: on the CPU of CPU time, since another process's share of
+    the machine is not theirs."""
+    figures = {"ms": ("wall_s", 1e3), "CPU ms": ("cpu_s", 1e3)}
+    parts = rounds.table(contenders, figures, reference=lambda one: "plain", ratio_of=("wall_s", "cpu_s"))
+    found = Report(bench="logprobs", facts=facts, **parts)
+    found.content["memory"] = [asdict(one) for one in memory]
+    plain_ones = rounds.find(contenders, "plain")
+    for one in contenders:
+        if one.name.startswith("chunked") and not on_gpu:
+            got = rounds.ratio(rounds.find(contenders, one.name), plain_ones, "cpu_s")
             what = f"{one.name}: CPU time / plain's"
-            targets.append(Target(what=what, goal=GOAL_RATIO, got=median(ratio["cpu_s"]), at_least=False))
-        columns = [[1e3 * value for value in values] for values in (one.wall_s, one.cpu_s)]
-        rows.append([one.name, *(["skipped"] if one.skipped else map(spread, [*columns, *ratio.values()]))])
+            found.targets.append(Target(what=what, goal=GOAL_RATIO, got=got, at_least=False))
     for one in memory:
-        for what, goal, got in (
-            ("MiB of temporaries", GOAL_MIB, one.temp_bytes / 2**20),
-            ("arrays of all logits", 0, len(one.all_logits)),
-        ):
-            targets.append(Target(what=f"{one.gpu}: {what}", goal=goal, got=got, at_least=False))
-    return Report(
-        bench="logprobs", facts=facts, title="logprobs and entropy, value and gradients",
-        heads=["implementation", "ms", "CPU ms", "ms / plain's", "CPU / plain's"], rows=rows,
-        targets=targets, content={"results": kept, "memory": [asdict(one) for one in memory]},
-    )  # fmt: skip
-
-
-def _notes(results: list[Timed], sizes: Sizes, budgets: list[int]) -> list[str]:
-    lines = [f"skipped: {one.name}: {one.skipped}" for one in results if one.skipped]
-    for mib in budgets:
-        chunks = plan_chunks(num_tokens=sizes.num_tokens, vocab_rows=sizes.vocab, embed=sizes.embed, logits_mib=mib)
-        parts = chunks.num + bool(chunks.tail)
-        kept = parts if chunks.kept == chunks.num else chunks.kept
-        lines.append(f"chunked {mib} MiB: {parts} chunks of {chunks.rows} words, logits of {kept} kept")
-    return [*lines, f"{sizes}; {len(results[0].wall_s)} rounds; median (lowest..highest)"]
-
-
-def _check(options: argparse.Namespace, *, on_gpu: bool) -> tuple[Sizes, list[int]]:
-    """Sizes and budgets."""
-    options.vocab = options.vocab or (151936 if on_gpu else 18992)
-    check_numbers(options, "tokens", "vocab", "embed", "rounds")
-    check_outputs(options)
-    budgets = numbers("logits-mib", options.logits_mib or ("64,512" if on_gpu else "80,64,16"), at_least=1)
-    if options.quick:
-        options.rounds, options.tokens, options.vocab, options.embed, budgets = 1, 256, 2048, 64, [1]
-    dtype = "bfloat16" if on_gpu else "float32"
-    sizes = Sizes(
-        num_tokens=options.tokens, vocab=options.vocab, embed=options.embed, hidden_dtype=dtype, weight_dtype=dtype
-    )
-    return sizes, budgets
+        mib, arrays = one.temp_bytes / 2**20, len(one.all_logits)
+        for what, goal, got in (("MiB of temporaries", GOAL_MIB, mib), ("arrays of all logits", 0, arrays)):
+            found.targets.append(Target(what=f"{one.gpu}: {what}", goal=goal, got=got, at_least=False))
+    return found

@@ -28,21 +28,20 @@ class Sizes:
     """One row of `num_tokens` tokens.
 
     Example:
-        Sizes(num_tokens=1024, vocab=151936, embed=5120, hidden_dtype="bfloat16", weight_dtype="bfloat16")
+        Sizes(num_tokens=1024, vocab=151936, embed=5120, dtype="bfloat16")
     """
 
     num_tokens: int
     vocab: int
     embed: int
-    hidden_dtype: str
-    weight_dtype: str
+    dtype: str
+    """Of hidden states and weight."""
 
-    def shapes(self) -> list[tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of hidden, weight, targets and the logprobs' cotangent."""
+    def arguments(self, sharding: Any = None) -> list[jax.ShapeDtypeStruct]:
+        """Hidden, weight, targets and the logprobs' cotangent."""
         row = (1, self.num_tokens)
-        hidden = ((*row, self.embed), jnp.dtype(self.hidden_dtype))
-        weight = ((self.vocab, self.embed), jnp.dtype(self.weight_dtype))
-        return [hidden, weight, (row, jnp.dtype(jnp.int32)), (row, jnp.dtype(jnp.float32))]
+        shapes = (((*row, self.embed), self.dtype), ((self.vocab, self.embed), self.dtype), (row, "int32"))
+        return [jax.ShapeDtypeStruct(*one, sharding=sharding) for one in (*shapes, (row, "float32"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +61,7 @@ class Memory:
 def with_gradients(function: Logprobs) -> Callable[..., tuple[tuple[Array, Array], tuple[Array, Array]]]:
     """(hidden, weight, targets, cotangent of logprobs) -> ((logprobs, entropy), (d hidden, d weight))."""
 
-    def step(
-        hidden: Array, weight: Array, targets: Array, cotangent: Array
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(hidden: Array, weight: Array, targets: Array, cotangent: Array) -> Any:
         outputs, pull = jax.vjp(lambda h, w: function(h, w, targets), hidden, weight)
         return outputs, pull((cotangent, jnp.zeros_like(cotangent)))
 
@@ -74,8 +71,7 @@ def with_gradients(function: Logprobs) -> Callable[..., tuple[tuple[Array, Array
 def compile_for_gpu(function: Logprobs, sizes: Sizes, *, gpu: str) -> Memory:
     """Compiles value and gradients for one GPU of this name. Raises UserError for a GPU that has no description."""
     (device,) = gpu_devices(Fleet(gpu=find_gpu(gpu), num_gpus=1))
-    sharding = SingleDeviceSharding(device)
-    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in sizes.shapes()]
+    arguments = sizes.arguments(SingleDeviceSharding(device))
     compiled = jax.jit(with_gradients(function)).trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
     memory, program = compiled.memory_analysis(), compiled.as_text()
     if memory is None or program is None:
@@ -86,8 +82,5 @@ def compile_for_gpu(function: Logprobs, sizes: Sizes, *, gpu: str) -> Memory:
 
 def arrays_of_all_logits(program: str, *, num_tokens: int, vocab: int) -> list[str]:
     """Every array type in the program's text whose dims hold both numbers, like `f32[1024,151936]`; each once."""
-    wanted = {num_tokens, vocab}
     types = set(re.findall(r"\b[a-z]+[0-9]*\[[0-9,]+\]", program))
-    return sorted(
-        one for one in types if wanted <= {int(dim) for dim in one[one.index("[") + 1 : -1].split(",") if dim}
-    )
+    return sorted(one for one in types if {num_tokens, vocab} <= set(map(int, re.findall(r"\d+", one.split("[")[1]))))

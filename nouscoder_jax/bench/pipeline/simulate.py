@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nouscoder_jax.bench.pipeline.parts import Server, VirtualEngine, VirtualJudge, program_text
@@ -25,7 +25,7 @@ from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, NoJournal, 
 from nouscoder_jax.loop.pipeline import run_steps
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.rollout.extract import Extracted, published_program
-from nouscoder_jax.types import Comparison, Problem, Prompt
+from nouscoder_jax.types import Comparison, Problem, Prompt, Rollout
 
 ENDLESS = 10**9
 """Steps of the config that collectors are given: the run is stopped long before."""
@@ -75,20 +75,12 @@ class Measured:
     """Of the servers' time: nothing to decode at all, or standing still."""
     loading_share: float
     """Of the servers' time: standing still while weights come, or during an update of a colocated trainer."""
-    sequences_per_server: float
-    """Decoded at once, while there are any."""
     trainer_idle_share: float
-    """Neither updating nor exporting nor waiting for the engine to take weights: waiting for a batch."""
-    update_share: float
-    weights_share: float
-    """Of the trainer's time: export and reload."""
+    """Waiting for a batch: neither updating nor exporting nor waiting for the engine to take weights."""
     judge_busy_share: float
     """Of the workers' time."""
-    judge_wait_s: float
-    """From a completion's end until a worker takes it, mean."""
-    staleness_mean: float
-    """Age of a trained group, batches."""
     staleness_max: int
+    """Largest age of a trained group, batches."""
     kept_share: float
     """Groups with unequal rewards, of those handed over."""
     completion_tokens: float
@@ -96,29 +88,36 @@ class Measured:
     cut_share: float
     short_batches: int
     """Batches that the bound on draws has left short (a run may stop there: experience.short_batch)."""
-    timeline: tuple[tuple[float, int], ...] = field(repr=False)
-    """(seconds since the first step that counts, sequences decoded) at every change."""
-    updates: tuple[tuple[float, float], ...] = field(repr=False)
-    """(begin, end) of each step's updates, on the same clock."""
 
 
-def simulate(
-    config: TrainConfig,
-    setting: Setting,
-    traffic: Traffic,
-    *,
-    num_steps: int,
-    warm_up: int,
-    on_step: Callable[[int], None],
-) -> Measured:
-    """Runs `warm_up` + `num_steps` steps and measures the last ones; `on_step(step)` after each."""
-    return run_virtually(_Simulation(config, setting, traffic).run(num_steps, warm_up, on_step))
+def simulate(config: TrainConfig, setting: Setting, traffic: Traffic, *, num_steps: int, warm_up: int) -> Measured:
+    """Runs `warm_up` + `num_steps` steps and measures the last ones."""
+    return run_virtually(_simulate(config, setting, traffic, num_steps, warm_up))
 
 
-class _Head:
-    """The host's side of the run, with all servers and the judge."""
+async def _simulate(
+    config: TrainConfig, setting: Setting, traffic: Traffic, num_steps: int, warm_up: int
+) -> Measured:  # fmt: skip
+    run, stopping = _Run(dataclasses.replace(config, num_steps=ENDLESS), setting, traffic), asyncio.Event()
+    measured: list[Measured] = []
+
+    async def train(collected: Collected) -> None:
+        await run.train(collected)
+        if collected.step == warm_up:
+            run.reset()
+        if collected.step == warm_up + num_steps:
+            stopping.set()
+            measured.append(run.measured(num_steps))
+
+    await run_steps(run.collector, train, first_step=0, num_steps=ENDLESS, stopping=stopping)
+    return measured[0]
+
+
+class _Run:
+    """The host's side of the run, with all servers, the judge and the trainer."""
 
     def __init__(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> None:
+        self._config, self._setting, self._traffic = config, setting, traffic
         servers = [
             Server(num_slots=setting.slots_per_server, decode_step_s=setting.decode_step_s)
             for _ in range(setting.servers)
@@ -128,31 +127,65 @@ class _Head:
         self.judge = VirtualJudge(traffic, num_workers=setting.num_workers)
         self.meter = SlotMeter(clock=now_s)
         self.meter.num_slots = self.engine.num_slots
-        self.ages: list[int] = []
-        self.batches: list[Collected] = []
-        self.collector = self._collector(config, setting, traffic)
+        self.collector = self._collector()
+        self.reset()
 
     def reset(self) -> None:
         """What is measured begins now."""
         self.meter.take()
         for server in self.engine.servers:
             server.measure()
-            server.tokens = server.busy_s = server.stopped_s = server.sequence_s = 0.0
-        self.judge.busy_s = self.judge.waited_s = 0.0
-        self.judge.num_judged = 0
-        self.ages.clear()
-        self.batches.clear()
-        self.engine.timeline = self.engine.timeline[-1:]
+            server.tokens = server.busy_s = server.stopped_s = 0.0
+        self._started_s, self._trained_s, self.judge.busy_s = now_s(), 0.0, 0.0
+        self._batches: list[Collected] = []
 
-    def take_in(self, collected: Collected) -> None:
-        """Counts a batch that is about to be trained on."""
-        self.ages += [collected.step - 1 - group.started_after for group in collected.used for _ in group.experiences]
-        self.batches.append(collected)
+    async def train(self, collected: Collected) -> None:
+        """One step: the update, new weights to the servers."""
+        setting, engine, began_s = self._setting, self.engine, now_s()
+        trained = [e.rollout for group in collected.used for e in group.experiences if e.trainable]
+        self._batches.append(collected)
+        if not trained:
+            return
+        if setting.colocated:
+            await engine.release_memory()
+        await asyncio.sleep(setting.update_s(sum(setting.prompt_tokens + self._tokens(one) for one in trained)))
+        if setting.colocated:
+            await engine.resume_memory()
+        await asyncio.sleep(setting.export_s)
+        version = engine.policy_version + self._config.experience.updates_per_batch
+        await engine.reload(Path("."), policy_version=version)
+        self._trained_s += now_s() - began_s
 
-    def _collector(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> Collector:
-        problems = [_problem(problem_id) for problem_id in traffic.problem_ids]
+    def measured(self, num_steps: int) -> Measured:
+        """Since the reset."""
+        seconds, servers, batches = now_s() - self._started_s, self.engine.servers, self._batches
+        for server in servers:
+            server.measure()
+        groups = [group for batch in batches for group in batch.groups]
+        rollouts = [one.rollout for batch in batches for one in batch.experiences]
+        servers_s = seconds * len(servers)
+        return Measured(
+            step_s=seconds / num_steps,
+            tokens_per_s=sum(one.tokens for one in servers) / seconds,
+            engine_idle_share=max(0.0, self.meter.take()),
+            server_idle_share=1 - sum(one.busy_s for one in servers) / servers_s,
+            loading_share=sum(one.stopped_s for one in servers) / servers_s,
+            trainer_idle_share=1 - self._trained_s / seconds,
+            judge_busy_share=self.judge.busy_s / (seconds * self._setting.num_workers),
+            staleness_max=max((b.step - 1 - group.started_after for b in batches for group in b.used), default=0),
+            kept_share=sum(len(batch.used) for batch in batches) / max(len(groups), 1),
+            completion_tokens=statistics.fmean(map(self._tokens, rollouts)),
+            cut_share=statistics.fmean(one.completion.finish_reason == "length" for one in rollouts),
+            short_batches=sum(len(batch.used) < self._config.rollout.groups_per_step for batch in batches),
+        )
+
+    def _tokens(self, one: Rollout) -> int:
+        return self._traffic.sample(one.prompt.problem_id, one.completion.token_ids[0]).num_tokens
+
+    def _collector(self) -> Collector:
+        problems = [make_problem(problem_id) for problem_id in self._traffic.problem_ids]
         maker = GroupMaker(
-            config,
+            self._config,
             engine=self.engine,
             judge=self.judge,
             journal=NoJournal(),
@@ -164,129 +197,15 @@ class _Head:
             meter=self.meter,
             on_finished=lambda stage: None,
         )
-        stream = problem_stream(len(problems), seed=config.seed)
-        return make_collector(
-            config,
-            Drawer(stream, Position(next_group_id=0, stream_state=None, pending=())),
-            maker,
-            first_step=0,
-            on_progress=lambda stage, done, total: None,
-        )
+        stream = problem_stream(len(problems), seed=self._config.seed)
+        drawer = Drawer(stream, Position(next_group_id=0, stream_state=None, pending=()))
+        return make_collector(self._config, drawer, maker, first_step=0, on_progress=lambda stage, done, total: None)
 
 
-class _Simulation:
-    def __init__(self, config: TrainConfig, setting: Setting, traffic: Traffic) -> None:
-        self._config = dataclasses.replace(config, num_steps=ENDLESS)
-        self._setting, self._traffic = setting, traffic
-        self._updates: list[tuple[float, float]] = []
-        self._update_s = self._weights_s = 0.0
-        self._started_s = 0.0
-
-    async def run(self, num_steps: int, warm_up: int, on_step: Callable[[int], None]) -> Measured:
-        stopping = asyncio.Event()
-        self._head = _Head(self._config, self._setting, self._traffic)
-        measured: list[Measured] = []
-
-        async def train(collected: Collected) -> None:
-            await self._train(collected)
-            on_step(collected.step)
-            if collected.step == warm_up:
-                self._reset()
-            if collected.step == warm_up + num_steps:
-                stopping.set()
-                measured.append(self._measure(num_steps))
-
-        await run_steps(self._head.collector, train, first_step=0, num_steps=ENDLESS, stopping=stopping)
-        return measured[0]
-
-    async def _train(self, collected: Collected) -> None:
-        """One step: the update, new weights to the servers."""
-        setting, engine = self._setting, self._head.engine
-        tokens = self._trained_tokens(collected)
-        self._head.take_in(collected)
-        if tokens == 0:
-            return
-        began_s = now_s()
-        if setting.colocated:
-            await engine.release_memory()
-        await asyncio.sleep(setting.update_s(tokens))
-        if setting.colocated:
-            await engine.resume_memory()
-        updated_s = now_s()
-        await asyncio.sleep(setting.export_s)
-        version = engine.policy_version + self._config.experience.updates_per_batch
-        await engine.reload(Path("."), policy_version=version)
-        self._updates.append((began_s, updated_s))
-        self._update_s += updated_s - began_s
-        self._weights_s += now_s() - updated_s
-
-    def _trained_tokens(self, collected: Collected) -> int:
-        trained = (e.rollout for group in collected.used for e in group.experiences if e.trainable)
-        return sum(
-            self._setting.prompt_tokens
-            + self._traffic.sample(one.prompt.problem_id, one.completion.token_ids[0]).num_tokens
-            for one in trained
-        )
-
-    def _reset(self) -> None:
-        self._started_s, self._update_s, self._weights_s = now_s(), 0.0, 0.0
-        self._updates.clear()
-        self._head.reset()
-
-    def _measure(self, num_steps: int) -> Measured:
-        seconds, head = now_s() - self._started_s, self._head
-        servers, batches, judge = head.engine.servers, head.batches, head.judge
-        for server in servers:
-            server.measure()
-        groups = [group for batch in batches for group in batch.groups]
-        samples = [
-            self._traffic.sample(e.rollout.prompt.problem_id, e.rollout.completion.token_ids[0])
-            for batch in batches
-            for e in batch.experiences
-        ]
-        ages = head.ages or [0]
-        needed = self._config.rollout.groups_per_step
-        busy_s = sum(one.busy_s for one in servers)
-        return Measured(
-            step_s=seconds / num_steps,
-            tokens_per_s=sum(one.tokens for one in servers) / seconds,
-            engine_idle_share=head.meter.take(),
-            server_idle_share=1 - busy_s / (seconds * len(servers)),
-            loading_share=sum(one.stopped_s for one in servers) / (seconds * len(servers)),
-            sequences_per_server=sum(one.sequence_s for one in servers) / max(busy_s, 1e-9),
-            trainer_idle_share=1 - (self._update_s + self._weights_s) / seconds,
-            update_share=self._update_s / seconds,
-            weights_share=self._weights_s / seconds,
-            judge_busy_share=judge.busy_s / (seconds * self._setting.num_workers),
-            judge_wait_s=judge.waited_s / max(judge.num_judged, 1),
-            staleness_mean=statistics.fmean(ages),
-            staleness_max=max(ages),
-            kept_share=sum(len(batch.used) for batch in batches) / max(len(groups), 1),
-            completion_tokens=statistics.fmean(one.num_tokens for one in samples),
-            cut_share=statistics.fmean(one.cut for one in samples),
-            short_batches=sum(len(batch.used) < needed for batch in batches),
-            timeline=self._timeline(),
-            updates=tuple((begin - self._started_s, end - self._started_s) for begin, end in self._updates),
-        )
-
-    def _timeline(self) -> tuple[tuple[float, int], ...]:
-        """Sequences decoded."""
-        changes = self._head.engine.timeline
-        return tuple((max(0.0, when_s - self._started_s), number) for when_s, number in changes)
-
-
-def _problem(problem_id: str) -> Problem:
+def make_problem(problem_id: str) -> Problem:
+    """A problem without content."""
     exact = Comparison(kind="exact", abs_tolerance=0.0, rel_tolerance=0.0, ignore_case=False, program="")
     return Problem(
-        problem_id=problem_id,
-        statement="",
-        tests=(),
-        fn_name=None,
-        starter_code="",
-        prelude="",
-        time_limit_s=None,
-        memory_limit_mib=None,
-        comparison=exact,
-        source="pipeline bench",
-        family="",
-    )
+        problem_id=problem_id, statement="", tests=(), fn_name=None, starter_code="", prelude="", time_limit_s=None,
+        memory_limit_mib=None, comparison=exact, source="pipeline bench", family="",
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """TRL as a contender of `bench.py update`: GRPOTrainer's own loss on padded rows, backward, clipping, AdamW.
 
-In: the folder of the workload. Out: answers to "update". Runs in the peers' environment.
+In: the folder of the workload. Out: answers to "turn". Runs in the peers' environment.
 
 The trainer is made as its users make it and then given a batch that stands for what it would have generated itself.
 What its `training_step` does with such a batch is done here by its own parts: `compute_loss`, `accelerator.backward`,
@@ -10,7 +10,6 @@ What its `training_step` does with such a batch is done here by its own parts: `
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from nouscoder_jax.bench.worker import Answers, serve, timed
+from nouscoder_jax.bench.worker import Answers, serve, timed, versions
 
 
 def make(folder: Path) -> tuple[dict[str, Any], Answers]:
@@ -51,10 +50,10 @@ def make(folder: Path) -> tuple[dict[str, Any], Answers]:
         norm = trainer.accelerator.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
         trainer.optimizer.step()
         model.zero_grad()
-        return {"loss": loss, "grad_norm": float(norm), "num_tokens": settings["num_real_tokens"]}
+        return {"loss": loss, "grad_norm": float(norm), "work": settings["num_real_tokens"]}
 
-    facts = {"rows_per_micro_batch": rows, "versions": {n: importlib.metadata.version(n) for n in ("trl", "torch")}}
-    return facts | {"attention": model.config._attn_implementation}, {"update": lambda: timed(step)}
+    facts = {"rows_per_micro_batch": rows, "versions": versions("trl", "torch")}
+    return facts, {"turn": lambda: timed(step)}
 
 
 def _make_trainer(folder: Path, settings: dict[str, Any], *, rows: int, num_micro_batches: int) -> GRPOTrainer:

@@ -1,6 +1,6 @@
 """google-tunix as a contender of `bench.py update`: its Qwen3, its GRPO loss, its trainer's jitted train step.
 
-In: the folder of the workload. Out: answers to "update". Runs in the peers' environment.
+In: the folder of the workload. Out: answers to "turn". Runs in the peers' environment.
 
 tunix takes packed rows too, but only its TPU attention kernel looks at segments, so that on a CPU its rows are padded.
 One micro-batch: its trainer averages the token means of micro-batches, which is another loss than the batch's.
@@ -9,7 +9,6 @@ One micro-batch: its trainer averages the token means of micro-batches, which is
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tunix.rl.grpo.dapo_learner import DAPOConfig
 from tunix.rl.trainer import Trainer
 from tunix.sft.peft_trainer import TrainingConfig
 
-from nouscoder_jax.bench.worker import Answers, serve, timed
+from nouscoder_jax.bench.worker import Answers, serve, timed, versions
 
 
 def make(folder: Path) -> tuple[dict[str, Any], Answers]:
@@ -62,10 +61,9 @@ def make(folder: Path) -> tuple[dict[str, Any], Answers]:
     def step() -> dict[str, Any]:
         out = train_step(example)
         jax.block_until_ready(jax.tree.leaves(trainer.optimizer))
-        return {"loss": float(out[0]), "grad_norm": float(out[2]), "num_tokens": settings["num_real_tokens"]}
+        return {"loss": float(out[0]), "grad_norm": float(out[2]), "work": settings["num_real_tokens"]}
 
-    versions = {name: importlib.metadata.version(name) for name in ("google-tunix", "jax", "flax")}
-    return {"rows_per_micro_batch": len(example.advantages), "versions": versions}, {"update": lambda: timed(step)}
+    return {"versions": versions("google-tunix", "jax", "flax")}, {"turn": lambda: timed(step)}
 
 
 def _model_config(config: dict[str, Any]) -> ModelConfig:

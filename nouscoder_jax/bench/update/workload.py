@@ -46,11 +46,7 @@ QUICK_ARCHITECTURE = dataclasses.replace(
     ARCHITECTURE, vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=2, head_dim=16
 )
 
-ROW_TOKENS = 1024
-ROWS = 4
-"""Packed rows of a micro-batch: the batch fills three of them."""
-
-NUM_SEQUENCES = 128
+NUM_SEQUENCES, QUICK_SEQUENCES = 128, 16
 TINY_CONFIG = Path(__file__).parents[3] / "configs" / "tiny.py"
 PROMPT_TOKENS = 8
 SHORTEST_TOKENS, LONGEST_TOKENS = 24, 256
@@ -67,8 +63,12 @@ SETTINGS = {
     "max_grad_norm": 1.0,
     "clip_low": 0.2,
     "clip_high": 0.28,
+    "row_tokens": 1024,
+    "rows_per_micro_batch": 4,
+    "trl_rows": 8,
 }
-"""DAPO's loss (mean over all completion tokens of the batch, no KL term), AdamW, constant learning rate."""
+"""DAPO's loss (mean over all completion tokens of the batch, no KL term), AdamW, constant learning rate. Ours: packed
+rows, of which the batch fills three micro-batches; TRL's rows of a micro-batch."""
 
 
 _OPTIMIZER_FIELDS = [field.name for field in dataclasses.fields(OptimizerConfig) if field.name in SETTINGS]
@@ -115,12 +115,28 @@ def make_batch(num_sequences: int, *, vocab_size: int, seed: int) -> Padded:
     )
 
 
-def write(folder: Path, architecture: Architecture, batch: Padded, *, settings: dict[str, Any], seed: int) -> None:
-    """Writes everything that a contender reads; `settings` come on top of SETTINGS."""
-    rng = np.random.default_rng(seed)
-    save_model(random_model(architecture, rng), architecture, folder / "model", dtype="float32", tokenizer_dir=None)
+def write(folder: Path, *, quick: bool, settings: dict[str, Any]) -> int:
+    """Writes everything that a contender reads; `settings` come on top of SETTINGS. Returns the batch's real tokens."""
+    architecture = QUICK_ARCHITECTURE if quick else ARCHITECTURE
+    batch = make_batch(QUICK_SEQUENCES if quick else NUM_SEQUENCES, vocab_size=architecture.vocab_size, seed=0)
+    write_model(folder, architecture)
     np.savez(folder / "batch.npz", **batch._asdict())
-    (folder / "settings.json").write_text(json.dumps(SETTINGS | settings, indent=1) + "\n")
+    settings = SETTINGS | settings | {"num_real_tokens": batch.num_real_tokens}
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    return batch.num_real_tokens
+
+
+def write_model(folder: Path, architecture: Architecture) -> None:
+    """Fresh weights drawn by NumPy, so that it compiles nothing: normal of std 0.02, norms 1."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        if "norm" in jax.tree_util.keystr(path):
+            return np.ones(leaf.shape, np.float32)
+        return rng.normal(0.0, INITIALIZER_RANGE, leaf.shape).astype(np.float32)
+
+    model = jax.tree.map_with_path(draw, abstract_model(architecture))
+    save_model(model, architecture, folder / "model", dtype="float32", tokenizer_dir=None)
 
 
 def read_batch(folder: Path) -> Padded:
@@ -178,14 +194,3 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
             config.optimizer, warmup_updates=0, **{name: settings[name] for name in _OPTIMIZER_FIELDS}
         ),
     )
-
-
-def random_model(architecture: Architecture, rng: np.random.Generator) -> Any:
-    """Fresh weights drawn by NumPy, so that writing the workload compiles nothing: normal of std 0.02, norms 1."""
-
-    def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-        if "norm" in jax.tree_util.keystr(path):
-            return np.ones(leaf.shape, np.float32)
-        return rng.normal(0.0, INITIALIZER_RANGE, leaf.shape).astype(np.float32)
-
-    return jax.tree.map_with_path(draw, abstract_model(architecture))

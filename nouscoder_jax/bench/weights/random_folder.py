@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,16 +34,14 @@ _NOT_NAN = np.uint16(0xBFFF)
 def folder_on(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, deleted in the end. Raises UserError where none can be made."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix="nouscoder-bench-", dir=parent))
+        folder = tempfile.TemporaryDirectory(prefix="nouscoder-bench-", dir=parent)
     except OSError as error:
         raise UserError(f"--folder got {parent} ({error.strerror}); give one that you may write to") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder as path:
+        yield Path(path)
 
 
-def write_random(folder: Path, architecture: Architecture, *, say: Callable[[str], None]) -> int:
+def write_random(folder: Path, architecture: Architecture) -> int:
     """Makes the folder, and returns the bytes of its safetensors."""
     folder.mkdir()
     config = architecture.to_hf() | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
@@ -54,31 +50,21 @@ def write_random(folder: Path, architecture: Architecture, *, say: Callable[[str
         shutil.copyfile(_TOKENIZER / name, folder / name)
     headers = plan_headers(architecture, dict.fromkeys(NAME_TABLE, "bfloat16"), SHARD_GB)
     write_headers_index(folder, headers)
-    total = 0
-    for number, (file, header) in enumerate(headers.items()):
-        say(f"random weights: file {number + 1} of {len(headers)}")
-        total += _write_file(folder / file, header, seed=number)
-    return total
-
-
-def _write_file(path: Path, header: bytes, *, seed: int) -> int:
-    left = parse_header(header)[-1].end - len(header)
-    random = np.random.Generator(np.random.SFC64(seed))
-    with path.open("wb") as file:
-        file.write(header)
-        while left:
-            size = min(left, _BLOCK_BYTES)
-            bits = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint16)
-            np.bitwise_and(bits, _NOT_NAN, out=bits)
-            file.write(bits.view(np.uint8)[:size].data)
-            left -= size
-        return file.tell()
+    random = np.random.Generator(np.random.SFC64(0))
+    for file, header in headers.items():
+        left = parse_header(header)[-1].end - len(header)
+        with (folder / file).open("wb") as out:
+            out.write(header)
+            while left:
+                size = min(left, _BLOCK_BYTES)
+                bits = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint16) & _NOT_NAN
+                out.write(bits.view(np.uint8)[:size].data)
+                left -= size
+    return sum((folder / file).stat().st_size for file in headers)
 
 
 def hash_of(folder: Path) -> str:
     """One hash of every file of a folder, names included."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = list(pool.map(lambda path: hash_range(path, 0, path.stat().st_size), files))
-    named = [[str(path.relative_to(folder)), one] for path, one in zip(files, hashes, strict=True)]
+    named = [[str(path.relative_to(folder)), hash_range(path, 0, path.stat().st_size)] for path in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.server_process import ServerProcess, check_python
@@ -24,6 +25,10 @@ CALM_S = 5.0
 """Seconds of generation that the others are compared with; exports fill at least as many."""
 NUM_REQUESTS, PROMPT_TOKENS, COMPLETION_TOKENS = 8, 16, 16
 """Under way all the time; short, so that tokens are counted soon after they are sampled."""
+_FLAGS = (
+    "--device cpu --dtype float32 --attention-backend torch_native --grammar-backend none --sleep-on-idle "
+    "--skip-tokenizer-init --skip-server-warmup --context-length 512 --max-total-tokens 4096 --host 127.0.0.1"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,29 +51,17 @@ class Reload:
     tokens_per_s_reload: float
 
 
-def measure_reload(
-    python: str, folder: Path, *, num_bytes: int, export: Callable[[], None], say: Callable[[str], None]
-) -> Reload:
+def measure_reload(python: str, folder: Path, *, num_bytes: int, export: Callable[[], Any]) -> Reload:
     """Starts a server of `folder` on the CPU, generates, exports and reloads it, stops it. Raises UserError where the
     server does not start."""
     check_python(python)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = "--device cpu --dtype float32 --attention-backend torch_native --grammar-backend none --sleep-on-idle "
-    flags += "--skip-tokenizer-init --skip-server-warmup --context-length 512 --max-total-tokens 4096 --host 127.0.0.1"
+    command = [python, "-m", "sglang.launch_server", "--model-path", str(folder), "--port", str(port), *_FLAGS.split()]
     server = ServerProcess(
         url=f"http://127.0.0.1:{port}",
-        arguments=[
-            python,
-            "-m",
-            "sglang.launch_server",
-            "--model-path",
-            str(folder),
-            "--port",
-            str(port),
-            *flags.split(),
-        ],
+        arguments=command,
         variables={"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         log=folder.parent / "server.log",
     )
@@ -78,17 +71,14 @@ def measure_reload(
         while not server.answers():
             if server.exit_code() is not None or time.monotonic() > until:
                 raise UserError(f"--sglang-python {python}: the server did not start: {server.reason()}")
-            say(f"starting SGLang: {server.stage()}")
             time.sleep(0.5)
-        return asyncio.run(_measure(server.url, folder, num_bytes=num_bytes, export=export, say=say))
+        return asyncio.run(_measure(server.url, folder, num_bytes=num_bytes, export=export))
     finally:
         server.end()
         server.gone()
 
 
-async def _measure(
-    url: str, folder: Path, *, num_bytes: int, export: Callable[[], None], say: Callable[[str], None]
-) -> Reload:
+async def _measure(url: str, folder: Path, *, num_bytes: int, export: Callable[[], Any]) -> Reload:
     engine = SGLangEngine(
         [url],
         num_slots=NUM_REQUESTS,
@@ -98,7 +88,7 @@ async def _measure(
         on_new_weights="in_place",
         eos_token_ids=(0,),
         context_tokens=PROMPT_TOKENS + COMPLETION_TOKENS,
-        say=say,
+        say=lambda text: None,
     )
     await engine.reload(folder, policy_version=0)
     exports = 0
@@ -120,9 +110,7 @@ async def _measure(
 
         await asyncio.sleep(1.0)
         _, calm = await rate(asyncio.sleep(CALM_S))
-        say("exporting while the server generates")
         exports_s, during_export = await rate(asyncio.to_thread(export_all))
-        say("loading")
         reload_s, during_reload = await rate(engine.reload(folder, policy_version=1))
     finally:
         for writer in writers:
@@ -145,12 +133,3 @@ async def _write(engine: SGLangEngine, number: int) -> None:
     prompt = Prompt(problem_id="bench", token_ids=tuple(range(1 + number, 1 + number + PROMPT_TOKENS)))
     while True:
         await engine.generate(prompt, sampling)
-
-
-def told(reload: Reload) -> str:
-    """The result in a line."""
-    return (
-        f"reload: {reload.reload_s:.2f} s, {reload.gb_per_s:.3g} GB/s (checked, loaded, checksums compared); "
-        f"tokens/s of the server: {reload.tokens_per_s:.0f} before, {reload.tokens_per_s_export:.0f} while the next "
-        f"version was written ({reload.export_s:.2f} s), {reload.tokens_per_s_reload:.0f} while it was loaded"
-    )

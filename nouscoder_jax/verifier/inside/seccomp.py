@@ -75,17 +75,11 @@ def _stop(action: int) -> bytes:
     return _op(_RETURN, action, 0, 0)
 
 
-def supported() -> bool:
-    """Whether this machine's architecture has a table here."""
-    return os.uname().machine in _TABLES
-
-
 def build(*, may_signal: bool, has_network_namespace: bool) -> bytes:
     """The filter. may_signal: its signals can reach nobody but its own processes, so it may send them.
 
     Without a network namespace it may not open any socket (pairs of sockets stay allowed); with one it may open unix
-    and internet sockets, which lead nowhere. Empty where `supported` is
-    False.
+    and internet sockets, which lead nowhere. Empty where this machine's architecture has no table here.
     """
     table = _TABLES.get(os.uname().machine)
     if table is None:

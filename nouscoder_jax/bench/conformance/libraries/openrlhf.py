@@ -1,7 +1,4 @@
-"""OpenRLHF's objectives: `PolicyLoss`, its KL estimate, its overlong penalty.
-
-In: the tensors of one input. Out: by objective, the value of OpenRLHF's own function.
-"""
+"""OpenRLHF's objectives: `PolicyLoss`, its KL estimate, its overlong penalty."""
 
 # ruff: noqa: E402
 from __future__ import annotations
@@ -12,76 +9,56 @@ from typing import Any
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
 STAND_INS = placeholders.install(
-    absent=("deepspeed",),
-    without_init=("openrlhf.models", "openrlhf.trainer", "openrlhf.trainer.ppo_utils"),
+    absent=("deepspeed",), without_init=("openrlhf.models", "openrlhf.trainer", "openrlhf.trainer.ppo_utils")
 )
 
 import torch
-from openrlhf.models import loss as openrlhf_loss
 from openrlhf.models import utils as openrlhf_utils
+from openrlhf.models.loss import PolicyLoss
 from openrlhf.trainer.ppo_utils import length_penalty
 
-from nouscoder_jax.bench.conformance.libraries.tensors import TensorAnswer, entropy, k3, rows_to_tokens, serve
+from nouscoder_jax.bench.conformance.libraries.answers import entropy, k3, serve
 
 
-def policy(*, sequence: bool, token_level: bool, dual_clip: bool, correction: Any) -> TensorAnswer:
+def _policy(case: Any, *, kind: str = "ppo", **options: Any) -> Any:
     """`PolicyLoss` with these settings."""
-
-    def answer(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
-        loss = openrlhf_loss.PolicyLoss(
-            clip_eps_low=settings.sequence_clip_low if sequence else settings.clip_low,
-            clip_eps_high=settings.sequence_clip_high if sequence else settings.clip_high,
-            dual_clip=settings.dual_clip if dual_clip else None,
-            token_level_loss=token_level,
-            policy_loss_type="gspo" if sequence else "ppo",
-            **(correction(settings) if correction else {}),
-        )
-        mask = case.mask.to(case.logprobs.dtype)
-        return loss(case.logprobs, case.old_logprobs, rows_to_tokens(case), mask, case.behavior_logprobs)[0]
-
-    return answer
+    low, high = case.clips(sequence=kind == "gspo")
+    options = {"dual_clip": None, "token_level_loss": True} | options
+    loss = PolicyLoss(clip_eps_low=low, clip_eps_high=high, policy_loss_type=kind, **options)
+    return loss(case.logprobs, case.old_logprobs, case.token_advantages, case.counted, case.behavior_logprobs)[0]
 
 
-def _truncated(settings: SimpleNamespace) -> dict[str, Any]:
-    return dict(
-        is_correction_level="token", is_correction_mode="clip", is_correction_threshold=[0.0, settings.max_weight]
-    )
+def _corrected(case: Any, level: str, mode: str, bounds: list[float]) -> Any:
+    """With importance sampling between the engine and the policy."""
+    options = {"is_correction_level": level, "is_correction_mode": mode, "is_correction_threshold": bounds}
+    return _policy(case, **options)
 
 
-def _icepop(settings: SimpleNamespace) -> dict[str, Any]:
-    bounds = [settings.min_weight, settings.icepop_max_weight]
-    return dict(is_correction_level="token", is_correction_mode="mask", is_correction_threshold=bounds)
-
-
-def _sequence_rejection(settings: SimpleNamespace) -> dict[str, Any]:
-    bounds = [settings.min_ratio, settings.max_ratio]
-    return dict(is_correction_level="seq", is_correction_mode="mask", is_correction_threshold=bounds)
-
-
-def _kl(case: SimpleNamespace) -> torch.Tensor:
-    return openrlhf_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, kl_estimator="k3")
-
-
-def _overlong(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
+def _overlong(case: Any) -> Any:
+    """The penalty of each length."""
     rewards = torch.zeros(len(case.num_tokens))
     experience = SimpleNamespace(response_length=case.num_tokens, rewards=rewards)
-    length_penalty.apply_overlong_penalty([experience], settings.max_tokens, settings.buffer_tokens)
+    length_penalty.apply_overlong_penalty([experience], case.max_tokens, case.buffer_tokens)
     return rewards
 
 
-_token: dict[str, Any] = dict(sequence=False, token_level=True, dual_clip=False, correction=None)
-ANSWERS: dict[str, TensorAnswer] = {
-    "grpo": policy(**_token | dict(token_level=False)),
-    "dapo": policy(**_token),
-    "gspo": policy(**_token | dict(sequence=True)),
-    "dual_clip": policy(**_token | dict(dual_clip=True)),
-    "tis": policy(**_token | dict(correction=_truncated)),
-    "icepop": policy(**_token | dict(correction=_icepop)),
-    "sequence_rejection": policy(**_token | dict(correction=_sequence_rejection)),
+def _kl(case: Any) -> Any:
+    """Of each token."""
+    return openrlhf_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, kl_estimator="k3")
+
+
+ANSWERS = {
+    "grpo": lambda case: _policy(case, token_level_loss=False),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, kind="gspo"),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": lambda case: _corrected(case, "token", "clip", [0.0, case.max_weight]),
+    "icepop": lambda case: _corrected(case, "token", "mask", [case.min_weight, case.icepop_max_weight]),
+    "sequence_rejection": lambda case: _corrected(case, "seq", "mask", [case.min_ratio, case.max_ratio]),
     "k3_kl": k3(_kl),
     "entropy": entropy(openrlhf_utils.compute_entropy),
     "overlong": _overlong,
 }
 
 if __name__ == "__main__":
-    serve(ANSWERS, packages=("openrlhf",), stand_ins=STAND_INS)
+    serve(ANSWERS, packages=("openrlhf", "torch"), stand_ins=STAND_INS)

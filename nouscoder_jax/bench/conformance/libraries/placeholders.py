@@ -42,10 +42,7 @@ class _Empty:
     def __getitem__(self, _: Any) -> _Empty:
         return _Empty()
 
-    def __or__(self, _: Any) -> _Empty:
-        return _Empty()
-
-    __ror__ = __or__
+    __or__ = __ror__ = __getitem__
 
     def __bool__(self) -> bool:
         return False
@@ -56,11 +53,7 @@ class _Empty:
 
 class _Placeholder(types.ModuleType):
     __path__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Empty()
+    __getattr__ = _Empty.__getattr__
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -68,17 +61,16 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._absent, self._without_init = absent, without_init
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self._without_init and fullname.partition(".")[0] not in self._absent:
+            return None
+        spec = importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         if fullname in self._without_init:
             real = importlib.machinery.PathFinder.find_spec(fullname, path)
-            spec = importlib.machinery.ModuleSpec(fullname, self, is_package=True)
             spec.submodule_search_locations = list(real.submodule_search_locations or []) if real else []
-            return spec
-        if any(fullname == name or fullname.startswith(name + ".") for name in self._absent):
-            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-        return None
+        return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return (types.ModuleType if spec.name in self._without_init else _Placeholder)(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        del module
+        """Nothing is run."""

@@ -1,14 +1,9 @@
-"""SkyRL's objectives: the policy losses of its registry with the scaling of advantages that reduces them.
-
-In: the tensors of one input. Out: by objective, the value of SkyRL's own function.
-
-SkyRL's losses are sums: the mean is taken beforehand, by its `apply_loss_reduction_to_advantages_minibatch`.
-"""
+"""SkyRL's objectives: the policy losses of its registry, which are sums; its scaling of advantages makes means of them
+beforehand."""
 
 # ruff: noqa: E402
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
@@ -18,80 +13,63 @@ STAND_INS = placeholders.install(
     without_init=("skyrl.backends", "skyrl.backends.skyrl_train", "skyrl.backends.skyrl_train.utils"),
 )
 
-import torch
 from skyrl.backends.skyrl_train.utils import ppo_utils, torch_utils
 from skyrl.train.config import AlgorithmConfig
 
-from nouscoder_jax.bench.conformance.libraries.tensors import (
-    TensorAnswer,
-    advantages,
-    entropy,
-    k3,
-    rows_to_tokens,
-    serve,
-)
+from nouscoder_jax.bench.conformance.libraries.answers import advantages, entropy, k3, serve
+
+_outcome, _rloo = ppo_utils.compute_grpo_outcome_advantage, ppo_utils.compute_rloo_outcome_advantage
+_LOSSES = {
+    "regular": ppo_utils.ppo_policy_loss, "dual_clip": ppo_utils.ppo_policy_loss,
+    "gspo": ppo_utils.gspo_policy_loss, "cispo": ppo_utils.compute_policy_loss_cispo,
+}  # fmt: skip
 
 
-def policy(loss: Any, reduction: str, *, kind: str, sequence: bool, correct: Any) -> TensorAnswer:
-    """A policy loss with a loss reduction."""
-
-    def answer(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
-        config = AlgorithmConfig(policy_loss_type=kind, loss_reduction=reduction, clip_ratio_c=settings.dual_clip)
-        config.eps_clip_low = settings.sequence_clip_low if sequence else settings.clip_low
-        config.eps_clip_high = settings.sequence_clip_high if sequence else settings.clip_high
-        config.cispo.cispo_eps_clip_low = settings.clip_low
-        config.cispo.cispo_eps_clip_high = settings.clip_high
-        if correct:
-            correct(config.off_policy_correction, settings)
-        mask = case.mask.to(case.logprobs.dtype)
-        advantages = ppo_utils.apply_loss_reduction_to_advantages_minibatch(
-            rows_to_tokens(case), mask, reduction, len(mask), settings.normalizer_tokens
-        )
-        return loss(
-            case.logprobs, case.old_logprobs, advantages, config, mask, case.behavior_logprobs if correct else None
-        )[0]
-
-    return answer
+def _policy(case: Any, reduction: str = "token_mean", *, kind: str = "regular", **correction: Any) -> Any:
+    """A policy loss with a loss reduction; `correction`: fields of its off-policy correction."""
+    config = AlgorithmConfig(policy_loss_type=kind, loss_reduction=reduction, clip_ratio_c=case.dual_clip)
+    config.eps_clip_low, config.eps_clip_high = case.clips(sequence=kind == "gspo")
+    config.cispo.cispo_eps_clip_low, config.cispo.cispo_eps_clip_high = case.clips()
+    for name, value in correction.items():
+        setattr(config.off_policy_correction, name, value)
+    scaled = ppo_utils.apply_loss_reduction_to_advantages_minibatch(
+        case.token_advantages, case.counted, reduction, len(case.mask), case.normalizer_tokens
+    )
+    behavior = case.behavior_logprobs if correction else None
+    return _LOSSES[kind](case.logprobs, case.old_logprobs, scaled, config, case.counted, behavior)[0]
 
 
-def _truncated(config: Any, settings: SimpleNamespace) -> None:
-    config.tis_ratio_type = "token"
-    config.token_tis_ratio_clip_high = settings.max_weight
+def _icepop(case: Any) -> Any:
+    """Tokens out of bounds are masked."""
+    low, high = case.min_weight, case.icepop_max_weight
+    bounds = {"token_mask_is_threshold_low": low, "token_mask_is_threshold_high": high}
+    return _policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=high, **bounds)
 
 
-def _icepop(config: Any, settings: SimpleNamespace) -> None:
-    config.tis_ratio_type = "token"
-    config.token_tis_ratio_clip_high = settings.icepop_max_weight
-    config.token_mask_is_threshold_low = settings.min_weight
-    config.token_mask_is_threshold_high = settings.icepop_max_weight
+def _rejection(case: Any) -> Any:
+    """Sequences out of bounds are masked."""
+    bounds = {"geo_mask_low": case.min_ratio, "geo_mask_high": case.max_ratio}
+    return _policy(case, sequence_mask_metric="geometric", **bounds)
 
 
-def _sequence_rejection(config: Any, settings: SimpleNamespace) -> None:
-    config.sequence_mask_metric = "geometric"
-    config.geo_mask_low, config.geo_mask_high = settings.min_ratio, settings.max_ratio
-
-
-_token: dict[str, Any] = dict(kind="regular", sequence=False, correct=None)
-_sequence: dict[str, Any] = dict(kind="gspo", sequence=True, correct=None)
-_ppo = ppo_utils.ppo_policy_loss
-ANSWERS: dict[str, TensorAnswer] = {
-    "grpo": policy(_ppo, "sequence_mean", **_token),
-    "dr_grpo": policy(_ppo, "seq_mean_token_sum_norm", **_token),
-    "dapo": policy(_ppo, "token_mean", **_token),
-    "gspo": policy(ppo_utils.gspo_policy_loss, "sequence_mean", **_sequence),
-    "gspo_plus": policy(ppo_utils.gspo_policy_loss, "token_mean", **_sequence),
-    "cispo": policy(ppo_utils.compute_policy_loss_cispo, "token_mean", **_token | dict(kind="cispo")),
-    "dual_clip": policy(_ppo, "token_mean", **_token | dict(kind="dual_clip")),
-    "tis": policy(_ppo, "token_mean", **_token | dict(correct=_truncated)),
-    "icepop": policy(_ppo, "token_mean", **_token | dict(correct=_icepop)),
-    "sequence_rejection": policy(_ppo, "token_mean", **_token | dict(correct=_sequence_rejection)),
+ANSWERS = {
+    "grpo": lambda case: _policy(case, "sequence_mean"),
+    "dr_grpo": lambda case: _policy(case, "seq_mean_token_sum_norm"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "sequence_mean", kind="gspo"),
+    "gspo_plus": lambda case: _policy(case, kind="gspo"),
+    "cispo": lambda case: _policy(case, kind="cispo"),
+    "dual_clip": lambda case: _policy(case, kind="dual_clip"),
+    "tis": lambda case: _policy(case, tis_ratio_type="token", token_tis_ratio_clip_high=case.max_weight),
+    "icepop": _icepop,
+    "sequence_rejection": _rejection,
     "k3_kl": k3(lambda case: ppo_utils.compute_approx_kl(case.logprobs, case.reference_logprobs, case.mask, "k3")),
     "entropy": entropy(torch_utils.chunked_entropy_from_logits),
-    "group_mean_std": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards"),
-    "equal_rewards": advantages(ppo_utils.compute_grpo_outcome_advantage, of="equal_rewards"),
-    "group_mean": advantages(ppo_utils.compute_grpo_outcome_advantage, of="rewards", grpo_norm_by_std=False),
-    "leave_one_out": advantages(ppo_utils.compute_rloo_outcome_advantage, of="rewards"),
+    "group_mean_std": advantages(_outcome, of="rewards"),
+    "equal_rewards": advantages(_outcome, of="equal_rewards"),
+    "group_mean": advantages(_outcome, of="rewards", grpo_norm_by_std=False),
+    "leave_one_out": advantages(_rloo, of="rewards"),
 }
 
 if __name__ == "__main__":
-    serve(ANSWERS, packages=("skyrl",), stand_ins=STAND_INS)
+    serve(ANSWERS, packages=("skyrl", "torch"), stand_ins=STAND_INS)

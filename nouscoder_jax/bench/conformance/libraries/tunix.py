@@ -1,7 +1,5 @@
 """google-tunix's objectives: `grpo_loss_fn` on given logprobs, its estimators of advantages, its KL and entropy.
 
-In: the arrays of one input. Out: by objective, the value of tunix's own function.
-
 The model's forward pass is replaced by the logprobs of the input; everything after it is tunix's.
 """
 
@@ -16,7 +14,7 @@ import numpy as np
 from flax import nnx
 from tunix.rl import algo_core, common
 
-from nouscoder_jax.bench.conformance.libraries.answers import Answer, serve
+from nouscoder_jax.bench.conformance.libraries.answers import Answer, Case, Function, serve
 
 
 class _GivenLogprobs(nnx.Module):
@@ -34,83 +32,75 @@ def _read_logprobs(graphdef: Any, state: Any, **_: Any) -> tuple[jax.Array, jax.
 common.compute_per_token_logps = _read_logprobs
 
 
-def policy(algorithm: str, aggregation: str, *, dual_clip: bool, weights: bool) -> Answer:
-    """`grpo_loss_fn` with these settings."""
-
-    def answer(arrays: dict[str, np.ndarray], settings: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
-        case = SimpleNamespace(**{name: jnp.asarray(array) for name, array in arrays.items()})
-        sequence = algorithm == "gspo-token"
-        factor = jnp.minimum(jnp.exp(case.old_logprobs - case.behavior_logprobs), settings.max_weight)
-        example = SimpleNamespace(
-            prompt_ids=None,
-            completion_ids=None,
-            completion_mask=case.mask.astype(jnp.float32),
-            advantages=case.advantages,
-            old_per_token_logps=case.old_logprobs,
-            ref_per_token_logps=None,
-            sampler_is_weights=factor if weights else None,
-        )
-        config = SimpleNamespace(
-            beta=0.0,
-            epsilon=settings.sequence_clip_low if sequence else settings.clip_low,
-            epsilon_high=settings.sequence_clip_high if sequence else settings.clip_high,
-            epsilon_c=settings.dual_clip if dual_clip else None,
-            loss_algo=algorithm,
-            loss_agg_mode=aggregation,
-            temperature=1.0,
-        )
-
-        def loss(logprobs: jax.Array) -> jax.Array:
-            return algo_core.grpo_loss_fn(_GivenLogprobs(logprobs), example, config, 0, 0)[0]
-
-        value, gradient = jax.value_and_grad(loss)(case.logprobs)
-        return np.asarray(value), np.asarray(gradient)
-
-    return answer
-
-
-def _k3(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
-    mask = jnp.asarray(arrays["mask"])
-
-    def mean(logprobs: jax.Array) -> jax.Array:
-        kl = common.compute_kl_divergence(logprobs, jnp.asarray(arrays["reference_logprobs"]), "low_var_kl")
-        return jnp.sum(jnp.where(mask, kl, 0.0)) / jnp.sum(mask)
-
-    value, gradient = jax.value_and_grad(mean)(jnp.asarray(arrays["logprobs"]))
+def _by_jax(function: Function, fields: dict[str, Any]) -> Answer:
+    """Value, and the gradient of a scalar."""
+    arrays = {name: jnp.asarray(value) if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+    value = function(Case(**arrays))
+    if value.ndim:
+        return np.asarray(value), None
+    gradient = jax.grad(lambda logprobs: function(Case(**arrays | {"logprobs": logprobs})))(arrays["logprobs"])
     return np.asarray(value), np.asarray(gradient)
 
 
-def _entropy(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, None]:
-    found = algo_core.compute_entropy_from_logits(jnp.asarray(arrays["logits"]))
-    return np.where(arrays["mask"], found, 0.0), None
+def _policy(
+    case: Any, aggregation: str = "token-mean", *, algorithm: str = "grpo", dual_clip: float | None = None,
+    weights: Any = None,
+) -> Any:  # fmt: skip
+    """`grpo_loss_fn` with these settings."""
+    low, high = case.clips(sequence=algorithm == "gspo-token")
+    example = SimpleNamespace(
+        prompt_ids=None,
+        completion_ids=None,
+        completion_mask=case.mask.astype(jnp.float32),
+        advantages=case.advantages,
+        old_per_token_logps=case.old_logprobs,
+        ref_per_token_logps=None,
+        sampler_is_weights=weights,
+    )
+    config = SimpleNamespace(
+        beta=0.0, epsilon=low, epsilon_high=high, epsilon_c=dual_clip, loss_algo=algorithm, loss_agg_mode=aggregation,
+        temperature=1.0,
+    )  # fmt: skip
+    return algo_core.grpo_loss_fn(_GivenLogprobs(case.logprobs), example, config, 0, 0)[0]
 
 
-def advantages(estimator: Any, *, of: str) -> Answer:
+def _truncated(case: Any) -> Any:
+    """The factors that its learner would make."""
+    return _policy(case, weights=jnp.minimum(jnp.exp(case.old_logprobs - case.behavior_logprobs), case.max_weight))
+
+
+def _k3(case: Any) -> Any:
+    """The mean over counted tokens, so that a gradient can be taken."""
+    kl = common.compute_kl_divergence(case.logprobs, case.reference_logprobs, "low_var_kl")
+    return jnp.sum(jnp.where(case.mask, kl, 0.0)) / jnp.sum(case.mask)
+
+
+def _advantages(estimator: Any, *, of: str = "rewards") -> Function:
     """An estimator of one reward a completion, groups one after the other; `of` names them among the inputs."""
 
-    def answer(arrays: dict[str, np.ndarray], _: SimpleNamespace) -> tuple[np.ndarray, None]:
-        rewards = arrays[of]
-        return np.asarray(estimator(rewards.reshape(-1), rewards.shape[1])).reshape(rewards.shape), None
+    def answer(case: Any) -> Any:
+        rewards = np.asarray(getattr(case, of))
+        return jnp.asarray(estimator(rewards.reshape(-1), rewards.shape[1])).reshape(rewards.shape)
 
     return answer
 
 
-_plain: dict[str, Any] = dict(dual_clip=False, weights=False)
-ANSWERS: dict[str, Answer] = {
-    "grpo": policy("grpo", "sequence-mean-token-mean", **_plain),
-    "dr_grpo": policy("grpo", "sequence-mean-token-scale", **_plain),
-    "dapo": policy("grpo", "token-mean", **_plain),
-    "gspo": policy("gspo-token", "sequence-mean-token-mean", **_plain),
-    "gspo_plus": policy("gspo-token", "token-mean", **_plain),
-    "dual_clip": policy("grpo", "token-mean", **_plain | dict(dual_clip=True)),
-    "tis": policy("grpo", "token-mean", **_plain | dict(weights=True)),
+_gspo = "gspo-token"
+ANSWERS = {
+    "grpo": lambda case: _policy(case, "sequence-mean-token-mean"),
+    "dr_grpo": lambda case: _policy(case, "sequence-mean-token-scale"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "sequence-mean-token-mean", algorithm=_gspo),
+    "gspo_plus": lambda case: _policy(case, algorithm=_gspo),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": _truncated,
     "k3_kl": _k3,
-    "entropy": _entropy,
-    "group_mean_std": advantages(algo_core.compute_advantages, of="rewards"),
-    "equal_rewards": advantages(algo_core.compute_advantages, of="equal_rewards"),
-    "group_mean": advantages(algo_core.compute_drgrpo_advantages, of="rewards"),
-    "leave_one_out": advantages(algo_core.compute_rloo_advantages, of="rewards"),
+    "entropy": lambda case: jnp.where(case.mask, algo_core.compute_entropy_from_logits(case.logits), 0.0),
+    "group_mean_std": _advantages(algo_core.compute_advantages),
+    "equal_rewards": _advantages(algo_core.compute_advantages, of="equal_rewards"),
+    "group_mean": _advantages(algo_core.compute_drgrpo_advantages),
+    "leave_one_out": _advantages(algo_core.compute_rloo_advantages),
 }
 
 if __name__ == "__main__":
-    serve(ANSWERS, packages=("google-tunix", "jax"), stand_ins=(), precisions=("float32",))
+    serve(ANSWERS, packages=("google-tunix", "jax"), compute=_by_jax, precisions=("float32",))

@@ -1,105 +1,73 @@
-"""verl's objectives: the policy losses of its registry, its estimators of advantages, its rollout correction.
-
-In: the tensors of one input. Out: by objective, the value of verl's own function.
-"""
+"""verl's objectives: the policy losses of its registry, its estimators of advantages, its rollout correction."""
 
 # ruff: noqa: E402
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from nouscoder_jax.bench.conformance.libraries import placeholders
 
 STAND_INS = placeholders.install(
-    absent=("ray", "tensordict", "codetiming", "torchdata", "hydra"),
-    without_init=("verl.workers",),
+    absent=("ray", "tensordict", "codetiming", "torchdata", "hydra"), without_init=("verl.workers",)
 )
 
-import torch
 from verl.trainer.ppo import core_algos, rollout_corr_helper
 from verl.utils import torch_functional
 from verl.workers.config import ActorConfig
 
-from nouscoder_jax.bench.conformance.libraries.tensors import (
-    TensorAnswer,
-    advantages,
-    entropy,
-    k3,
-    rows_to_tokens,
-    serve,
-)
+from nouscoder_jax.bench.conformance.libraries.answers import advantages, entropy, k3, serve
 
+_outcome, _rloo = core_algos.compute_grpo_outcome_advantage, core_algos.compute_rloo_outcome_advantage
 NO_DUAL_CLIP = 1e9
 """clip_ratio_c has no value that turns it off."""
 
 
-def policy(name: str, aggregation: str, *, sequence: bool, dual_clip: bool, weights: Any, mask: Any) -> TensorAnswer:
+def _policy(
+    case: Any, name: str = "vanilla", aggregation: str = "token-mean", *, dual_clip: float = NO_DUAL_CLIP,
+    weights: Any = None, mask: Any = None,
+) -> Any:  # fmt: skip
     """A policy loss by its name in verl's registry."""
-
-    def answer(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
-        config = ActorConfig(
-            strategy="fsdp",
-            ppo_micro_batch_size_per_gpu=1,
-            rollout_n=1,
-            clip_ratio_low=settings.sequence_clip_low if sequence else settings.clip_low,
-            clip_ratio_high=settings.sequence_clip_high if sequence else settings.clip_high,
-            clip_ratio_c=settings.dual_clip if dual_clip else NO_DUAL_CLIP,
-        )
-        config.global_batch_info["loss_scale_factor"] = settings.normalizer_tokens
-        where = mask(case, settings) if mask else case.mask.to(case.logprobs.dtype)
-        factor = weights(case, settings) if weights else None
-        loss = core_algos.get_policy_loss_fn(name)
-        found, _ = loss(case.old_logprobs, case.logprobs, rows_to_tokens(case), where, aggregation, config, factor)
-        return found
-
-    return answer
+    low, high = case.clips(sequence=name == "gspo")
+    config = ActorConfig(
+        strategy="fsdp", ppo_micro_batch_size_per_gpu=1, rollout_n=1,
+        clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=dual_clip,
+    )  # fmt: skip
+    config.global_batch_info["loss_scale_factor"] = case.normalizer_tokens
+    mask = case.counted if mask is None else mask
+    loss = core_algos.get_policy_loss_fn(name)
+    return loss(case.old_logprobs, case.logprobs, case.token_advantages, mask, aggregation, config, weights)[0]
 
 
-def correction(kind: str) -> Any:
-    """Weights of verl's rollout correction, truncated or IcePop."""
-
-    def weights(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
-        threshold = settings.max_weight if kind == "tis" else f"{settings.min_weight}_{settings.icepop_max_weight}"
-        found, _ = rollout_corr_helper.compute_rollout_correction_weights(
-            case.old_logprobs - case.behavior_logprobs, case.mask.to(case.logprobs.dtype), "token", threshold
-        )
-        return found
-
-    return weights
+def _correction(case: Any, threshold: Any) -> Any:
+    """Weights of verl's rollout correction: truncated, or IcePop where there are two thresholds."""
+    drift = case.old_logprobs - case.behavior_logprobs
+    return rollout_corr_helper.compute_rollout_correction_weights(drift, case.counted, "token", threshold)[0]
 
 
-def rejection(case: SimpleNamespace, settings: SimpleNamespace) -> torch.Tensor:
+def _rejection(case: Any) -> Any:
     """The mask left by rejecting sequences by their mean log-ratio."""
-    kept, _ = rollout_corr_helper.compute_rollout_rejection_mask(
-        case.old_logprobs - case.behavior_logprobs,
-        case.mask.to(case.logprobs.dtype),
-        "seq_mean_k1",
-        f"{settings.min_ratio}_{settings.max_ratio}",
-    )
-    return kept
+    bounds, drift = f"{case.min_ratio}_{case.max_ratio}", case.old_logprobs - case.behavior_logprobs
+    return rollout_corr_helper.compute_rollout_rejection_mask(drift, case.counted, "seq_mean_k1", bounds)[0]
 
 
-_token: dict[str, Any] = dict(sequence=False, dual_clip=False, weights=None, mask=None)
-_sequence = _token | dict(sequence=True)
-ANSWERS: dict[str, TensorAnswer] = {
-    "grpo": policy("vanilla", "seq-mean-token-mean", **_token),
-    "dr_grpo": policy("vanilla", "seq-mean-token-sum-norm", **_token),
-    "dapo": policy("vanilla", "token-mean", **_token),
-    "gspo": policy("gspo", "seq-mean-token-mean", **_sequence),
-    "gspo_plus": policy("gspo", "token-mean", **_sequence),
-    "cispo": policy("cispo", "token-mean", **_token),
-    "dual_clip": policy("vanilla", "token-mean", **_token | dict(dual_clip=True)),
-    "tis": policy("vanilla", "token-mean", **_token | dict(weights=correction("tis"))),
-    "icepop": policy("vanilla", "token-mean", **_token | dict(weights=correction("icepop"))),
-    "sequence_rejection": policy("vanilla", "token-mean", **_token | dict(mask=rejection)),
+ANSWERS = {
+    "grpo": lambda case: _policy(case, aggregation="seq-mean-token-mean"),
+    "dr_grpo": lambda case: _policy(case, aggregation="seq-mean-token-sum-norm"),
+    "dapo": _policy,
+    "gspo": lambda case: _policy(case, "gspo", "seq-mean-token-mean"),
+    "gspo_plus": lambda case: _policy(case, "gspo"),
+    "cispo": lambda case: _policy(case, "cispo"),
+    "dual_clip": lambda case: _policy(case, dual_clip=case.dual_clip),
+    "tis": lambda case: _policy(case, weights=_correction(case, case.max_weight)),
+    "icepop": lambda case: _policy(case, weights=_correction(case, f"{case.min_weight}_{case.icepop_max_weight}")),
+    "sequence_rejection": lambda case: _policy(case, mask=_rejection(case)),
     "k3_kl": k3(lambda case: core_algos.kl_penalty(case.logprobs, case.reference_logprobs, "low_var_kl")),
     "entropy": entropy(torch_functional.entropy_from_logits),
-    "group_mean_std": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards"),
-    "equal_rewards": advantages(core_algos.compute_grpo_outcome_advantage, of="equal_rewards"),
-    "group_mean": advantages(core_algos.compute_grpo_outcome_advantage, of="rewards", norm_adv_by_std_in_grpo=False),
-    "leave_one_out": advantages(core_algos.compute_rloo_outcome_advantage, of="rewards"),
+    "group_mean_std": advantages(_outcome, of="rewards"),
+    "equal_rewards": advantages(_outcome, of="equal_rewards"),
+    "group_mean": advantages(_outcome, of="rewards", norm_adv_by_std_in_grpo=False),
+    "leave_one_out": advantages(_rloo, of="rewards"),
 }
 
 if __name__ == "__main__":
-    serve(ANSWERS, packages=("verl",), stand_ins=STAND_INS)
+    serve(ANSWERS, packages=("verl", "torch"), stand_ins=STAND_INS)
