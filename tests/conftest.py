@@ -93,20 +93,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """Writes the record that --record asks for."""
-    if not config.getoption("--record"):
-        return
-    from nouscoder_jax.bench import machine
+class Record:
+    """The file of --record: the last result of each test, with its date, commit and machine. It is written after every
+    test, so that hours are not lost where a run is ended early."""
 
-    reports = [report for kind in ("passed", "failed", "skipped") for report in terminalreporter.stats.get(kind, ())]
-    tests = {
-        report.nodeid: {"outcome": report.outcome, "seconds": round(report.duration, 1), **dict(report.user_properties)}
-        for report in reports
-        if report.when == "call" or report.outcome != "passed"
-    }
-    record = {**machine.describe(("jax", "pytest")), "tests": tests}
-    Path(config.getoption("--record")).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    def __init__(self, path: Path) -> None:
+        from nouscoder_jax.bench import machine
+
+        self._path, self._about = path, machine.describe(("jax", "pytest"))
+        self._tests = json.loads(path.read_text(encoding="utf-8"))["tests"] if path.is_file() else {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            told = {"outcome": report.outcome, "seconds": round(report.duration, 1), **dict(report.user_properties)}
+            self._tests[report.nodeid] = told | self._about
+            self._path.write_text(json.dumps({"tests": self._tests}, indent=1) + "\n", encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Writes the record that --record asks for."""
+    if path := config.getoption("--record"):
+        config.pluginmanager.register(Record(Path(path)))
 
 
 @pytest.fixture(scope="module")

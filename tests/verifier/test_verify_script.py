@@ -113,3 +113,20 @@ def test_a_label_that_the_judge_does_not_share_is_exit_code_1(problems, tmp_path
     assert done.returncode == 1, done.stderr
     assert "label accepted, verdict wrong_answer (" in done.stdout
     assert "label wrong_answer, verdict accepted\n" in done.stdout  # without empty brackets
+
+
+def test_explain_prints_how_a_problem_is_judged(monkeypatch, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("verify_script", ROOT / "scripts/verify.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    path = tmp_path / "problems.jsonl"
+    statement = "Print the mean. Answers within 10^-5 of the actual answer are accepted."
+    path.write_text(json.dumps(PROBLEM | {"statement": statement}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["verify.py", "--problems", str(path), "--explain", "sum"])
+    assert script.main() == 0
+    told = capsys.readouterr().out
+    assert "comparison: float, absolute 1e-05 or relative 1e-05" in told
+    assert "derived: tolerance 1e-05" in told and "Answers within 10^-5 of the actual answer" in told
+    monkeypatch.setattr(sys, "argv", ["verify.py", "--problems", str(path), "--explain", "other"])
+    with pytest.raises(UserError, match="got 'other', which none of the 1 problems has"):
+        script.main()
