@@ -25,8 +25,22 @@ from nouscoder_jax.verifier.judge import SandboxJudge
     ],
 )
 def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, measured, before, after, told):
-    folder = RunFolder(path=tmp_path)
     lines = [{"step": step, "held_out/pass_at_1": share} for step, share in enumerate(measured)]
+    summary, said = finished(tiny_config, tmp_path, lines)
+    assert (summary["pass_at_1_before"], summary["pass_at_1_after"]) == (before, after)
+    assert any(told in line for line in said)
+
+
+def test_where_the_two_rules_of_extraction_differ_is_counted(tiny_config, tmp_path):
+    lines = [{"step": 1, "programs/rules_differ": 3}, {"step": 2, "programs/rules_differ": 4}]
+    summary, said = finished(tiny_config, tmp_path, lines)
+    assert summary["extract_rules_differ"] == 7
+    assert any("'original' takes another program from 7 completions" in line for line in said)
+
+
+def finished(tiny_config, tmp_path, lines):
+    """Summary and lines of a run of two steps with these metrics."""
+    folder = RunFolder(path=tmp_path)
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     problems = ProblemSet(problems=(), prompts={}, num_left_out=0)
     judge = mock.create_autospec(SandboxJudge, instance=True)
@@ -41,6 +55,4 @@ def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, m
     )
     progress, said = Progress(step=2), []
     console.finish(components, folder, progress, seconds=1.0, say=said.append)
-    summary = json.loads(folder.summary.read_text())
-    assert (summary["pass_at_1_before"], summary["pass_at_1_after"]) == (before, after)
-    assert any(told in line for line in said)
+    return json.loads(folder.summary.read_text()), said
