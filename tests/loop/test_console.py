@@ -32,7 +32,7 @@ def test_an_evaluation_that_was_not_judged_is_no_figure(tiny_config, tmp_path, m
 
 
 def test_where_the_two_rules_of_extraction_differ_is_counted(tiny_config, tmp_path):
-    lines = [{"step": 1, "programs/rules_differ": 3}, {"step": 2, "programs/rules_differ": 4}]
+    lines = [{"step": 1, "programs/rules_differ": 3.0}, {"step": 2, "programs/rules_differ": 4.0}]
     summary, said = finished(tiny_config, tmp_path, lines)
     assert summary["extract_rules_differ"] == 7
     assert any("'original' takes another program from 7 completions" in line for line in said)
