@@ -49,6 +49,13 @@ def main() -> None:
         help="problem file or folder whose problems are left out, by what they say",
     )
     parser.add_argument(
+        "--solved",
+        default="",
+        metavar="PATH",
+        help="a run of the base policy: what it solves every time is left out",
+    )
+    parser.add_argument("--solved-of", type=int, default=8, metavar="N", help="with so many samples (default: 8)")
+    parser.add_argument(
         "--likeness", type=float, default=0.8, metavar="SHARE",
         help="of two statements so much alike the later is left out; 0: none is (default: 0.8)",
     )  # fmt: skip
@@ -59,6 +66,8 @@ def main() -> None:
         licenses=tuple(part.strip() for part in options.licenses.split(",") if part.strip()),
         least_tests=options.least_tests,
         held_out=options.held_out,
+        solved=options.solved,
+        solved_of=options.solved_of,
         likeness=options.likeness,
     )
     sources = [parse_source(words) for words in options.sources]

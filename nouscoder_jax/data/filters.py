@@ -30,14 +30,18 @@ class Filters:
     least_tests: int = 1
     held_out: str = ""
     """Problem file or prepared folder whose problems are left out, by what they say; empty: none."""
+    solved: str = ""
+    """Recorded rollouts (data/solved.py): problems that were solved every time are left out; empty: none."""
+    solved_of: int = 8
+    """Samples that such a problem must have."""
     likeness: float = 0.0
     """Share from which on two statements are nearly the same, and the later is left out; 0: all are kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.likeness <= 1 or self.least_tests < 1:
+        if not 0 <= self.likeness <= 1 or self.least_tests < 1 or self.solved_of < 1:
             raise UserError(
-                f"got a likeness of {self.likeness:g} and at least {self.least_tests} tests; a likeness is 0 to 1, and "
-                "a problem has at least 1 test"
+                f"got a likeness of {self.likeness:g}, at least {self.least_tests} tests and {self.solved_of} samples; "
+                "a likeness is 0 to 1, the others are 1 or more"
             )
 
     def reason(self, problem: Problem) -> str:

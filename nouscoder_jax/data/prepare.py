@@ -26,6 +26,7 @@ from nouscoder_jax.data.likeness import HeldOut, Statements
 from nouscoder_jax.data.prepare_report import Progress, report
 from nouscoder_jax.data.problems import parse_problem, parse_solutions, read_problems
 from nouscoder_jax.data.readers import READERS, LeftOutError
+from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Raw, Source, find_files, raw_records
 from nouscoder_jax.data.store import FORMAT, MANIFEST, SHARD_BYTES, ShardWriter, Store
 from nouscoder_jax.types import Problem
@@ -33,6 +34,7 @@ from nouscoder_jax.types import Problem
 PROGRESS, REJECTED, REPORT = "progress.json", "rejected.jsonl", "report.md"
 BROKEN, SAME_ID = "broken", "an id that was there before"
 HELD_OUT, SAME, NEAR = "of the held-out set", "the same statement", "nearly the same statement"
+SOLVED = "solved every time"
 
 
 def prepare(
@@ -118,6 +120,7 @@ class _Work:
         self._progress, self._out, self._file, self._shard_bytes = progress, out, rejected, shard_bytes
         self._filters = filters
         self._held_out = HeldOut(read_problems(filters.held_out)) if filters.held_out else None
+        self._solved = always_solved(filters.solved, of=filters.solved_of) if filters.solved else frozenset()
         self._statements = Statements(filters.likeness) if filters.likeness else None
         self._ids: set[str] = set()
         for problem in Store(out, {"format": FORMAT, "shards": progress.shards}).problems():
@@ -156,6 +159,8 @@ class _Work:
             return SAME_ID, problem.problem_id
         if reason := self._filters.reason(problem):
             return reason, reason
+        if problem.problem_id in self._solved:
+            return SOLVED, problem.problem_id
         if self._held_out is not None and (like := self._held_out.find(problem)):
             return HELD_OUT, f"{problem.problem_id} is like {like.problem_id}: {like.share:.0%}"
         if self._statements is not None and (like := self._statements.find(problem)):

@@ -17,6 +17,7 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.prepare import prepare
 from nouscoder_jax.data.problems import read_problems, read_solutions
+from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Source, find_files, parse_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +189,7 @@ KILLED = """
 import os, signal, sys
 from nouscoder_jax.data.filters import Filters
 from nouscoder_jax.data.prepare import prepare
+from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Source
 calls = 0
 def say(_):
@@ -296,6 +298,36 @@ def test_a_problem_needs_its_number_of_tests(tmp_path):
     assert done.rejected == {"too few tests": 1} and done.num_kept == 1
     with pytest.raises(UserError, match="at least 0 tests"):
         Filters(least_tests=0)
+
+
+def rollouts(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [{"problem_id": name, "verdict": outcome and {"outcome": outcome}} for name, outcome in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def test_what_a_policy_solves_every_time_is_left_out(tmp_path):
+    source = write(tmp_path / "a.jsonl", map(record, range(4)))
+    run(source, tmp_path / "all")
+    names = [problem.problem_id for problem in read_problems(tmp_path / "all")]
+    won, lost = "accepted", "wrong_answer"
+    rollouts(tmp_path / "run/rollouts/step-000001.jsonl", *[(names[0], won)] * 4, *[(names[1], won)] * 7)
+    rollouts(tmp_path / "run/rollouts/step-000002.jsonl", *[(names[0], won)] * 4, (names[0], None))
+    rollouts(tmp_path / "run/held_out/step-000002.jsonl", *[(names[2], won)] * 9, (names[2], lost))
+    filters = Filters(solved=str(tmp_path / "run"))
+    done = run(source, tmp_path / "out", filters=filters)
+    assert [problem.problem_id for problem in read_problems(tmp_path / "out")] == names[1:]
+    assert done.rejected == {"solved every time": 1}
+    fewer = run(source, tmp_path / "fewer", filters=Filters(solved=str(tmp_path / "run"), solved_of=7))
+    assert fewer.rejected == {"solved every time": 2}
+
+
+def test_rollouts_that_are_none_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no rollouts"):
+        always_solved(tmp_path, of=8)
+    (tmp_path / "step-1.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"line 1 is no rollout .*problem_id and verdict"):
+        always_solved(tmp_path, of=8)
 
 
 def test_the_report_has_every_number_and_reason(tmp_path):
