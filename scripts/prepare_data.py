@@ -54,6 +54,9 @@ def main() -> None:
         metavar="PATH",
         help="a run of the base policy: what it solves every time is left out",
     )
+    parser.add_argument(
+        "--verdicts", default="", metavar="FILE", help="of verify.py: problems whose right programs fail are left out"
+    )
     parser.add_argument("--solved-of", type=int, default=8, metavar="N", help="with so many samples (default: 8)")
     parser.add_argument(
         "--likeness", type=float, default=0.8, metavar="SHARE",
@@ -66,6 +69,7 @@ def main() -> None:
         licenses=tuple(part.strip() for part in options.licenses.split(",") if part.strip()),
         least_tests=options.least_tests,
         held_out=options.held_out,
+        verdicts=options.verdicts,
         solved=options.solved,
         solved_of=options.solved_of,
         likeness=options.likeness,

@@ -30,6 +30,9 @@ class Filters:
     least_tests: int = 1
     held_out: str = ""
     """Problem file or prepared folder whose problems are left out, by what they say; empty: none."""
+    verdicts: str = ""
+    """Verdicts of the set's own programs (data/references.py): problems whose right ones fail are left out; empty: none
+    is."""
     solved: str = ""
     """Recorded rollouts (data/solved.py): problems that were solved every time are left out; empty: none."""
     solved_of: int = 8

@@ -26,6 +26,7 @@ from nouscoder_jax.data.likeness import HeldOut, Statements
 from nouscoder_jax.data.prepare_report import Progress, report
 from nouscoder_jax.data.problems import parse_problem, parse_solutions, read_problems
 from nouscoder_jax.data.readers import READERS, LeftOutError
+from nouscoder_jax.data.references import doubtful
 from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Raw, Source, find_files, raw_records
 from nouscoder_jax.data.store import FORMAT, MANIFEST, SHARD_BYTES, ShardWriter, Store
@@ -120,6 +121,7 @@ class _Work:
         self._progress, self._out, self._file, self._shard_bytes = progress, out, rejected, shard_bytes
         self._filters = filters
         self._held_out = HeldOut(read_problems(filters.held_out)) if filters.held_out else None
+        self._doubtful = doubtful(filters.verdicts) if filters.verdicts else {}
         self._solved = always_solved(filters.solved, of=filters.solved_of) if filters.solved else frozenset()
         self._statements = Statements(filters.likeness) if filters.likeness else None
         self._ids: set[str] = set()
@@ -159,6 +161,8 @@ class _Work:
             return SAME_ID, problem.problem_id
         if reason := self._filters.reason(problem):
             return reason, reason
+        if doubt := self._doubtful.get(problem.problem_id):
+            return doubt[0], f"{problem.problem_id}: {doubt[1]}"
         if problem.problem_id in self._solved:
             return SOLVED, problem.problem_id
         if self._held_out is not None and (like := self._held_out.find(problem)):

@@ -17,6 +17,7 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.prepare import prepare
 from nouscoder_jax.data.problems import read_problems, read_solutions
+from nouscoder_jax.data.references import doubtful
 from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Source, find_files, parse_source
 
@@ -189,6 +190,7 @@ KILLED = """
 import os, signal, sys
 from nouscoder_jax.data.filters import Filters
 from nouscoder_jax.data.prepare import prepare
+from nouscoder_jax.data.references import doubtful
 from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Source
 calls = 0
@@ -320,6 +322,32 @@ def test_what_a_policy_solves_every_time_is_left_out(tmp_path):
     assert done.rejected == {"solved every time": 1}
     fewer = run(source, tmp_path / "fewer", filters=Filters(solved=str(tmp_path / "run"), solved_of=7))
     assert fewer.rejected == {"solved every time": 2}
+
+
+def test_problems_whose_right_programs_fail_are_left_out_with_the_verdict(tmp_path):
+    source = write(tmp_path / "a.jsonl", map(record, range(6)))
+    run(source, tmp_path / "all")
+    names = [problem.problem_id for problem in read_problems(tmp_path / "all")]
+    outcomes = {
+        0: [("accepted", "wrong_answer")],
+        1: [("accepted", "accepted"), ("accepted", "wrong_answer")],
+        2: [("accepted", "accepted"), ("accepted", "time_limit"), ("rejected", "wrong_answer")],
+        3: [("accepted", "judge_error")],
+        4: [("rejected", "wrong_answer"), (None, "wrong_answer")],
+    }
+    lines = [
+        {"problem_id": names[number], "label": label, "outcome": outcome, "detail": "test 1"}
+        for number, verdicts in outcomes.items() for label, outcome in verdicts
+    ]  # fmt: skip
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run(source, tmp_path / "out", filters=Filters(verdicts=str(tmp_path / "v.jsonl")))
+    assert [problem.problem_id for problem in read_problems(tmp_path / "out")] == names[2:]
+    assert done.rejected == {"no right program is accepted": 1, "right programs disagree": 1}
+    assert rejected(tmp_path / "out")[0]["reason"] == f"{names[0]}: wrong_answer: test 1"
+    with pytest.raises(UserError, match=r"line 1 is no verdict .*verify.py"):
+        doubtful(source.path)
+    with pytest.raises(UserError, match="cannot be read"):
+        doubtful(tmp_path / "none")
 
 
 def test_rollouts_that_are_none_are_refused(tmp_path):
