@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--least-tests", type=int, default=1, metavar="N", help="only problems with as many (default: 1)"
     )
+    parser.add_argument("--programs", type=int, default=4, metavar="N", help="programs kept of each label (default: 4)")
     parser.add_argument(
         "--held-out",
         default="",
@@ -68,6 +69,7 @@ def main() -> None:
         dates=parse_dates(options.dates) if options.dates else None,
         licenses=tuple(part.strip() for part in options.licenses.split(",") if part.strip()),
         least_tests=options.least_tests,
+        programs=options.programs,
         held_out=options.held_out,
         verdicts=options.verdicts,
         solved=options.solved,

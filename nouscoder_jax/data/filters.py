@@ -28,6 +28,8 @@ class Filters:
     licenses: tuple[str, ...] = ()
     """Patterns, of which a problem's license matches one, letters of any case; empty: all."""
     least_tests: int = 1
+    programs: int = 4
+    """Labelled programs of a problem that are kept, the first of each label: sets have up to hundreds."""
     held_out: str = ""
     """Problem file or prepared folder whose problems are left out, by what they say; empty: none."""
     verdicts: str = ""
@@ -41,10 +43,10 @@ class Filters:
     """Share from which on two statements are nearly the same, and the later is left out; 0: all are kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.likeness <= 1 or self.least_tests < 1 or self.solved_of < 1:
+        if not 0 <= self.likeness <= 1 or self.least_tests < 1 or self.solved_of < 1 or self.programs < 0:
             raise UserError(
-                f"got a likeness of {self.likeness:g}, at least {self.least_tests} tests and {self.solved_of} samples; "
-                "a likeness is 0 to 1, the others are 1 or more"
+                f"got a likeness of {self.likeness:g}, at least {self.least_tests} tests, {self.solved_of} samples and "
+                f"{self.programs} programs; a likeness is 0 to 1, programs are 0 or more, the others 1 or more"
             )
 
     def reason(self, problem: Problem) -> str:

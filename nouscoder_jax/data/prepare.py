@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ from nouscoder_jax.data.references import doubtful
 from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Raw, Source, find_files, raw_records
 from nouscoder_jax.data.store import FORMAT, MANIFEST, SHARD_BYTES, ShardWriter, Store
-from nouscoder_jax.types import Problem
+from nouscoder_jax.types import Problem, Solution
 
 PROGRESS, REJECTED, REPORT = "progress.json", "rejected.jsonl", "report.md"
 BROKEN, SAME_ID = "broken", "an id that was there before"
@@ -172,7 +173,7 @@ class _Work:
             return kind, f"{problem.problem_id} is like {like.problem_id}: {like.share:.0%}"
         if self._shard is None:
             self._shard = ShardWriter(self._out, len(self._progress.shards))
-        self._shard.add(problem, solutions)
+        self._shard.add(problem, _first_of_each_label(solutions, self._filters.programs))
         self._remember(problem)
         origin = json.dumps([problem.source, problem.license])
         self._progress.kept[origin] = self._progress.kept.get(origin, 0) + 1
@@ -192,6 +193,15 @@ class _Work:
         os.fsync(self._file.fileno())
         self._progress.rejected_bytes = self._file.tell()
         _write(self._out / PROGRESS, asdict(self._progress))
+
+
+def _first_of_each_label(solutions: Sequence[Solution], most: int) -> list[Solution]:
+    kept, counts = [], Counter[str | None]()
+    for solution in solutions:
+        counts[solution.label] += 1
+        if counts[solution.label] <= most:
+            kept.append(solution)
+    return kept
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

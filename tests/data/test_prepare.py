@@ -302,6 +302,15 @@ def test_a_problem_needs_its_number_of_tests(tmp_path):
         Filters(least_tests=0)
 
 
+def test_the_first_programs_of_each_label_are_kept(tmp_path):
+    solutions = [{"label": label, "code": f"{label} {n}"} for n in range(3) for label in ("accepted", "rejected")]
+    fields = {"id": "a", "statement": "S.", "io": "stdin", "checker": "tokens", "solutions": solutions}
+    source = write(tmp_path / "a.jsonl", [fields | {"tests": [{"input": "1", "output": "2"}]}])
+    run(Source(format="nouscoder", path=source.path), tmp_path / "out", filters=Filters(programs=2))
+    kept = [one.code for one in read_solutions(tmp_path / "out")]
+    assert kept == ["accepted 0", "rejected 0", "accepted 1", "rejected 1"]
+
+
 def rollouts(path, *lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [{"problem_id": name, "verdict": outcome and {"outcome": outcome}} for name, outcome in lines]
