@@ -16,11 +16,12 @@ A paragraph is text between blank lines of the template. The starter code's rule
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nouscoder_jax.config import DataConfig, UserError
@@ -29,6 +30,9 @@ from nouscoder_jax.types import Problem, Prompt
 
 NO_TOKEN = "\N{REPLACEMENT CHARACTER}"
 
+_ASCII = bytes(range(128))
+_KEPT = 1024
+"""Prompts: those of a step and of an evaluation."""
 _PLACEHOLDER = re.compile(r"\{(statement|fn_name|starter_code|function)\}")
 
 
@@ -51,6 +55,23 @@ def _in_words(problem: Problem) -> str:
     if dot:
         return f"a class `{owner}` with the method `{name}({', '.join(['self', *problem.parameters])})`"
     return f"the function `{name}({', '.join(problem.parameters)})`"
+
+
+class Prompts(Mapping[str, Prompt]):
+    """Prompts by problem id, each made when it is asked for; the last ones are kept."""
+
+    def __init__(self, problems: Mapping[str, Problem], make: Callable[[Problem], Prompt]) -> None:
+        self._problems = problems
+        self._make = functools.lru_cache(maxsize=_KEPT)(lambda problem_id: make(problems[problem_id]))
+
+    def __getitem__(self, problem_id: str) -> Prompt:
+        return self._make(problem_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._problems)
+
+    def __len__(self) -> int:
+        return len(self._problems)
 
 
 class PromptMaker:
@@ -90,11 +111,19 @@ class PromptMaker:
         self._control = re.compile("|".join(map(re.escape, names))) if names else None
         ids = added.get("<think>"), added.get("</think>")
         self.think_token_ids = None if None in ids else ids
+        mark = "\N{LATIN SMALL LETTER THORN}mark"
+        around = self._chat(mark)
+        self._times = max(1, around.count(mark))
+        self._around = _most_bytes(around)
+        """Of a prompt, without the user's message: the most tokens."""
 
     def text(self, problem: Problem) -> str:
         """The whole prompt as text, special tokens included: system and user message in the chat template."""
         data = self._data
-        user = user_message(problem, stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+        return self._chat(user_message(problem, stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt))
+
+    def _chat(self, user: str) -> str:
+        data = self._data
         messages = [{"role": "user", "content": user}]
         if data.system_prompt:
             messages.insert(0, {"role": "system", "content": data.system_prompt})
@@ -120,29 +149,35 @@ class PromptMaker:
         token_ids = tuple(token_id for part in parts for token_id in self.encode(part))
         return Prompt(problem_id=problem.problem_id, token_ids=token_ids, text=whole)
 
-    def make_all(self, problems: Iterable[Problem]) -> tuple[dict[str, Prompt], dict[str, int]]:
+    def make_all(self, problems: Iterable[Problem]) -> tuple[Prompts, dict[str, int]]:
         """Prompts by problem id, and the token counts of those left out for being longer than data.max_prompt_tokens.
 
-        Raises UserError when no prompt is left.
+        Only what may be too long is encoded here. Raises UserError when no prompt is left.
         """
         longest = self._data.max_prompt_tokens
-        prompts: dict[str, Prompt] = {}
+        kept: dict[str, Problem] = {}
         left_out: dict[str, int] = {}
         for problem in problems:
-            prompt = self.make(problem)
-            if len(prompt.token_ids) <= longest:
-                prompts[problem.problem_id] = prompt
+            if self._most_tokens(problem) <= longest or (length := len(self.make(problem).token_ids)) <= longest:
+                kept[problem.problem_id] = problem
             else:
-                left_out[problem.problem_id] = len(prompt.token_ids)
-        if not prompts and not left_out:
+                left_out[problem.problem_id] = length
+        if not kept and not left_out:
             raise UserError("got no problems; a problem file holds at least one")
-        if not prompts:
+        if not kept:
             counts = left_out.values()
             raise UserError(
                 f"no prompt fits data.max_prompt_tokens={longest}: the {len(left_out)} prompts have {min(counts)} to "
                 f"{max(counts)} tokens; raise it to {min(counts)} or more"
             )
-        return prompts, left_out
+        return Prompts(kept, self.make), left_out
+
+    def _most_tokens(self, problem: Problem) -> int:
+        """A number of tokens that the prompt does not exceed: a token is a byte or more of the text. (Normalising, as
+        tokenizers do, lengthens no ASCII, and other text to at most three times its bytes.)"""
+        data = self._data
+        user = user_message(problem, stdin_prompt=data.stdin_prompt, function_prompt=data.function_prompt)
+        return self._around + self._times * _most_bytes(user)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, special tokens recognised, none added."""
@@ -160,6 +195,11 @@ class PromptMaker:
             else NO_TOKEN * len(list(ids))
             for known, ids in runs
         )
+
+
+def _most_bytes(text: str) -> int:
+    encoded = text.encode()
+    return len(encoded) + 2 * len(encoded.translate(None, _ASCII))
 
 
 def _eos_token_ids(folder: Path, fallback: int | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ the first step.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class ProblemSet:
     """
 
     problems: tuple[Problem, ...]
-    prompts: dict[str, Prompt]
+    prompts: Mapping[str, Prompt]
     num_left_out: int
 
 

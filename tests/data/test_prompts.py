@@ -155,6 +155,28 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(folder, data):
     assert list(prompts) == ["a"] and left_out == {"b": len(maker.make(problem("x" * 50)).token_ids)}
 
 
+@pytest.mark.parametrize("longest", [30, 60, 90, 400])
+def test_what_fits_is_the_same_whether_or_not_it_has_to_be_encoded_to_know(folder, data, longest):
+    maker = PromptMaker(str(folder), short(data, max_prompt_tokens=longest))
+    problems = [
+        problem(text * n, problem_id=f"{text}{n}") for text in ("x", "\u00e9", "\ufdfa") for n in (1, 9, 40, 90)
+    ]
+    prompts, left_out = maker.make_all(problems)
+    lengths = {one.problem_id: len(maker.make(one).token_ids) for one in problems}
+    assert left_out == {name: length for name, length in lengths.items() if length > longest}
+    assert dict(prompts) == {one.problem_id: maker.make(one) for one in problems if lengths[one.problem_id] <= longest}
+
+
+def test_prompts_that_surely_fit_are_encoded_when_they_are_asked_for(folder, data, monkeypatch):
+    maker, encoded = PromptMaker(str(folder), short(data, max_prompt_tokens=4000)), []
+    encode = maker.encode
+    monkeypatch.setattr(maker, "encode", lambda text: encoded.append(text) or encode(text))
+    prompts, _ = maker.make_all([problem("ab", problem_id=str(number)) for number in range(50)])
+    assert len(encoded) <= 1 and len(prompts) == 50  # beartype looks at one
+    before = len(encoded)
+    assert prompts["7"] == prompts["7"] and len(encoded) == before + 1
+
+
 def test_a_limit_that_no_prompt_fits_is_a_user_error_with_the_fix(folder, data):
     maker = PromptMaker(str(folder), short(data, max_prompt_tokens=1))
     longest, shortest = (len(maker.make(problem("x" * n)).token_ids) for n in (9, 2))
