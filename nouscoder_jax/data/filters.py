@@ -1,10 +1,11 @@
 """Which problems of a set are kept by what they say of themselves.
 
-In: Problem. Out: the reason for which it is left out, or none.
+In: Problem, options of a command line. Out: the reason for which it is left out, or none.
 """
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 from dataclasses import dataclass
 from datetime import date
@@ -71,3 +72,29 @@ def parse_dates(words: str) -> tuple[str, str]:
     if not dots or days[0] > days[1]:
         raise UserError(f"got the dates {words!r}, whose first day is after the last; exchange them")
     return days
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a script that `filters_of` reads."""
+    add = parser.add_argument
+    add("--dates", metavar="FIRST..LAST", help="only problems of these days, both included")
+    add("--licenses", default="", metavar="PATTERNS", help="only these, such as 'MIT*,Apache-2.0*'")
+    add("--least-tests", type=int, default=1, metavar="N", help="only problems with as many (default: 1)")
+    add("--held-out", default="", metavar="PATH", help="file or folder of problems that are left out, by what they say")
+    about = "of two statements so much alike the later is left out; 0: none is (default: 0.8)"
+    add("--likeness", type=float, default=0.8, metavar="SHARE", help=about)
+    about = "of verify.py: problems whose own right programs fail are left out"
+    add("--verdicts", default="", metavar="FILE", help=about)
+    add("--solved", default="", metavar="PATH", help="a run of the base policy: what it solves every time is left out")
+    add("--solved-of", type=int, default=8, metavar="N", help="with so many samples (default: 8)")
+    add("--programs", type=int, default=4, metavar="N", help="programs kept of each label (default: 4)")
+
+
+def filters_of(options: argparse.Namespace) -> Filters:
+    """The filters that the options name. Raises UserError."""
+    names = ("least_tests", "held_out", "likeness", "verdicts", "solved", "solved_of", "programs")
+    return Filters(
+        dates=parse_dates(options.dates) if options.dates else None,
+        licenses=tuple(part.strip() for part in options.licenses.split(",") if part.strip()),
+        **{name: getattr(options, name) for name in names},
+    )

@@ -26,7 +26,8 @@ from nouscoder_jax.data.filters import Filters
 from nouscoder_jax.data.likeness import HeldOut, Statements
 from nouscoder_jax.data.prepare_report import Progress, report
 from nouscoder_jax.data.problems import parse_problem, parse_solutions, read_problems
-from nouscoder_jax.data.readers import READERS, LeftOutError
+from nouscoder_jax.data.readers.fields import LeftOutError
+from nouscoder_jax.data.readers.formats import READERS
 from nouscoder_jax.data.references import doubtful
 from nouscoder_jax.data.solved import always_solved
 from nouscoder_jax.data.sources import Raw, Source, find_files, raw_records

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.config import UserError
-from nouscoder_jax.data.readers import READERS
+from nouscoder_jax.data.readers.formats import READERS
 from nouscoder_jax.hub import find_dataset_files
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")

@@ -194,8 +194,6 @@ def _other_number(value: Any) -> object:
             if type(plain) is kind:  # NumPy's longest floats are items of themselves
                 plain = base.__float__(value)
             return canonical(plain)
-    if issubclass(kind, complex) and not complex.conjugate(value).imag:
-        return float(complex.conjugate(value).real)
     raise TypeError(f"a value of type {kind.__name__} was returned; JSON has no such value")
 
 
