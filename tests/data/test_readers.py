@@ -9,9 +9,8 @@ import zlib
 import pytest
 
 from nouscoder_jax.data.problems import parse_problem, parse_solutions
-from nouscoder_jax.data.readers.fields import LeftOutError
+from nouscoder_jax.data.readers.fields import LeftOutError, mebibytes, seconds
 from nouscoder_jax.data.readers.formats import READERS
-from nouscoder_jax.data.readers.fields import mebibytes, seconds
 
 DOUBLE = "Print twice the number."
 SOLUTION = "print(2 * int(input()))"
