@@ -2,7 +2,7 @@
 
     python scripts/evaluate.py --model DIR --problems FILE --samples 16 --max-tokens 128 [--out FILE]
     python scripts/evaluate.py --model DIR --problems FILE --max-tokens 81920 --contexts 40960,81920 \\
-        --released 2024-08-01..2025-05-01 --out new.json --table new.md --compare old.json
+        --released 2024-08-01..2025-05-01 --out new.json --table new.md --picture new.png --compare old.json
 
 --model, --problems, --samples and --max-tokens are short for the config fields model.path, data.held-out,
 evaluation.samples-per-problem and evaluation.max-completion-tokens; prompts, sampling and sandbox are the config's.
@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the result as JSON, with every sample")
     parser.add_argument("--table", metavar="FILE", type=Path, help="write Markdown, beside the published numbers")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="write a PNG: pass@1 and intervals, by part")
     parser.add_argument(
         "--compare", metavar="FILE", type=Path, help="an earlier --out on the same problems: difference, paired test"
     )
@@ -64,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> int:
     parts = (argument.partition("=") for argument in sys.argv[1:])
     config, options = cli.load(make_parser(), [SHORT.get(name, name) + equals + value for name, equals, value in parts])
-    for name, path in (("--out", options.out), ("--table", options.table)):
+    for name, path in (("--out", options.out), ("--table", options.table), ("--picture", options.picture)):
         if path and (not path.parent.is_dir() or path.is_dir()):
             raise UserError(f"{name} got {path}; expected a file in a folder that exists: make the folder first")
     max_tokens = config.evaluation.max_completion_tokens
@@ -87,6 +88,8 @@ def main() -> int:
     )
     print("\n".join([*result.table(), *report.lines()]))
     write(report, options)
+    if options.picture:
+        report.draw(options.picture)
     if others is not None:
         paired = compare(problem_means(samples), others, other=str(options.compare))
         report = replace(report, paired=paired, compared_with=str(options.compare))

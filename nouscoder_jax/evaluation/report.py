@@ -82,7 +82,7 @@ class Report:
 
     def markdown(self) -> str:
         """The run beside the published numbers, then its parts."""
-        result, days = self.result, f" of {self.released}" if self.released else ""
+        result, days = self.result, f", {self.released}" if self.released else ""
         rows = [
             f"| {self.model}, this run | {self.score.pass_at_1.num_problems} of {self.problem_file}{days} | "
             f"{self.max_tokens:,} | {_cells(self.score.pass_at_1)} |",
@@ -108,6 +108,48 @@ class Report:
         if self.score.by_context:
             text += ["", "A completion of more tokens than its row says counts as failed in it."]
         return "\n".join(text + (["", f"Paired, {self.comparison()}."] if self.paired else [])) + "\n"
+
+    def draw(self, path: Path) -> None:
+        """Writes the picture, a PNG: Pass@1 with its interval, a panel a part."""
+        import matplotlib  # here, not above: importing it takes a second
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+        from matplotlib.ticker import PercentFormatter
+
+        panels = self.score.parts() or {"problems": {"all": self.score.pass_at_1}}
+        sizes = [max(len(rows), 2) for rows in panels.values()]
+        figure, grid = pyplot.subplots(
+            1,
+            len(panels),
+            figsize=(max(6.0, 1.5 + 0.8 * sum(sizes)), 4.5),
+            dpi=150,
+            layout="constrained",
+            sharey=True,
+            squeeze=False,
+            width_ratios=sizes,
+        )
+        try:
+            for axes, (part, rows) in zip(grid.flat, panels.items(), strict=True):
+                means = [row.mean for row in rows.values()]
+                below = [row.mean - row.low for row in rows.values()]
+                above = [row.high - row.mean for row in rows.values()]
+                names = [f"{name}\n({row.num_problems})" for name, row in rows.items()]
+                axes.errorbar(range(len(rows)), means, yerr=[below, above], fmt="o", color="#0b6e4f", capsize=4)
+                axes.axhline(self.score.pass_at_1.mean, color="0.7", linewidth=1, linestyle="--")
+                axes.set_xticks(range(len(rows)), names, rotation=45 if len(rows) > 6 else 0)
+                axes.set(xlabel=part, ylim=(-0.02, 1.02), xlim=(-0.6, len(rows) - 0.4))
+                axes.grid(axis="y", color="0.92")
+                axes.set_axisbelow(True)
+                axes.spines[["top", "right"]].set_visible(False)
+            first = grid.flat[0]
+            first.set_ylabel("pass@1, 95 % interval (problems)")
+            first.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+            whole = self.score.pass_at_1
+            figure.suptitle(f"{Path(self.model).name}: {whole}; dashed: all problems", fontsize=10)
+            figure.savefig(path)
+        finally:
+            pyplot.close(figure)
 
 
 def read_samples(path: Path) -> list[Sample]:

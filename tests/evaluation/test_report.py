@@ -56,7 +56,7 @@ RESULTS = [
 def made(results=RESULTS, **fields):
     result = summarize(PROBLEMS, results)
     numbers = score.score(score.samples_of(result.samples), PROBLEMS, contexts=(4, 9))
-    about = {"model": "m", "problem_file": "f.jsonl", "released": "", "max_tokens": 9}
+    about = {"model": "m", "problem_file": "f.jsonl", "released": "2024-08-01..2025-05-01", "max_tokens": 9}
     return report.Report(**about, result=result, score=numbers, **fields)
 
 
@@ -97,7 +97,7 @@ def test_no_file_is_refused(tmp_path):
 
 def test_the_table_has_the_run_beside_the_published_numbers():
     text = made().markdown()
-    assert "| m, this run | 2 of f.jsonl | 9 | 75.00 | 50.00 to 100.00 |" in text
+    assert "| m, this run | 2 of f.jsonl, 2024-08-01..2025-05-01 | 9 | 75.00 | 50.00 to 100.00 |" in text
     for share in ("60.79", "67.87", "66.26", "66.52", "about 63"):
         assert f"| {share} |" in text
     assert "another model, problem set and grader unless" in text
@@ -111,3 +111,10 @@ def test_a_comparison_is_in_the_table_the_lines_and_the_json():
     told = "against b.json: +50.0 points (95 % interval +0.0 to +100.0, 2 problems, 1 better, 0 worse), p = 1 "
     assert told in one.markdown() and told in one.lines()[-1]
     assert one.to_dict()["paired"]["difference"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("results", [RESULTS, RESULTS[3:]])
+def test_the_picture_is_a_png_where_nothing_was_judged_too(tmp_path, results):
+    path = tmp_path / "a.png"
+    made(results).draw(path)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000
