@@ -1,11 +1,14 @@
 """Pass@k by hand-worked numbers; a judge failure counts as nothing."""
 
 import asyncio
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from nouscoder_jax import evaluation
+from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.rollout.probe import Drift, Probe
 from nouscoder_jax.rollout.sampler import sample_seed
@@ -194,3 +197,36 @@ def test_no_sample_has_a_seed_of_training():
     run("a" * 8, problems=TWO, samples=4, engine=engine)
     training = {sample_seed(0, group_id=group, sample_index=sample) for group in range(1000) for sample in range(4)}
     assert len(engine.requests) == 8 and not training & {seed for _, seed in engine.requests}
+
+
+TINY = Path(__file__).resolve().parents[2] / "configs/tiny/held_out.jsonl"
+
+
+def dated(path, dates):
+    """A problem file with one problem a date."""
+    base = json.loads(TINY.read_text().partition("\n")[0])
+    lines = [{**base, "id": f"d{index}", **({"date": date} if date else {})} for index, date in enumerate(dates)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+DATES = ["2024-07-31", "2024-08-01", "2025-05-01", "2025-05-02", ""]
+
+
+def test_both_days_of_released_are_included_and_who_has_no_date_is_counted(tmp_path):
+    said = []
+    path = dated(tmp_path / "p.jsonl", DATES)
+    kept = evaluation.select_problems(path, released="2024-08-01..2025-05-01", line=said.append)
+    assert [problem.date for problem in kept] == ["2024-08-01", "2025-05-01"]
+    assert said == ["2 of 5 problems are of 2024-08-01..2025-05-01; left out: 1 no date, 2 outside the dates"]
+
+
+def test_without_released_all_problems_are_kept(tmp_path):
+    kept = evaluation.select_problems(dated(tmp_path / "p.jsonl", DATES), released="", line=pytest.fail)
+    assert len(kept) == 5
+
+
+@pytest.mark.parametrize("released", ["2020-01-01..2020-12-31", "2024-08-01", "2025-05-01..2024-08-01"])
+def test_days_of_no_problem_and_words_that_are_no_days_are_refused(tmp_path, released):
+    with pytest.raises(UserError, match=f"got.*{released}"):
+        evaluation.select_problems(dated(tmp_path / "p.jsonl", DATES), released=released, line=lambda text: None)

@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from nouscoder_jax.config import TrainConfig
+from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
+from nouscoder_jax.evaluation.score import pass_at_k
 from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import Extract, make_extract
@@ -93,16 +95,6 @@ class EvaluationResult:
         ]
 
 
-def pass_at_k(*, num_samples: int, num_accepted: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is accepted: 1 - C(n-c, k) / C(n, k) (arXiv:2107.03374).
-
-    Raises ValueError for k outside 1..n.
-    """
-    if not 1 <= k <= num_samples:
-        raise ValueError(f"got k={k} with {num_samples} samples; k is 1 to {num_samples}")
-    return 1 - math.comb(num_samples - num_accepted, k) / math.comb(num_samples, k)
-
-
 async def evaluate(
     problems: Sequence[Problem],
     prompts: Mapping[str, Prompt],
@@ -159,6 +151,27 @@ async def evaluate(
     return summarize(asked, results)
 
 
+def select_problems(path: str, *, released: str, line: Callable[[str], None]) -> list[Problem]:
+    """The problems of a file or prepared folder that are of the days FIRST..LAST, both included; empty: all.
+
+    `line` takes how many were left out, and why. Raises UserError: no such days, or no problem of them.
+    """
+    problems = read_problems(path)
+    if not released:
+        return problems
+    filters = Filters(dates=parse_dates(released))
+    reasons = [filters.reason(problem) for problem in problems]
+    kept = [problem for problem, reason in zip(problems, reasons, strict=True) if not reason]
+    left_out = Counter(filter(None, reasons))
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+    if not kept:
+        raise UserError(
+            f"--released got {released}, of which {path} has no problem ({told}); give days of its problems' dates"
+        )
+    line(f"{len(kept)} of {len(problems)} problems are of {released}" + (f"; left out: {told}" if told else ""))
+    return kept
+
+
 @runtime_checkable
 class ShowProgress(Protocol):
     """Takes how far a stage is."""
@@ -169,16 +182,15 @@ class ShowProgress(Protocol):
 
 
 async def evaluate_directory(
-    config: TrainConfig, *, progress: ShowProgress, line: Callable[[str], None]
+    config: TrainConfig, problems: Sequence[Problem], *, progress: ShowProgress, line: Callable[[str], None]
 ) -> EvaluationResult:
-    """Evaluates the Hugging Face directory model.path on data.held_out with the embedded engine, by the config.
+    """Evaluates the Hugging Face directory model.path on the problems with the embedded engine, by the config.
 
     `line` takes lines for people: what judges, what was left out. Raises UserError, EngineError.
     """
     from nouscoder_jax.rollout.embedded import EmbeddedEngine  # imports jax, which `evaluate` does without
 
     settings = config.evaluation
-    problems = read_problems(config.data.held_out)
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
     judge = SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line)
