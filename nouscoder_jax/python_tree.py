@@ -32,10 +32,12 @@ def read(source: str) -> ast.Module:
 
 def of_module(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes outside functions and classes, whose own names those are not."""
-    for node in ast.iter_child_nodes(tree):
-        yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-            yield from of_module(node)
+    todo = [tree]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            yield node
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+                todo.append(node)
 
 
 def module_names(tree: ast.Module) -> set[str]:

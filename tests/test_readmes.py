@@ -104,7 +104,8 @@ def unknown_options(path: Path) -> list[str]:
     named = {span.split()[0] for span in spans(path) if span.startswith("--")}
     named |= {word for comment in comments for word in re.findall(r"(?<!\S)--[a-z-]+\b(?![.=])", comment)}
     sources = [*(ROOT / "scripts").glob("*.py"), ROOT / "nouscoder_jax/cli.py"]
-    sources += [*(ROOT / "nouscoder_jax/bench").rglob("*.py"), *(ROOT / "nouscoder_jax/planning").glob("*.py")]
+    for folder in ("bench", "planning", "data", "evaluation"):
+        sources += (ROOT / "nouscoder_jax" / folder).rglob("*.py")
     text = "".join(source.read_text(encoding="utf-8") for source in sources)
     made = (ROOT / "scripts/verify.py").read_text(encoding="utf-8")  # some of its options, of names in a row
     return sorted(name for name in named if "." not in name and f'"{name}"' not in text and f'"{name[2:]}"' not in made)

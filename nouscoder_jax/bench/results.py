@@ -99,12 +99,22 @@ class Report:
         console = Console(highlight=False)
         self.show(console if console.is_terminal else Console(highlight=False, width=_WIDTH_CHARS))
         if options.out:
-            asked = {name: value for name, value in vars(options).items() if isinstance(value, int | float | list)}
+            files = ("out", "plot", "readme")  # what a file is called says nothing of what was measured
+            asked = {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in vars(options).items()
+                if name not in files and isinstance(value, int | float | str | list | Path)
+            }
             content = {"settings": asked} | self.to_dict() | {"load_after": round(os.getloadavg()[0], 2)}
             options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if getattr(options, "plot", None):
             title = f"{self.bench}; {self.facts.get('commit')}, {str(self.facts.get('date'))[:10]}"
-            plot_spreads(options.plot, self.panels, title=title)
+            drawn = {label: {name: row for name, row in rows.items() if row} for label, rows in self.panels.items()}
+            drawn = {label: rows for label, rows in drawn.items() if rows}
+            if drawn:
+                plot_spreads(options.plot, drawn, title=title)
+            else:
+                console.print(f"--plot: {self.bench} has measured nothing to draw", markup=False)
 
     def show(self, console: Console) -> None:
         """The table, the notes, the targets, where it was measured."""

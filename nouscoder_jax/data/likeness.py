@@ -28,6 +28,8 @@ _MARKUP = re.compile(r"<[^<>]{0,80}>|\\[a-zA-Z]+")
 _NEAR_WORDS, _OVERLAP_WORDS = 5, 10
 _PERMUTATIONS = 128
 """Of MinHash: its estimate is off by about 1 / sqrt(128) = 0.09."""
+_FINEST = 0.95
+"""The largest threshold that the index takes; what it finds is compared with the one asked for."""
 _SHARED_BY = 3
 """A sequence that so many held-out statements have is a set phrase and tells nothing."""
 OVERLAP = 0.3
@@ -58,12 +60,14 @@ class Statements:
             raise UserError("finding near duplicates needs datasketch: pip install 'nouscoder-jax[data]'") from error
         self._threshold, self._new = threshold, datasketch.MinHash
         self._same: dict[bytes, str] = {}
-        self._near = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self._near = datasketch.MinHashLSH(threshold=min(threshold, _FINEST), num_perm=_PERMUTATIONS)
         self._hashes: dict[str, datasketch.MinHash] = {}
 
     def find(self, problem: Problem) -> Likeness | None:
         """One that the problem is like; the most alike, where there are several."""
         words = _words(problem.statement)
+        if not words:
+            return None
         if (same := self._same.get(_digest(words))) is not None:
             return Likeness(same, 1.0, True)
         own = self._hash(words)
@@ -74,6 +78,8 @@ class Statements:
     def add(self, problem: Problem) -> None:
         """From here on others are compared with it too."""
         words = _words(problem.statement)
+        if not words:  # of a set without statements: nothing to compare
+            return
         self._same[_digest(words)] = problem.problem_id
         self._hashes[problem.problem_id] = self._hash(words)
         self._near.insert(problem.problem_id, self._hashes[problem.problem_id])
@@ -93,13 +99,14 @@ class HeldOut:
         self._titles: dict[tuple[str, str], str] = {}
         everywhere: Counter[str] = Counter()
         for problem in problems:
-            own = set(_sequences(_words(problem.statement), _OVERLAP_WORDS))
+            words = _words(problem.statement)
+            own = set(_sequences(words, _OVERLAP_WORDS)) if words else set()
             everywhere.update(own)
             self._sequences[problem.problem_id] = own
             if problem.url:
                 self._addresses[problem.url.rstrip("/")] = problem.problem_id
-            if len(_words(problem.title)) > 1:
-                self._titles[problem.platform, " ".join(_words(problem.title))] = problem.problem_id
+            if problem.platform and len(_words(problem.title)) > 1:
+                self._titles[problem.platform.lower(), " ".join(_words(problem.title))] = problem.problem_id
         self._of: dict[str, list[str]] = {}
         for problem_id, own in self._sequences.items():
             own -= {sequence for sequence in own if everywhere[sequence] >= _SHARED_BY}
@@ -109,7 +116,7 @@ class HeldOut:
     def find(self, problem: Problem) -> Likeness | None:
         """The held-out problem that this one is, or says; None where there is none."""
         same = self._addresses.get(problem.url.rstrip("/")) if problem.url else None
-        same = same or self._titles.get((problem.platform, " ".join(_words(problem.title))))
+        same = same or self._titles.get((problem.platform.lower(), " ".join(_words(problem.title))))
         if same is not None:
             return Likeness(same, 1.0, True)
         counts: Counter[str] = Counter()

@@ -27,6 +27,10 @@ class Progress:
     """Of all files of all sources, the one that is read."""
     record: int = 0
     """Records of it that are done."""
+    record_sha256: str = ""
+    """Of the last of them."""
+    files: list[list[Any]] = field(default_factory=list)
+    """Format, path and bytes of each."""
     rejected_bytes: int = 0
     """Length of rejected.jsonl."""
     num_read: int = 0
@@ -52,7 +56,7 @@ class Progress:
         lines = ["| problems | origin | license |", "|---:|---|---|"]
         for key, count in sorted(self.kept.items(), key=lambda item: -item[1]):
             origin, license_ = json.loads(key)
-            lines.append(f"| {count} | {origin or 'not stated'} | {license_ or 'not stated'} |")
+            lines.append(f"| {count} | {_cell(origin)} | {_cell(license_)} |")
         return lines
 
 
@@ -79,6 +83,10 @@ def report(store: Store, progress: Progress) -> str:
          f"- filters: `{json.dumps(progress.filters)}`"],
     ]  # fmt: skip
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split()) or "not stated"
 
 
 def _table(head: str, counts: Iterable[tuple[str, int]], *, ordered: bool = False) -> list[str]:

@@ -44,6 +44,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -256,9 +257,11 @@ def _parse_lines(path: str | Path, parse: Callable[[_Record], _Parsed]) -> Itera
         raise UserError(f"{path} is no complete gzip file ({error}) after line {number}; copy it again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number + 1}: not UTF-8 ({error.reason}); expected JSON in UTF-8") from error
+    except zlib.error as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}) after line {number}; copy it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: {error}; mend or remove the line") from error
 
 
@@ -311,7 +314,7 @@ def _problem(record: _Record) -> Problem:
         derived += (f"memory limit {_LEAST_MEMORY_MIB} MiB, not {memory:g} MiB: no Python program keeps that",)
         memory = _LEAST_MEMORY_MIB
     return Problem(
-        problem_id=record.want("id", str),
+        problem_id=record.want("id", str) and record.words("id"),
         statement=record.words("statement"),
         tests=tests,
         fn_name=fn_name or None,
@@ -320,16 +323,16 @@ def _problem(record: _Record) -> Problem:
         time_limit_s=time_limit,
         memory_limit_mib=None if memory is None else int(memory),
         comparison=comparison,
-        source=record.maybe("source", str) or "",
-        family=record.maybe("family", str) or "",
+        source=record.words("source"),
+        family=record.words("family"),
         signature=found.call,
         parameters=found.parameters,
-        license=record.maybe("license", str) or "",
+        license=record.words("license"),
         title=record.words("title"),
-        platform=record.maybe("platform", str) or "",
-        difficulty=record.maybe("difficulty", str) or "",
+        platform=record.words("platform"),
+        difficulty=record.words("difficulty"),
         date=_date(record),
-        url=record.maybe("url", str) or "",
+        url=record.words("url"),
         derived=derived,
     )
 

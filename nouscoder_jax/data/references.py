@@ -21,9 +21,11 @@ def doubtful(path: str | Path) -> dict[str, tuple[str, str]]:
     wrong: dict[str, str] = {}
     accepted: set[str] = set()
     differ: set[str] = set()
+    seen = 0
     try:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
+                seen += 1
                 problem_id, label, outcome, detail = _verdict(line, f"{path}, line {number}")
                 if label != "accepted" or outcome == "judge_error":
                     continue
@@ -32,8 +34,10 @@ def doubtful(path: str | Path) -> dict[str, tuple[str, str]]:
                 else:
                     wrong.setdefault(problem_id, f"{outcome}: {detail}")
                     differ |= {problem_id} if outcome == "wrong_answer" else set()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give the --out of scripts/verify.py") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give the --out of scripts/verify.py") from error
+    if not seen:
+        raise UserError(f"{path} holds no verdicts; give the --out of scripts/verify.py")
     found = {name: (FAILING, detail) for name, detail in wrong.items() if name not in accepted}
     return found | {name: (DISAGREEING, wrong[name]) for name in differ & accepted}
 
@@ -41,6 +45,6 @@ def doubtful(path: str | Path) -> dict[str, tuple[str, str]]:
 def _verdict(line: str, place: str) -> tuple[str, str | None, str, str]:
     try:
         fields = json.loads(line)
-        return fields["problem_id"], fields["label"], fields["outcome"], str(fields.get("detail") or "")
+        return str(fields["problem_id"]), fields["label"], fields["outcome"], str(fields.get("detail") or "")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} is no verdict ({error!r}); give the --out of scripts/verify.py") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -22,18 +23,23 @@ def always_solved(path: str | Path, *, of: int) -> frozenset[str]:
     line that is no rollout.
     """
     path = Path(path)
-    files = sorted(path.rglob("step-*.jsonl*")) if path.is_dir() else [path]
+    files = sorted(path.rglob("step-*.jsonl")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise UserError(f"{path} holds no rollouts; expected a .jsonl file of them, or a run folder")
     judged, accepted = Counter[str](), Counter[str]()
     for file in files:
         opener = gzip.open if file.name.endswith(".gz") else open
-        with opener(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                problem_id, outcome = _rollout(line, f"{file}, line {number}")
-                if outcome is not None:
-                    judged[problem_id] += 1
-                    accepted[problem_id] += outcome == "accepted"
+        try:
+            with opener(file, "rt", encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    problem_id, outcome = _rollout(line, f"{file}, line {number}")
+                    if outcome is not None:
+                        judged[problem_id] += 1
+                        accepted[problem_id] += outcome == "accepted"
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read ({error}); give a run folder, or copy it again") from error
+    if not judged:
+        raise UserError(f"{path} holds no judged rollouts; give the run folder of the base policy")
     return frozenset(name for name, count in judged.items() if count >= of and accepted[name] == count)
 
 

@@ -11,6 +11,7 @@ import fnmatch
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,10 @@ def find_files(source: Source) -> list[Path]:
         wanted = [pattern or f"*{suffix}" for suffix in SUFFIXES]
         return find_dataset_files(name, lambda file: _matches(file, pattern), wanted)
     if any(mark in source.path for mark in "*?["):
-        return _some(sorted(Path(found) for found in glob.glob(source.path)), source.path)
+        found = sorted(Path(found) for found in glob.glob(source.path))
+        if source.format == "kattis":
+            found = [folder for folder in found if (folder / "problem.yaml").is_file()]
+        return _some(found, source.path)
     path = Path(source.path)
     if source.format == "kattis":
         found = sorted(file.parent for file in path.rglob("problem.yaml"))
@@ -107,7 +111,7 @@ def _json_lines(path: Path) -> Iterator[Raw]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield Raw(place=f"{path}, line {number}", record=_object(line))
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is no complete gzip file ({error}) after line {number}; copy it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

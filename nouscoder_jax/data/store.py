@@ -98,12 +98,16 @@ class Store:
             ) from error
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}); copy the folder again") from error
-        if self.manifest.get("format") != FORMAT:
-            raise UserError(f"{path} has format {self.manifest.get('format')!r}, expected {FORMAT}; prepare it again")
-        for shard in self.manifest["shards"]:
-            for part in ("heads", "tests"):
-                _check_size(self.folder / shard[f"{part}_file"], shard[f"{part}_bytes"])
-        self._firsts = [0, *itertools.accumulate(shard["problems"] for shard in self.manifest["shards"])]
+        found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+        if found != FORMAT:
+            raise UserError(f"{path} has format {found!r}, expected {FORMAT}; prepare it again")
+        try:
+            for shard in self.manifest["shards"]:
+                for part in ("heads", "tests"):
+                    _check_size(self.folder / shard[f"{part}_file"], shard[f"{part}_bytes"])
+            self._firsts = [0, *itertools.accumulate(shard["problems"] for shard in self.manifest["shards"])]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r} is missing or odd); copy the folder again") from error
         self._readers: dict[Path, ArrayRecordReader] = {}
         self._kept_tests = functools.lru_cache(maxsize=_KEPT)(self._read_tests)
 

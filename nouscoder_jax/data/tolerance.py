@@ -269,6 +269,7 @@ def _case_words(text: str) -> str:
 
 def _around(text: str, start: int, end: int) -> str:
     """The sentence around a place, in one line."""
-    begin = max(text.rfind("\n", 0, start), text.rfind(". ", 0, start) + 1, start - 200) + 1
+    stops = (text.rfind("\n", 0, start) + 1, text.rfind(". ", 0, start) + 2 if ". " in text[:start] else 0)
+    begin = max(*stops, start - 200)
     stop = min((place for place in (text.find("\n", end), text.find(". ", end) + 1) if place > 0), default=len(text))
     return " ".join(text[begin : min(stop, end + 200)].split())

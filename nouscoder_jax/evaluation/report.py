@@ -93,9 +93,9 @@ class Report:
         text = [
             *_table("model | problems | tokens | Pass@1, % | 95 % interval", rows),
             "",
-            "The rows without an interval are published ones. Their tokens are of prompt and completion, this run's of "
-            "the completion. They are of another model, problem set and grader unless these are the same here: only "
-            "then do rows compare.",
+            "The rows without an interval are published ones; how long completions of the base's 60.79 might be is not "
+            "stated. They are of another model, problem set and grader unless these are the same here: only then do "
+            "rows compare. Tokens of this run are those of completions, without prompts.",
             "",
             f"This run: {result.num_samples} completions of {result.completion_tokens_mean:.0f} tokens in the mean, "
             f"{result.truncated_share:.1%} cut; {shares or 'nothing was judged'}. Verdicts: {outcomes or 'none'}; not "

@@ -49,12 +49,16 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def hash_files(config: TrainConfig) -> dict[str, str]:
-    """SHA-256 of each file of FILES; of a prepared folder that of its problems.json, which has those of its files.
+    """SHA-256 of each file of FILES; of a prepared folder that of what problems.json says of its files.
     Raises OSError."""
     fields, hashes = config.flatten(), {}
     for name in FILES:
         path = Path(fields[name])
-        with (path / MANIFEST if path.is_dir() else path).open("rb") as file:
+        if path.is_dir():
+            shards = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["shards"]
+            hashes[name] = hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+            continue
+        with path.open("rb") as file:
             hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 

@@ -14,6 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from nouscoder_jax.config import UserError
+from nouscoder_jax.data import prepare as prepare_module
+from nouscoder_jax.data import store
 from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.prepare import prepare
 from nouscoder_jax.data.problems import read_problems, read_solutions
@@ -184,6 +186,123 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path, stop_at):
     assert read_problems(out) == read_problems(tmp_path / "whole") and rejected(out) == rejected(tmp_path / "whole")
     assert (done.num_read, done.rejected) == (12, {"broken": 1, "an id that was there before": 1})
     assert run(sources, out).num_kept == 10, "a finished folder is left as it is"
+
+
+@pytest.mark.parametrize("where", ["ShardWriter.add", "_Work._remember", "ShardWriter.close"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("before", [True, False])
+def test_it_may_be_interrupted_within_a_record(tmp_path, monkeypatch, where, call, before):
+    source = write(tmp_path / "a.jsonl", [record(0), "{", *map(record, range(1, 9))])
+    run(source, tmp_path / "whole", skip_broken=True, shard_bytes=300)
+    cls = {"ShardWriter": store.ShardWriter, "_Work": prepare_module._Work}[where.partition(".")[0]]
+    name, calls = where.partition(".")[2], []
+    method = getattr(cls, name)
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == call and before:
+            raise KeyboardInterrupt
+        result = method(*arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(cls, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", skip_broken=True, shard_bytes=300)
+    monkeypatch.setattr(cls, name, method)
+    done = run(source, tmp_path / "out", skip_broken=True, shard_bytes=300)
+    assert read_problems(tmp_path / "out") == read_problems(tmp_path / "whole") and done.num_kept == 9
+    assert rejected(tmp_path / "out") == rejected(tmp_path / "whole")
+
+
+def test_sources_that_are_others_than_those_it_was_begun_with_are_refused(tmp_path):
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set/b.jsonl", map(record, range(3)))
+    write(tmp_path / "set/c.jsonl", [*map(record, range(3, 6)), "{", record(6)])
+    source, out = Source(format="taco", path=str(tmp_path / "set")), tmp_path / "out"
+    with pytest.raises(UserError, match="line 4"):
+        run(source, out)
+    write(tmp_path / "set/a.jsonl", [record(9)])
+    with pytest.raises(UserError, match=r"are not those that it was begun with .*a.jsonl"):
+        run(source, out)
+    (tmp_path / "set/a.jsonl").unlink()
+    write(tmp_path / "set/c.jsonl", map(record, range(7, 13)))
+    with pytest.raises(UserError, match=r"c.jsonl, line 3 was changed since it was read"):
+        run(source, out)
+    write(tmp_path / "set/c.jsonl", [*map(record, range(3, 6)), record(7), record(6)])  # the broken line is mended
+    assert run(source, out).num_kept == 8
+    assert run(source, out).num_kept == 8
+    write(tmp_path / "set/c.jsonl", [*map(record, range(3, 6)), record(7), record(6), record(8)])
+    with pytest.raises(UserError, match=r"begun with .*c.jsonl"):
+        run(source, out)
+
+
+def test_a_slip_in_a_filter_leaves_no_folder_that_cannot_be_used(tmp_path):
+    source = write(tmp_path / "a.jsonl", [record(0)])
+    for filters in (Filters(held_out="nope.jsonl"), Filters(verdicts="nope.jsonl"), Filters(solved="nope")):
+        with pytest.raises(UserError, match="nope"):
+            run(source, tmp_path / "out", filters=filters)
+    assert run(source, tmp_path / "out").num_kept == 1
+
+
+@pytest.mark.parametrize("name", ["progress.json", "problems.json"])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1}'])
+def test_a_folder_whose_own_files_are_damaged_is_refused(tmp_path, name, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(UserError, match=r"not what was written|no JSON|has format|damaged"):
+        run(write(tmp_path / "a.jsonl", [record(0)]), tmp_path / "out")
+    if name == "problems.json":
+        with pytest.raises(UserError):
+            read_problems(tmp_path / "out")
+
+
+def test_problems_without_words_are_not_like_one_another(tmp_path):
+    fields = {"io": "stdin", "checker": "tokens", "tests": [{"input": "1", "output": "2"}]}
+    records = [fields | {"id": str(n), "statement": text} for n, text in enumerate([None, None, "<img src='1.png'>"])]
+    source = write(tmp_path / "a.jsonl", records)
+    source = Source(format="nouscoder", path=source.path)
+    assert run(source, tmp_path / "out", filters=Filters(likeness=0.8)).num_kept == 3
+    assert run(source, tmp_path / "two", filters=Filters(held_out=str(tmp_path / "out"))).num_kept == 3
+
+
+@pytest.mark.parametrize("likeness", [0.01, 0.95, 0.999, 1.0])
+def test_any_likeness_may_be_asked_for(tmp_path, likeness):
+    texts = [STATEMENT, f"{STATEMENT}!", "Another one entirely."]
+    records = [record(number, question=text) for number, text in enumerate(texts)]
+    done = run(write(tmp_path / "a.jsonl", records), tmp_path / "out", filters=Filters(likeness=likeness))
+    assert done.rejected == {"the same statement": 1}
+
+
+@pytest.mark.parametrize(
+    ("format", "line"),
+    [
+        ("synthetic1", {"prompt": "x", "problem_id": "1", "verification_info": {"test_cases": [{"type": ["x"]}]}}),
+        ("synthetic1", {"prompt": "x", "problem_id": "1", "verification_info": {"test_cases": []},
+                        "metadata": {"time_limit": {"seconds": "3"}}}),
+        ("kattis", {"a": 1}),
+        ("taco", record(0, source="\ud800")),
+        ("taco", record(0, memory_limit=10**400)),
+    ],
+)  # fmt: skip
+def test_an_odd_record_is_broken_and_ends_nothing(tmp_path, format, line):
+    source = write(tmp_path / "a.jsonl", [line])
+    good = write(tmp_path / "b.jsonl", [record(1)])
+    odd = Source(format=format, path=source.path)
+    if format == "kattis":
+        odd = Source(format="taco", path=source.path)
+    done = run([odd, good], tmp_path / "out", skip_broken=True)
+    assert done.num_kept == 1 and sum(done.rejected.values()) == 1
+
+
+def test_a_damaged_gzip_file_is_told(tmp_path):
+    source = write(tmp_path / "a.jsonl.gz", map(record, range(50)))
+    data = bytearray(Path(source.path).read_bytes())
+    data[len(data) // 2] ^= 255
+    Path(source.path).write_bytes(data)
+    with pytest.raises(UserError, match=r"a.jsonl.gz.*copy it again"):
+        run(source, tmp_path / "out", skip_broken=True)
 
 
 KILLED = """

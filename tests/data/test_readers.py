@@ -195,9 +195,18 @@ class Runs:
 
 def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     record = LIVECODEBENCH | {"private_test_cases": packed(Runs(str(tmp_path / "made")))}
-    with pytest.raises(ValueError, match=r"it names (nt|posix)\.mkdir"):
+    with pytest.raises(ValueError, match=r"no pickled text .an operation STACK_GLOBAL"):
         READERS["livecodebench"](record)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "data", [b"Nr\x00\x00\x00\x08.", b"\x80\x04]\x94.", b"\x80\x04N.", pickle.dumps({"a": "b"}), b"\x80"]
+)
+def test_a_pickle_of_anything_but_one_text_is_refused_unread(data):
+    private = base64.b64encode(zlib.compress(data)).decode()
+    with pytest.raises(ValueError, match="private tests are"):
+        READERS["livecodebench"](LIVECODEBENCH | {"private_test_cases": private})
 
 
 def test_private_tests_that_unpack_to_too_much_are_refused(monkeypatch):
@@ -258,6 +267,7 @@ def test_leetcode_nodes_are_known_by_the_starter_code_or_by_the_asserts(hint):
         ("assert abs(candidate(items = [1], item = 2) - 3) < 1e-5", LeftOutError, "no assert of equality"),
         ("assert candidate(items = [1], item = {1, 2}) == 3", LeftOutError, "JSON cannot say"),
         ("assert candidate(", ValueError, "never closed"),
+        ("assert sorted([2, 1]) == [1, 2]", LeftOutError, "no assert of equality"),
     ],
 )
 def test_other_leetcode_tests(body, error, words):
@@ -314,6 +324,8 @@ def test_kattis_flags_of_the_default_validator(tmp_path, flags, wanted):
     [
         ("validation: custom interactive\n", {}, "interactive"),
         ("type: interactive\n", {}, "interactive"),
+        ("type: submit-answer\n", {}, "of type submit-answer"),
+        ("type: [pass-fail, multi-pass]\n", {}, "of type multi-pass"),
         ("validation: custom\n", {}, "validator"),
         ("", {"output_validators/check.py": "1"}, "validator"),
     ],

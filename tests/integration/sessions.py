@@ -98,7 +98,10 @@ class Launchers:
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
         """Exit code and output of a script that was run to its end."""
         session = self.start(script, *arguments)
-        return session.wait(), session.told()
+        try:
+            return session.wait(), session.told()
+        finally:
+            session.kill()
 
     def close(self) -> None:
         for launcher in self._launchers:

@@ -4,7 +4,7 @@ A session: torch, which transformers and tensorboardX import where they find it,
 compiled is found by the others too: on the CPU jax's keys differ between processes, and only process 0 writes. (On GPUs
 they are equal.)
 
-A server, which is whatever runs where SGLang is installed: its scheduler and its detokenizer are forked from its first
+A server, known by its command line: its scheduler and its detokenizer are forked from its first
 process, which has imported everything and done nothing else, instead of importing it twice again. Imports are nine
 tenths of a start.
 """
@@ -48,7 +48,7 @@ def fork_instead_of_spawning():
     multiprocessing.set_start_method = forked
 
 
-if PathFinder.find_spec("sglang"):
+if any(word.startswith("sglang.launch_server") for word in sys.orig_argv):
     fork_instead_of_spawning()
 else:
     sys.meta_path[sys.meta_path.index(PathFinder)] = QuickStart

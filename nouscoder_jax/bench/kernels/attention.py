@@ -147,7 +147,7 @@ def report(contenders: list[Contender], facts: dict[str, Any]) -> Report:
         row = one.name.rpartition(" ")[0]
         return next(other.name for other in contenders if other.name.startswith(row))
 
-    figures = {"TFLOP": ("work", 1.0), "ms": ("wall_s", 1e3), "TFLOP/s": ("speed", 1.0)}
+    figures = {"TFLOP/s": ("speed", 1.0), "ms": ("wall_s", 1e3), "TFLOP": ("work", 1.0)}
     found = Report(bench="attention", facts=facts, **rounds.table(contenders, figures, reference=first))
     for one in contenders:
         if one.name.endswith("unpacked pallas"):

@@ -38,12 +38,16 @@ def package(record: Record) -> dict[str, Any]:
     folder = Path(record["folder"])
     about = _yaml(folder / "problem.yaml")
     validation = str(about.get("validation") or "default")
-    kinds = about.get("type") or "pass-fail"
+    kinds = set(_words(about.get("type"))) or {"pass-fail"}
     if "interactive" in validation or "interactive" in kinds:
         raise LeftOutError("interactive")
+    if other := kinds - {"pass-fail", "scoring"}:
+        raise LeftOutError(f"of type {min(other)}")
     if "custom" in validation or any((folder / name).is_dir() for name in ("output_validator", "output_validators")):
         raise LeftOutError("an output validator of its own")
     limits = about.get("limits") or {}
+    if not isinstance(limits, dict):
+        raise ValueError(f"the limits of problem.yaml are {shown(limits)}, expected names with values")
     checker, detail, with_case = _checker(folder, about)
     return problem(
         f"kattis/{folder.parent.name}/{folder.name}",
@@ -131,7 +135,7 @@ def _test(path: Path) -> dict[str, str]:
     answer = path.with_suffix(".ans")
     if not answer.is_file():
         raise ValueError(f"data/{path.parent.name}/{path.name} has no {answer.name} beside it")
-    return {"input": path.read_text(encoding="utf-8"), "output": answer.read_text(encoding="utf-8")}
+    return {"input": path.read_bytes().decode(), "output": answer.read_bytes().decode()}
 
 
 def _time_limit(folder: Path, limits: dict[str, Any]) -> float | None:

@@ -93,6 +93,8 @@ def _values(statement: ast.stmt, parameters: list[str]) -> list[tuple[Any, str]]
             pass
         case _:
             raise LeftOutError("a test that is no assert of equality")
+    if not (isinstance(call.func, ast.Name) and call.func.id == "candidate"):
+        raise LeftOutError("a test that is no assert of equality")
     if len(call.args) > len(parameters):
         raise ValueError(f"a test gives {len(call.args)} arguments, the function takes {len(parameters)}")
     given = dict(zip(parameters, call.args, strict=False)) | {str(one.arg): one.value for one in call.keywords}

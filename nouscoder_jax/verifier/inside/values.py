@@ -192,6 +192,8 @@ def _other_number(value: Any) -> object:
         if isinstance(base, type) and issubclass(kind, base):
             plain = getattr(base, method)(value)
             if type(plain) is kind:  # NumPy's longest floats are items of themselves
+                if getattr(value, "imag", 0):
+                    break
                 plain = base.__float__(value)
             return canonical(plain)
     raise TypeError(f"a value of type {kind.__name__} was returned; JSON has no such value")
