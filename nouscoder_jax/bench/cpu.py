@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,22 +18,6 @@ def tree_cpu_s(roots: Sequence[int] = ()) -> float:
     """CPU seconds of these processes (default: this one) and of all below them."""
     stats = _stats()
     return sum(stats[pid][1] for pid in _below(roots or (os.getpid(),), stats) if pid in stats) / _TICKS_PER_S
-
-
-def daemon_processes(docker_host: str) -> list[int]:
-    """The Docker daemon behind a unix socket of this machine, and containerd, whose shims hold the containers; empty
-    where that cannot be seen."""
-    path = docker_host.removeprefix("unix://") if docker_host.startswith("unix://") else "/var/run/docker.sock"
-    if docker_host and not docker_host.startswith("unix://"):
-        return []
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(path)
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError:
-        return []
-    pid = struct.unpack("3i", credentials)[0]
-    return [pid, *(one for one in _stats() if _name(one).startswith("containerd"))] if pid > 1 else []
 
 
 @contextlib.contextmanager
@@ -69,9 +51,3 @@ def _below(roots: Sequence[int], stats: dict[int, tuple[int, int]]) -> set[int]:
         found |= new
         new = {pid for pid, (parent, _) in stats.items() if parent in new} - found
     return found
-
-
-def _name(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text()
-    return ""

@@ -119,7 +119,10 @@ def _begin(
     if changed or len(files) != len(before):
         what = changed[0] if changed else f"{len(files)} files, {len(before)} before"
         raise UserError(f"the sources of {out} are not those that it was begun with ({what}); give another --out")
-    return None if made.name == MANIFEST else Progress(**found | {"files": files})
+    if made.name == MANIFEST:
+        return None
+    found["files"] = files
+    return Progress(**found)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 
+import docker
 import pytest
 
 from nouscoder_jax.bench.judge import command, inprocess
 from nouscoder_jax.bench.judge.command import RATIO_TO, Judging
+from nouscoder_jax.bench.judge.cpu_meter import CpuMeter, daemon_processes
 from nouscoder_jax.bench.judge.programs import make_programs
 from nouscoder_jax.bench.judge.ways import InProcess, host_process
 from nouscoder_jax.bench.rounds import Contender
@@ -133,3 +136,19 @@ def test_every_way_that_this_machine_has_is_measured(tmp_path):
     found = json.loads(out.read_text())["contenders"]
     assert len(found) == 10
     assert [one for one in found if one["skipped"].startswith("failed")] == []
+
+
+@pytest.mark.slow
+def test_the_cpu_seconds_of_containers_count():
+    daemon = daemon_processes(os.environ.get("DOCKER_HOST", ""))
+    with CpuMeter(daemon) as meter:
+        if not daemon or "Docker daemon" not in meter.how:
+            pytest.skip(f"of a Docker daemon nothing is counted here, but {meter.how}")
+        before = meter.cpu_s()
+        burn = "import time\nwhile time.process_time() < 1: pass"
+        try:
+            command = ["python3", "-c", burn]
+            docker.from_env().containers.run("nouscoder-judge", command, network_mode="none", remove=True)
+        except docker.errors.ImageNotFound:
+            pytest.skip("the judge's image has not been made")
+        assert meter.cpu_s() - before >= 0.9

@@ -123,7 +123,7 @@ def test_a_report_shows_and_writes_rows_notes_targets_and_where_it_ran(tmp_path,
         assert told in shown
     kept = json.loads((tmp_path / "out.json").read_text())
     assert (kept["bench"], kept["commit"], kept["settings"], kept["targets"][0]["met"]) == (
-        "copy", "abc", {"rounds": 3}, True
+        "copy", "abc", {"rounds": 3, "image": "a name"}, True
     )  # fmt: skip
     assert [one["median"].get("speed") for one in kept["contenders"]] == [20, 10, None]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nouscoder_jax.bench import machine, rounds
-from nouscoder_jax.bench.cpu import daemon_processes, tree_cpu_s
+from nouscoder_jax.bench.judge.cpu_meter import CpuMeter, daemon_processes
 from nouscoder_jax.bench.judge.programs import TIME_LIMIT_S, Programs, make_programs
 from nouscoder_jax.bench.judge.ways import InProcess, Ours, Way, docker_run, host_process
 from nouscoder_jax.bench.options import add_rounds, at_least
@@ -66,11 +66,10 @@ def run(options: argparse.Namespace) -> int:
         options.rounds, options.programs, options.tests = 1, 2, 3
     facts = machine.describe(("docker",)) | {"programs_python": interpreter.choose().version}
     programs = make_programs(num_programs=options.programs, num_tests=options.tests)
-    daemon = daemon_processes(os.environ.get("DOCKER_HOST", ""))
-    cpu_s = functools.partial(tree_cpu_s, [os.getpid(), *daemon])
-    with asyncio.Runner() as runner:
+    meter = CpuMeter(daemon_processes(os.environ.get("DOCKER_HOST", "")))
+    with meter, asyncio.Runner() as runner:
         judging = {
-            name: Judging(runner, make, programs, num_workers=options.workers, cpu_s=cpu_s)
+            name: Judging(runner, make, programs, num_workers=options.workers, cpu_s=meter.cpu_s)
             for name, make in make_ways(options).items()
             if any(word in name for word in options.only.split(","))
         }
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     sizes = f"{options.programs} programs x {options.tests} tests, {options.workers} at a time, {options.rounds} rounds"
     found.notes += [
         f"{sizes}; median over rounds (lowest..highest). Baselines are unsafe: for comparison only.",
-        f"CPU time counts this process and {len(daemon)} of the Docker host's, and all below them.",
+        f"CPU time counts {meter.how}.",
     ]
     found.finish(options)
     return 0
