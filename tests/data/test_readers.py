@@ -345,6 +345,34 @@ def test_a_broken_kattis_package_is_an_error(tmp_path):
         READERS["kattis"](record)
 
 
+OURS = {"id": "a", "statement": "Add.", "io": "function", "fn_name": "f", "checker": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "given", "expected", "wanted"),
+    [
+        ("lines", "3\n4", "7", ("[3, 4]", "7")),
+        ("wrapped", "[4]", "[true]", ("[4]", "true")),
+        ("object", '{"a": 3, "b": 4}', "7", ("[3, 4]", "7")),
+        ("python", "[4, True]", "'abc'", ("[4, true]", '"abc"')),
+        ("lines-or-wrapped", [3, 4], "7", ("[3, 4]", "7")),
+    ],
+)
+def test_our_own_files_in_another_sets_encoding(encoding, given, expected, wanted):
+    record = OURS | {"tests": [{"input": given, "output": expected}]}
+    assert pairs(read(f"nouscoder-{encoding}", record)) == [wanted]
+
+
+def test_our_own_files_with_tests_in_two_lists():
+    tests = {"inputs": [["1", "2"]], "outputs": ["3"]}
+    record = OURS | {"io": "stdin", "fn_name": None, "checker": "tokens", "tests": tests}
+    assert pairs(read("nouscoder-wrapped", record)) == [("1\n2\n", "3\n")]
+    with pytest.raises(LeftOutError, match="no tests"):
+        READERS["nouscoder-wrapped"](record | {"tests": {"inputs": [], "outputs": []}})
+    with pytest.raises(ValueError, match="'tests' is 7"):
+        READERS["nouscoder-wrapped"](record | {"tests": 7})
+
+
 @pytest.mark.parametrize("tests", [None, "", {"inputs": [], "outputs": []}])
 def test_a_problem_without_tests_is_left_out(tests):
     with pytest.raises(LeftOutError, match="no tests"):

@@ -18,6 +18,7 @@ READERS: dict[str, Reader] = {
     "leetcode": leetcode.leetcode,
     "livecodebench": livecodebench.livecodebench,
     "nouscoder": nouscoder.nouscoder,
+    **nouscoder.ENCODED,
     "rlvr": rlvr.rlvr,
     "synthetic1": synthetic1.synthetic1,
     "taco": taco.taco,
