@@ -62,7 +62,7 @@ def started(plans: Sequence[Plan], folder: Path) -> Iterator[tuple[list[Contende
 
 
 def _contender(plan: Plan, task: str, workers: Mapping[str, Worker]) -> Contender:
-    def turn() -> dict[str, float]:
+    def turn() -> dict[str, int | float]:
         worker = workers[plan.name]
         found.facts = worker.wait_ready()
         return worker.ask("turn", task=task) if task else worker.ask("turn")

@@ -163,7 +163,7 @@ class Judging:
         return {
             "wall_s": wall_end - wall,
             "cpu_s": cpu_end - cpu,
-            "work": len(times),
+            "work": float(len(times)),
             "cpu_ms": 1e3 * (cpu_end - cpu) / len(times),
             "rollouts_per_s": len(self.programs) / (wall_end - wall),
             "p50_ms": float(np.quantile(times, 0.5)),

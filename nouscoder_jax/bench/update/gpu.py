@@ -78,7 +78,7 @@ def contender(row_tokens: int, rows: int, architecture: Architecture, *, attenti
         jax.block_until_ready(state)
         if not np.isfinite(metrics["loss"]):
             raise RuntimeError(f"the loss is {metrics['loss']}")
-        return {"tokens": batch.tokens.size}
+        return {"tokens": float(batch.tokens.size)}
 
     forward = forward_flops(architecture, num_tokens=batch.tokens.size, sequence_tokens=float(row_tokens))
     name = f"rows of {row_tokens}, {NUM_MICRO_BATCHES} x {rows}, {attention}"
