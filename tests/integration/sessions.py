@@ -67,6 +67,7 @@ class Launcher:
         ended = Path(self._folder.name) / str(next(self._numbers))
         order = {"script": script, "arguments": arguments, "environment": environment or self._environment}
         order |= {"output": str(output), "ended": str(ended), "watch": watch}
+        output.touch()  # whoever reads it may be quicker than the session, which empties it
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return Session(int(self.process.stdout.readline()), output, ended)
