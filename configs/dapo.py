@@ -80,6 +80,8 @@ def get_config() -> TrainConfig:
             max_prompt_tokens=2048,  # [D]
         ),
         rollout=RolloutConfig(
+            source="problems",
+            source_url="",
             engine="sglang",
             urls=("http://127.0.0.1:30000",),  # [O] a server a machine, on the machine's own address
             groups_per_step=96,  # [O] near DeepCoder's 128, a multiple of 6 processes

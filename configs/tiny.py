@@ -54,6 +54,8 @@ def get_config() -> TrainConfig:
             max_prompt_tokens=2176,  # the tiny problems take about 50; real ones, at 2 letters a token, far more
         ),
         rollout=RolloutConfig(
+            source="problems",
+            source_url="",
             engine="embedded",
             urls=(),
             groups_per_step=16,

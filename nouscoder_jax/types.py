@@ -153,6 +153,10 @@ class Sampling:
     """Non-negative, below 2**31. The same prompt, seed and weights give the same completion."""
 
 
+UNKNOWN_VERSION = -1
+"""Policy version of tokens that came from elsewhere, which does not say."""
+
+
 class VersionSpan(NamedTuple):
     """Tokens [start, end) of a completion, all sampled with the weights of one version.
 
@@ -180,9 +184,12 @@ class Completion:
     """Per token, nats: of the distribution really sampled (after temperature, top-k, top-p)."""
     finish_reason: Literal["stop", "length", "abort"]
     policy_version: int
-    """Oldest version of the weights that sampled any of the tokens."""
+    """Oldest version of the weights that sampled any of the tokens; UNKNOWN_VERSION where nobody says."""
     spans: tuple[VersionSpan, ...] = ()
     """Where the version changed on the way: the version of each stretch, in order, over all tokens. Empty: one."""
+    loss_mask: tuple[bool, ...] = ()
+    """Per token, whether the policy wrote it: what an environment says between two turns is read and not trained on.
+    Empty: all."""
 
     @property
     def token_versions(self) -> tuple[int, ...]:
@@ -212,6 +219,8 @@ class Rollout:
     """Source taken from the text; None: there is none."""
     rules_differ: bool = False
     """The two rules of data.extract_rule take different programs."""
+    score: float | None = None
+    """Reward that came with it, from an environment elsewhere; None: the judge's verdict decides."""
 
 
 class ExecutionStatus(enum.Enum):
@@ -267,9 +276,9 @@ class Experience:
 
     rollout: Rollout
     verdict: Verdict | None
-    """None: the judge failed (JudgeError) and the rollout is not trainable."""
+    """None: the judge failed (JudgeError) and the rollout is not trainable; or it came with a score."""
     reward: float | None
-    """None exactly where `verdict` is None."""
+    """None where there is neither a verdict nor a score."""
     advantage: float
     trainable: bool
     """False: no token of it enters an update."""

@@ -50,6 +50,11 @@ class DataConfig:
 class RolloutConfig:
     """How completions are drawn."""
 
+    source: Literal["problems", "atropos"]
+    """Where groups come from. problems: data.problems, with the engine and the judge of this run. atropos: an Atropos
+    server, which collects scored groups from environments; the run's engine evaluates only."""
+    source_url: str
+    """The Atropos server, as http://host:port. Empty with source problems."""
     engine: Literal["embedded", "sglang"]
     """embedded: JAX in this process (small models). sglang: SGLang servers over HTTP."""
     urls: tuple[str, ...]
@@ -91,6 +96,17 @@ class RolloutConfig:
     """Seconds without any server after which the run ends; its state is saved."""
 
     def __post_init__(self) -> None:
+        pulled = self.source == "atropos"
+        check(
+            pulled == bool(self.source_url),
+            f"rollout.source is {self.source} and rollout.source_url {self.source_url!r}; "
+            + ("name the server: --rollout.source-url http://HOST:8000" if pulled else "give none, or source atropos"),
+        )
+        check(
+            not pulled or self.max_staleness >= 1,
+            "rollout.source is atropos and rollout.max_staleness 0; environments generate while others train: say how "
+            "many batches late a group may come, with --rollout.max-staleness 1 or more",
+        )
         check(self.groups_per_step >= 1, f"rollout.groups_per_step is {self.groups_per_step}; use 1 or more")
         check(
             self.group_size >= 2, f"rollout.group_size is {self.group_size}; a group-relative advantage needs 2 or more"

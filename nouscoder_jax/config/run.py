@@ -140,6 +140,11 @@ class TrainConfig:
             f"server.placement is colocated and rollout.max_staleness is {self.rollout.max_staleness}; servers on the "
             "trainer's own GPUs cannot generate during an update: use --rollout.max-staleness 0",
         )
+        check(
+            self.rollout.source == "problems" or self.experience.overlong == "zero_advantage",
+            f"rollout.source is {self.rollout.source} and experience.overlong {self.experience.overlong}; an "
+            "environment says itself which advantages are 0: use --experience.overlong zero_advantage",
+        )
         context = self.context_tokens
         stretched = int(self.model.yarn_factor * self.model.yarn_original_tokens)
         check(

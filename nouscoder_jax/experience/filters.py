@@ -47,7 +47,10 @@ def classify_group(
     """
     aborted = [rollout.completion.finish_reason == "abort" for rollout in rollouts]
     verdicts = [None if gone else verdict for gone, verdict in zip(aborted, verdicts, strict=True)]
-    rewards = [reward(verdict, config=config) for verdict in verdicts]
+    rewards = [
+        reward(verdict, config=config) if rollout.score is None else rollout.score
+        for rollout, verdict in zip(rollouts, verdicts, strict=True)
+    ]
     counted, trained = _participation(rollouts, rewards, config=config)
     counted_rewards = {value for value, counts in zip(rewards, counted, strict=True) if counts}
     drop_reason = _drop_reason(rewards, counted_rewards, trained, num_aborted=sum(aborted), config=config)

@@ -105,7 +105,7 @@ def _sequence(experience: Experience, *, policy_version: int) -> dict[str, np.nd
     ids = np.array(rollout.prompt.token_ids + rollout.completion.token_ids, np.int32)
     first = len(rollout.prompt.token_ids) - 1
     loss_mask = np.zeros(len(ids), bool)
-    loss_mask[first:-1] = True
+    loss_mask[first:-1] = rollout.completion.loss_mask or True
     on_policy = np.zeros(len(ids), bool)
     on_policy[first:-1] = np.equal(rollout.completion.token_versions, policy_version)
     behavior_logprobs = np.zeros(len(ids), np.float32)

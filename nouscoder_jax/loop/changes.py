@@ -15,11 +15,11 @@ from nouscoder_jax.data.store import MANIFEST
 
 _OF_NO_BATCH = (
     "name", "run_dir", "num_steps", "min_gpus", "fallback_config", "mesh", "server", "evaluation", "checkpoint",
-    "logging", "rollout.engine", "rollout.urls", "rollout.num_slots", "rollout.decode_chunk_tokens",
-    "rollout.batch_invariant", "rollout.on_new_weights", "rollout.request_timeout_s", "rollout.server_timeout_s",
-    "rollout.outage_limit_s", "data.held_out", "verifier.backend", "verifier.docker_hosts", "verifier.image",
-    "verifier.runtime", "verifier.num_workers", "verifier.rollouts_per_sandbox", "verifier.max_retries",
-    "verifier.outage_limit_s", "loss.max_drift", "loss.max_drift_mean", "optimizer.max_skipped",
+    "logging", "rollout.source_url", "rollout.engine", "rollout.urls", "rollout.num_slots",
+    "rollout.decode_chunk_tokens", "rollout.batch_invariant", "rollout.on_new_weights", "rollout.request_timeout_s",
+    "rollout.server_timeout_s", "rollout.outage_limit_s", "data.held_out", "verifier.backend", "verifier.docker_hosts",
+    "verifier.image", "verifier.runtime", "verifier.num_workers", "verifier.rollouts_per_sandbox",
+    "verifier.max_retries", "verifier.outage_limit_s", "loss.max_drift", "loss.max_drift_mean", "optimizer.max_skipped",
 )  # fmt: skip
 """Sections and fields of a config that may change without a group or a batch becoming another one."""
 

@@ -20,7 +20,7 @@ from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.experience.filters import DropReason, group_class
 from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker
 from nouscoder_jax.metrics.names import DROP_SHARES, OUTCOME_SHARES
-from nouscoder_jax.types import EngineError, Experience
+from nouscoder_jax.types import UNKNOWN_VERSION, EngineError, Experience
 
 
 @runtime_checkable
@@ -274,9 +274,12 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def check_versions(collected: Collected, *, newest: int) -> None:
-    """Raises EngineError for a token of a version that this run has not exported."""
+    """Raises EngineError for a token of a version that this run has not exported; a rollout that came with a score may
+    be of unknown ones."""
     for experience in collected.experiences:
         rollout = experience.rollout
+        if rollout.score is not None and rollout.completion.policy_version == UNKNOWN_VERSION:
+            continue
         if strange := [version for version in rollout.completion.token_versions if not 0 <= version <= newest]:
             raise EngineError(
                 f"group {rollout.group_id}, sample {rollout.sample_index} (problem {rollout.prompt.problem_id}) has "
@@ -287,15 +290,14 @@ def check_versions(collected: Collected, *, newest: int) -> None:
 def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, float]:
     """What the drawn rollouts say about the policy; names in nouscoder_jax/metrics/names.py."""
     experiences = list(collected.experiences)
-    judged = [e for e in experiences if e.reward is not None]
     lengths = [len(e.rollout.completion.token_ids) for e in experiences]
     dropped = [group_class(group.drop_reason) for group in collected.groups]
     batches = [collected.step - 1 - group.started_after for group in collected.used]
-    versions = [policy_version - e.rollout.completion.policy_version for g in collected.used for e in g.experiences]
+    known = [version for version in _versions_of(collected) if version != UNKNOWN_VERSION]
+    pulled = any(e.rollout.score is not None for e in experiences)
     return {
-        "reward/mean": _mean([e.reward for e in judged if e.reward is not None]),
-        "solved_share": _mean([_solved(e) for e in judged]),
-        **{name: _mean([_outcome(e) == reason for e in judged]) for reason, name in OUTCOME_SHARES.items()},
+        "reward/mean": _mean([e.reward for e in experiences if e.reward is not None]),
+        **({} if pulled else _verdict_metrics(collected, experiences)),
         "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
         "programs/rules_differ": sum(e.rollout.rules_differ for e in experiences),
         "completion_tokens/mean": _mean(lengths),
@@ -303,10 +305,24 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
         "groups/used": len(collected.used),
         "groups/dropped": len(collected.groups) - len(collected.used),
         **{name: _mean([reason == why for why in dropped]) for reason, name in DROP_SHARES.items()},
+        **_ages("staleness/batches", batches),
+        **_ages("staleness/versions", [policy_version - version for version in known]),
+    }
+
+
+def _versions_of(collected: Collected) -> list[int]:
+    """Of each rollout that makes the batch, the oldest version of its tokens."""
+    return [e.rollout.completion.policy_version for group in collected.used for e in group.experiences]
+
+
+def _verdict_metrics(collected: Collected, experiences: Sequence[Experience]) -> dict[str, float]:
+    """How the judge decided. Of rollouts that came with scores nothing is known about that."""
+    judged = [e for e in experiences if e.verdict is not None]
+    return {
+        "solved_share": _mean([_solved(e) for e in judged]),
+        **{name: _mean([_outcome(e) == reason for e in judged]) for reason, name in OUTCOME_SHARES.items()},
         "groups/all_solved": sum(all(map(_solved, g.experiences)) for g in collected.groups),
         "groups/none_solved": sum(not any(map(_solved, g.experiences)) for g in collected.groups),
-        **_ages("staleness/batches", batches),
-        **_ages("staleness/versions", versions),
     }
 
 

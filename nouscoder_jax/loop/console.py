@@ -48,6 +48,10 @@ def introduce(
             if problem_set.num_left_out
             else ""
         )
+        source = components.config.rollout.source_url
+        if name == "training" and source:
+            say(f"training groups: from the Atropos server at {source}")
+            continue
         say(f"{name} problems: {len(problem_set.problems)}{left_out}")
     if started.resumed:
         progress = started.progress

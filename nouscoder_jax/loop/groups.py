@@ -77,8 +77,9 @@ class Journal(Protocol):
         """Keeps a finished group. Raises OSError."""
         ...
 
-    def read_group(self, draw: Draw, prompt: Prompt, *, newest: int) -> Judged | None:
-        """The kept group of a draw, with tokens of versions up to `newest`; None: there is none."""
+    def read_group(self, draw: Draw, prompt: Prompt | None, *, newest: int) -> Judged | None:
+        """The kept group of a draw, with tokens of versions up to `newest`; None: there is none. `prompt` None: each
+        rollout's own is kept with it."""
         ...
 
 
@@ -92,7 +93,7 @@ class NoJournal:
     def write_group(self, draw: Draw, judged: Judged, *, started_after: int) -> None:
         """Keeps nothing."""
 
-    def read_group(self, draw: Draw, prompt: Prompt, *, newest: int) -> Judged | None:
+    def read_group(self, draw: Draw, prompt: Prompt | None, *, newest: int) -> Judged | None:
         """Nothing is kept."""
         return None
 

@@ -112,9 +112,9 @@ class Journal:
         _replace(self._group_path(draw.group_id, started_after), content.getbuffer())
         self._groups[draw.group_id] = started_after
 
-    def read_group(self, draw: Draw, prompt: Prompt, *, newest: int) -> Judged | None:
+    def read_group(self, draw: Draw, prompt: Prompt | None, *, newest: int) -> Judged | None:
         """The group of a draw, with tokens of policy versions up to `newest`; None, and the file is gone, where there
-        is no such group."""
+        is no such group. `prompt` None: each rollout's own is kept with it."""
         after = self._groups.get(draw.group_id)
         if after is None:
             return None
@@ -222,11 +222,24 @@ def _described(rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:
         "program": rollout.program,
         "rules_differ": rollout.rules_differ,
         "verdict": None if verdict is None else asdict(verdict) | {"outcome": verdict.outcome.value},
+    } | ({} if rollout.score is None else _elsewhere(rollout))
+
+
+def _own_prompt(described: Mapping[str, Any]) -> Prompt:
+    return Prompt(problem_id=described["problem_id"], token_ids=tuple(described["token_ids"]), text=described["text"])
+
+
+def _elsewhere(rollout: Rollout) -> dict[str, Any]:
+    """What only a rollout from elsewhere has."""
+    return {
+        "score": rollout.score,
+        "loss_mask": [int(trains) for trains in rollout.completion.loss_mask],
+        "prompt": asdict(rollout.prompt),
     }
 
 
 def _rebuilt(
-    described: Sequence[Mapping[str, Any]], tokens: Mapping[str, list[Any]], *, draw: Draw, prompt: Prompt
+    described: Sequence[Mapping[str, Any]], tokens: Mapping[str, list[Any]], *, draw: Draw, prompt: Prompt | None
 ) -> tuple[tuple[Rollout, ...], tuple[Verdict | None, ...]]:
     """The rollouts and verdicts that `_described` and the arrays stand for. Raises KeyError, TypeError, ValueError."""
     rollouts, verdicts, start = [], [], 0
@@ -238,16 +251,18 @@ def _rebuilt(
             finish_reason=one["finish_reason"],
             policy_version=one["policy_version"],
             spans=tuple(VersionSpan(*span) for span in one["spans"]),
+            loss_mask=tuple(map(bool, one.get("loss_mask", ()))),
         )
         rollouts.append(
             Rollout(
                 group_id=draw.group_id,
                 sample_index=sample_index,
-                prompt=prompt,
+                prompt=_own_prompt(one["prompt"]) if prompt is None else prompt,
                 completion=completion,
                 text=one["text"],
                 program=one["program"],
                 rules_differ=one.get("rules_differ", False),
+                score=one.get("score"),
             )
         )
         verdict = one["verdict"]

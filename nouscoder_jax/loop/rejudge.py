@@ -53,6 +53,11 @@ def rejudge(
     console = Console(soft_wrap=True, highlight=False, markup=False)
     folder = RunFolder(path=run_dir)
     config = folder.read_config(option="--rejudge")
+    if config.rollout.source != "problems":
+        raise UserError(
+            f"{run_dir} was trained on groups from {config.rollout.source}, which others have scored; there are no "
+            "programs to judge: give --rejudge a run with rollout.source problems"
+        )
     config = replace(config, verifier=changed(config.verifier, settings))
     by_id = _problems(config, problems)
     numbers = stored_steps(folder, first=steps[0], last=steps[1])

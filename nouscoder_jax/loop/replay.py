@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.pipeline import ProblemStream
 from nouscoder_jax.loop.collect import Collector, make_collector
-from nouscoder_jax.loop.groups import Collected, Drawer, GroupMaker, Position
+from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker, Position
 from nouscoder_jax.loop.journal import Journal, Record
 
 
@@ -35,19 +36,28 @@ def resume_collecting(
     return ReplayingCollector(journal, maker, begin, position=position)
 
 
+@runtime_checkable
+class GroupReader(Protocol):
+    """Makes groups of what the journal has."""
+
+    async def read(self, draw: Draw) -> Group | None:
+        """The draw's group; None where the journal has none that can be used."""
+        ...
+
+
 class ReplayingCollector:
     """A Collector over a journal and another Collector."""
 
     def __init__(
         self,
         journal: Journal,
-        maker: GroupMaker,
+        reader: GroupReader,
         begin: Callable[[Position, int], Collector],
         *,
         position: Position,
     ) -> None:
         """`begin(position, trained_steps)` gives the collector of the batches that the journal does not have."""
-        self._journal, self._maker, self._begin = journal, maker, begin
+        self._journal, self._reader, self._begin = journal, reader, begin
         self._position = position
         self._following: Collector | None = None
 
@@ -81,7 +91,7 @@ class ReplayingCollector:
         record: Record | None = await asyncio.to_thread(self._journal.read_batch, step)
         if record is None:
             return None
-        groups = [await self._maker.read(draw) for draw in record.draws]
+        groups = [await self._reader.read(draw) for draw in record.draws]
         whole = tuple(group for group in groups if group is not None)
         if len(whole) < len(groups):
             return None

@@ -88,7 +88,10 @@ async def _run(
             if not started.has_begun:
                 await turns.begin()
             recorder.begin_steps(num_slots=engine.num_slots)
-            collector = draw_batches(components, engine, journal, progress.position, recorder=recorder, display=display)
+            collector = draw_batches(
+                components, engine, journal, folder, progress.position,
+                vocab_size=trainer.architecture.vocab_size, recorder=recorder, display=display,
+            )  # fmt: skip
             await turns.run(collector, stopping=stopping)
         journal.prune(trainer.latest_step() or 0)
         await in_thread(trainer.export, folder.export, policy_version=progress.policy_version)

@@ -94,7 +94,7 @@ HELD_OUT_ENGINE_FAILURES = "held_out/engine_failures"
 
 SECONDS_PREFIX = "seconds/"
 SECONDS_TOTAL = "seconds/total"
-STAGES = ("generate", "verify", "pack", "update", "export", "reload", "probe", "evaluate", "checkpoint")
+STAGES = ("generate", "verify", "pull", "pack", "update", "export", "reload", "probe", "evaluate", "checkpoint")
 """Stages that a StageTimer measures; generate and verify overlap, so the sum may exceed seconds/total."""
 
 Reduction = Literal["mean", "max", "sum", "last"]

@@ -69,9 +69,9 @@ class Caller:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_CONNECTION_S)
         self._client = httpx.AsyncClient(timeout=None, limits=limits)
 
-    async def get(self, url: str, path: str, *, timeout_s: float) -> Any:
+    async def get(self, url: str, path: str, *, timeout_s: float, body: dict[str, Any] | None = None) -> Any:
         """The JSON that a GET brings. Raises ServerLostError, RefusedError, or EngineError for an answer of 4xx."""
-        return await self._call("GET", url, path, None, timeout_s)
+        return await self._call("GET", url, path, body, timeout_s)
 
     async def post(self, url: str, path: str, body: dict[str, Any], *, timeout_s: float | None) -> Any:
         """The JSON that a POST brings; None where the answer is empty. Raises like `get`."""

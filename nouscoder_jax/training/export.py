@@ -52,6 +52,12 @@ def version_dirs(root: Path) -> list[Path]:
     return [found[version] for version in sorted(found, reverse=True)]
 
 
+def newest_version(root: Path) -> tuple[int, Path] | None:
+    """The newest finished version in `root` and its folder; None: there is none."""
+    whole = {version: path for version, path in _versions(root).items() if (path / FILE_NAME).exists()}
+    return max(whole.items()) if whole else None
+
+
 def _versions(root: Path) -> dict[int, Path]:
     return {int(match[1]): path for path in root.glob("*") if (match := _VERSION.fullmatch(path.name))}
 
