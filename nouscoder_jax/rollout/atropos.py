@@ -95,25 +95,25 @@ class AtroposServer:
     ) -> None:
         """Makes this run the server's trainer. `batch_size` in sequences; environments are told of the folder
         `weights_dir`. Raises EngineError: the server is gone, or serves another trainer."""
-        await self._post(
-            "/register",
-            {
-                "wandb_group": "nouscoder-jax",
-                "wandb_project": "nouscoder-jax",
-                "batch_size": batch_size,
-                "max_token_len": max_tokens,
-                "checkpoint_dir": weights_dir,
-                "save_checkpoint_interval": 1,
-                "starting_step": step,
-                "num_steps": num_steps,
-            },
-        )
-        info = await self._get("/info")
-        if info.get("batch_size") != batch_size:
+        registration = {
+            "wandb_group": "nouscoder-jax",
+            "wandb_project": "nouscoder-jax",
+            "batch_size": batch_size,
+            "max_token_len": max_tokens,
+            "checkpoint_dir": weights_dir,
+            "save_checkpoint_interval": 1,
+            "starting_step": step,
+            "num_steps": num_steps,
+        }
+        serves = -1
+        while serves < 0:  # once, but for a server that is started again between the two calls
+            await self._post("/register", registration)
+            serves = int((await self._get("/info"))["batch_size"])
+        if serves != batch_size:
             raise EngineError(
-                f"{self.url} hands out batches of {info.get('batch_size')} sequences, as another trainer has asked; "
-                f"this run needs {batch_size} (rollout.groups_per_step x rollout.group_size): start the server again, "
-                f"or empty it with a GET of {self.url}/reset_data"
+                f"{self.url} hands out batches of {serves} sequences, as another trainer has asked; this run needs "
+                f"{batch_size} (rollout.groups_per_step x rollout.group_size): start the server again, or empty it "
+                f"with a GET of {self.url}/reset_data"
             )
 
     async def batch(self) -> list[dict[str, Any]] | None:
