@@ -1,4 +1,4 @@
-"""The real API server of atroposlib, started when a test first asks for it, on a port of its own; empty in each test."""
+"""The real API server of atroposlib, on a port of its own, started when a test asks for it; empty in each test."""
 
 import contextlib
 import json
