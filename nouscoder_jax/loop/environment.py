@@ -111,6 +111,7 @@ class Environment:
         self._registered: dict[str, Any] | None = None
         self._follows = False
         """Whether the engine has weights of the trainer."""
+        self._waits_for_weights = False
         self.counts: Counter[str] = Counter()
         """Groups drawn, pushed, and left out by reason."""
 
@@ -170,6 +171,11 @@ class Environment:
         """Gives the engine the newest weights of the trainer's folder, where it is one of ours and can be seen."""
         folder = Path((self._registered or {}).get("checkpoint_dir") or "/nowhere")
         found = await asyncio.to_thread(newest_version, folder)
+        if found is None and self._engine.policy_version < 0 and not self._waits_for_weights:
+            self._waits_for_weights = True
+            self._say(
+                f"waiting for weights: the trainer has exported none to {folder}, and the servers have none of it"
+            )
         if found is None or (self._follows and found[0] <= self._engine.policy_version):
             return
         version, path = found
@@ -186,6 +192,8 @@ class Environment:
         rollout = self._config.rollout
         ahead = max(1, rollout.max_staleness) * rollout.groups_per_step
         room = ahead - int(status["queue_size"]) - len(self._running) - len(self._to_push)
+        if self._engine.policy_version < 0:
+            return  # servers that were given no version
         while room > 0 and self._maker.num_generating < self._engine.num_slots + rollout.group_size:
             task = self._maker.start(self._drawer.draw(), started_after=0)
             self._running.add(task)

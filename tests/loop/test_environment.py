@@ -163,6 +163,17 @@ def test_without_weights_of_the_trainer_no_version_is_claimed(server, tmp_path):
     assert all("policy_version" not in group["generation_params"] for group in groups)
 
 
+def test_servers_without_weights_generate_nothing_and_that_is_said(server, tmp_path):
+    async def play(world, running):
+        world.engine.policy_version = -1  # as SGLang servers before their first version
+        await asyncio.to_thread(world.train)
+        await asyncio.sleep(0.5)
+        return world.environment.counts["drawn"], world.said
+
+    drawn, said = played(server, tmp_path, ScriptedJudge(by_parity), play)
+    assert drawn == 0 and sum(line.startswith("waiting for weights") for line in said) == 1
+
+
 def test_a_server_that_was_started_again_gets_the_environment_back(server, tmp_path):
     async def play(world, running):
         await asyncio.to_thread(world.train)
