@@ -81,6 +81,17 @@ def test_a_group_comes_back_to_the_last_bit(reopen, said):
     assert said == []
 
 
+def test_a_group_from_elsewhere_comes_back_with_its_own_prompts_scores_and_masks(reopen):
+    one = rollout(0)
+    completion = dataclasses.replace(one.completion, policy_version=-1, loss_mask=(True, False, True))
+    own = Prompt(problem_id="atropos/3", token_ids=(9, 8, 7), text="asked")
+    pulled = dataclasses.replace(one, completion=completion, prompt=own, score=0.5)
+    judged = Judged(rollouts=(pulled, dataclasses.replace(pulled, sample_index=1, score=0.0)), verdicts=(None, None),
+                    judge_failures=())  # fmt: skip
+    reopen().write_group(DRAW, judged, started_after=2)
+    assert reopen().read_group(DRAW, None, newest=0) == judged
+
+
 def test_a_batch_comes_back_with_where_drawing_stood(reopen):
     group = Group(draw=DRAW, started_after=0, experiences=(), drop_reason=None, judge_failures=())
     collected = Collected(step=4, groups=(group,), position=POSITION, num_in_flight=6, waiting=(3, 99))
