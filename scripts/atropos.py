@@ -4,8 +4,8 @@
 
 Any trainer of that server trains on them; one of ours:
 
-    python scripts/train.py --rollout.source atropos --rollout.source-url http://127.0.0.1:8000 \
-        --rollout.max-staleness 1 [--section.field VALUE ...]
+    python scripts/train.py --config configs/tiny.py --rollout.max-staleness 1
+        --rollout.source atropos --rollout.source-url http://127.0.0.1:8000
 
 Exit code 0: the trainer has had its batches, or Ctrl-C; 1: the server or the engine is gone; 2: bad input.
 """

@@ -207,9 +207,9 @@ class ServerConfig:
 class VerifierConfig:
     """How programs are run and judged."""
 
-    backend: Literal["auto", "docker", "local"]
-    """docker: containers of a Docker host. local: namespaces and rlimits (weaker). auto: docker where a host answers,
-    else local."""
+    backend: Literal["auto", "docker", "local", "modal"]
+    """docker: containers of a Docker host. local: namespaces and rlimits (weaker). modal: sandboxes of a Modal account,
+    one a rollout. auto: docker where a host answers, else local."""
     docker_hosts: tuple[str, ...]
     """Docker hosts that share the programs, each as DOCKER_HOST takes it (unix:///path, tcp://host:port,
     ssh://user@host). Empty: the one of DOCKER_HOST."""
@@ -247,6 +247,11 @@ class VerifierConfig:
         check(
             self.wall_factor >= 1,
             f"verifier.wall_factor is {self.wall_factor}; wall time cannot be below CPU time, use 1 or more",
+        )
+        check(
+            self.backend != "modal" or self.rollouts_per_sandbox == 1,
+            f"verifier.backend is modal and verifier.rollouts_per_sandbox {self.rollouts_per_sandbox}; a sandbox on "
+            "Modal judges one rollout: use --verifier.rollouts-per-sandbox 1",
         )
         check(self.max_retries >= 0, f"verifier.max_retries is {self.max_retries}; use 0 or more")
         check(self.outage_limit_s > 0, f"verifier.outage_limit_s is {self.outage_limit_s}; use more than 0")

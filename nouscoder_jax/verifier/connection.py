@@ -1,6 +1,6 @@
 """The judge's end of a runner connection: open a program, run it on an input, read the answer.
 
-In: a pair of asyncio streams to a runner (nouscoder_jax/verifier/inside/runner.py). Out: Execution, JudgeError or
+In: a pair of streams to a runner (nouscoder_jax/verifier/inside/runner.py). Out: Execution, JudgeError or
 RunnerLostError. What comes back is bounded in size and time and is only ever data.
 
 A connection that breaks says nothing about who broke it: the backend that made the runner finds out (`why_lost`).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.types import ExecutionStatus, JudgeError
 from nouscoder_jax.verifier.inside import protocol
@@ -33,13 +34,35 @@ _IMPORTED_AHEAD = frozenset(
 _FINALIZERS = ("__del__", "open(", "io.", "Buffered", "TextIO", "finalize")
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """What a runner writes; asyncio.StreamReader is one."""
+
+    async def readexactly(self, n: int) -> bytes:
+        """The next `n` bytes. Raises OSError, EOFError."""
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What a runner reads; asyncio.StreamWriter is one."""
+
+    def write(self, data: bytes) -> None:
+        """Sent by `drain` at the latest."""
+        ...
+
+    async def drain(self) -> None:
+        """Returns when more may be written. Raises OSError."""
+        ...
+
+
 class RunnerConnection:
     """The connection to one runner."""
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        reader: Reader,
+        writer: Writer,
         *,
         why_lost: Callable[[str], Awaitable[JudgeError]],
     ) -> None:

@@ -30,6 +30,12 @@ def _local(config: VerifierConfig) -> Sandbox:
     return LocalSandbox(reuse=config.rollouts_per_sandbox)
 
 
+def _modal(config: VerifierConfig) -> Sandbox:
+    from nouscoder_jax.verifier.modal import ModalSandbox  # an optional extra
+
+    return ModalSandbox(config)
+
+
 def _auto(config: VerifierConfig) -> Sandbox:
     try:
         return _docker(config)
@@ -42,7 +48,9 @@ def _auto(config: VerifierConfig) -> Sandbox:
         return sandbox
 
 
-BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {"docker": _docker, "local": _local, "auto": _auto}
+BACKENDS: dict[str, Callable[[VerifierConfig], Sandbox]] = {
+    "docker": _docker, "local": _local, "modal": _modal, "auto": _auto,
+}  # fmt: skip
 
 
 def make_sandbox(config: VerifierConfig) -> Sandbox:

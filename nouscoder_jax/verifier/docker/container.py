@@ -59,22 +59,23 @@ class FramedConnection(RunnerConnection):
         why_lost: Callable[[str], Awaitable[JudgeError]],
     ) -> None:
         super().__init__(framed, writer, why_lost=why_lost)
+        self._framed, self._stream = framed, writer
         self._unpacked = bytearray()
 
     @property
     def has_ended(self) -> bool:
         """The Docker host closed its end: the container is gone, or the host."""
-        return self.reader.at_eof() or self.reader.exception() is not None
+        return self._framed.at_eof() or self._framed.exception() is not None
 
     async def until_end(self) -> None:
         """Waits until the Docker host closes its end. Raises OSError."""
-        while await self.reader.read(_CHUNK):
+        while await self._framed.read(_CHUNK):
             continue
 
     async def read(self, size: int) -> bytes:
         while len(self._unpacked) < size:
-            head = await self.reader.readexactly(8)
-            data = await self.reader.readexactly(int.from_bytes(head[4:], "big"))
+            head = await self._framed.readexactly(8)
+            data = await self._framed.readexactly(int.from_bytes(head[4:], "big"))
             if head[0] == 1:
                 self._unpacked += data
         data = bytes(self._unpacked[:size])
@@ -83,14 +84,14 @@ class FramedConnection(RunnerConnection):
 
     def hang_up(self) -> None:
         """Tells the runner that nothing more comes; it then ends. Where the stream has no halves, all of it closes."""
-        if self.writer.can_write_eof():
-            self.writer.write_eof()
+        if self._stream.can_write_eof():
+            self._stream.write_eof()
         else:
-            self.writer.close()
+            self._stream.close()
 
     def close(self) -> None:
         """Lets go of the stream."""
-        self.writer.close()
+        self._stream.close()
 
 
 class Container:
