@@ -13,12 +13,12 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.experience.filters import DropReason, group_class
-from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker
+from nouscoder_jax.experience.filters import group_class
+from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker, as_stale
 from nouscoder_jax.metrics.names import DROP_SHARES, OUTCOME_SHARES
 from nouscoder_jax.types import UNKNOWN_VERSION, EngineError, Experience
 
@@ -192,9 +192,7 @@ class StreamCollector:
         stale = [draw for draw in self._ready if self._deadlines[draw] < step]
         for draw in stale:
             del self._deadlines[draw]
-            group = self._ready.pop(draw)
-            idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
-            self._dropped.append(replace(group, drop_reason=DropReason.STALE, experiences=idle))
+            self._dropped.append(as_stale(self._ready.pop(draw)))
         if stale:
             self._signal.fire()  # others are drawn in their place
 
@@ -292,13 +290,12 @@ def step_metrics(collected: Collected, *, policy_version: int) -> dict[str, floa
     experiences = list(collected.experiences)
     lengths = [len(e.rollout.completion.token_ids) for e in experiences]
     dropped = [group_class(group.drop_reason) for group in collected.groups]
-    batches = [collected.step - 1 - group.started_after for group in collected.used]
+    batches = [collected.step - 1 - group.started_after for group in collected.used if _age_is_known(group)]
     known = [version for version in _versions_of(collected) if version != UNKNOWN_VERSION]
     pulled = any(e.rollout.score is not None for e in experiences)
     return {
         "reward/mean": _mean([e.reward for e in experiences if e.reward is not None]),
         **({} if pulled else _verdict_metrics(collected, experiences)),
-        "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
         "programs/rules_differ": sum(e.rollout.rules_differ for e in experiences),
         "completion_tokens/mean": _mean(lengths),
         "completion_tokens/max": max(lengths, default=0),
@@ -315,12 +312,18 @@ def _versions_of(collected: Collected) -> list[int]:
     return [e.rollout.completion.policy_version for group in collected.used for e in group.experiences]
 
 
+def _age_is_known(group: Group) -> bool:
+    """Whether anybody says which weights wrote it."""
+    return any(e.rollout.completion.policy_version != UNKNOWN_VERSION for e in group.experiences)
+
+
 def _verdict_metrics(collected: Collected, experiences: Sequence[Experience]) -> dict[str, float]:
-    """How the judge decided. Of rollouts that came with scores nothing is known about that."""
+    """How completions ended and the judge decided. Of rollouts that came with scores nothing is known about that."""
     judged = [e for e in experiences if e.verdict is not None]
     return {
         "solved_share": _mean([_solved(e) for e in judged]),
         **{name: _mean([_outcome(e) == reason for e in judged]) for reason, name in OUTCOME_SHARES.items()},
+        "truncated_share": _mean([e.rollout.completion.finish_reason == "length" for e in experiences]),
         "groups/all_solved": sum(all(map(_solved, g.experiences)) for g in collected.groups),
         "groups/none_solved": sum(not any(map(_solved, g.experiences)) for g in collected.groups),
     }

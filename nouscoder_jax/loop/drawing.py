@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from nouscoder_jax.config import UserError
 from nouscoder_jax.data.pipeline import problem_stream
 from nouscoder_jax.loop.groups import GroupMaker, Position
 from nouscoder_jax.loop.journal import Journal
@@ -36,6 +37,11 @@ def draw_batches(
     if components.config.rollout.source == "atropos":
         return _pull_batches(
             components, engine, journal, folder, position, vocab_size=vocab_size, recorder=recorder, display=display
+        )
+    if any(draw.problem_index < 0 for draw in position.pending):
+        raise UserError(
+            f"{len(position.pending)} groups of the run came from an Atropos server and wait for their batch; go on "
+            "with --rollout.source atropos, or from a checkpoint without such groups (--resume-step)"
         )
     config, train = components.config, components.train
     of_a_step = config.rollout.groups_per_step * config.rollout.group_size

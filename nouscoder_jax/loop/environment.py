@@ -3,7 +3,7 @@
 In: a config, the server's address. Out: judged groups pushed to the server; an exit code. A group whose rewards are all
 equal, or of which the judge or the engine failed a rollout, is not pushed: a failure is never a score.
 
-    server: how many groups wait? --> draw, generate, judge --> push       at most rollout.max_staleness batches ahead
+    server: how many groups wait? --> draw, generate, judge --> push       few enough to be trained on in time
     checkpoint_dir: a new policy-NNNNNN? --> the engine takes it           weights of a trainer of ours
 
 What could not be pushed when the environment ends is kept in OUT/unsent.jsonl and pushed first by the next one there.
@@ -39,12 +39,17 @@ from nouscoder_jax.types import EngineError
 
 TELL_S = 10.0
 """Seconds between two lines about how it goes."""
-LINGER_S = 60.0
-"""Seconds after the trainer's last batch in which another one may still be asked for."""
+LINGER_S = 1800.0
+"""Seconds without a batch or new weights after which a trainer that has had all its batches is taken to be done."""
 
 
 def run_environment(config: TrainConfig, *, url: str, out: Path, say: Callable[[str], None]) -> int:
     """Serves groups until the trainer has had its batches, or Ctrl-C: exit code 0. Raises UserError, EngineError."""
+    if config.experience.overlong == "leave_group":
+        raise UserError(
+            "experience.overlong is leave_group, which a pushed group cannot say; use zero_advantage (which asks the "
+            "trainer for it) or keep"
+        )
     components = build(config)
     architecture = Architecture.from_hf(read_config(find_model(config.model.path))).stretched(
         config.model.yarn_factor, original_tokens=config.model.yarn_original_tokens
@@ -109,16 +114,16 @@ class Environment:
         self._running: set[asyncio.Task[Group]] = set()
         self._to_push: list[Group] = []
         self._registered: dict[str, Any] | None = None
-        self._follows = False
-        """Whether the engine has weights of the trainer."""
-        self._waits_for_weights = False
+        self._loaded: Path | None = None
+        """Folder of the trainer's weights that the engine has; None: those that the config names."""
+        self._told_of: set[str] = set()
         self.counts: Counter[str] = Counter()
         """Groups drawn, pushed, and left out by reason."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until the trainer has had its batches, or `stopping`. Raises EngineError."""
         stop = asyncio.create_task(stopping.wait())
-        told, done_since = time.monotonic(), None
+        told, seen, since = time.monotonic(), None, time.monotonic()
         try:
             while not stopping.is_set():
                 status = await self._status(stop)
@@ -127,9 +132,10 @@ class Environment:
                 await self._follow()
                 await self._push_all()
                 self._draw(status)
-                done_since = self._done_since(status, done_since)
-                if done_since is not None and time.monotonic() - done_since >= LINGER_S:
-                    self._say(f"the trainer has had its {status['current_step']} batches")
+                now = (status["current_step"], self._engine.policy_version)
+                seen, since = (seen, since) if now == seen else (now, time.monotonic())
+                if self._has_all(status) and time.monotonic() - since >= LINGER_S:
+                    self._say(f"the trainer has had its {status['current_step']} batches, and asks for no other")
                     break
                 if time.monotonic() - told >= TELL_S:
                     told = time.monotonic()
@@ -145,21 +151,17 @@ class Environment:
     async def _status(self, stop: asyncio.Task[Any]) -> dict[str, Any] | None:
         """What the server says of the run and its queue; None: not yet, or not any more."""
         if self._registered is None:
-            rollout = self._config.rollout
-            self._registered = await self._server.register_environment(
-                name=f"nouscoder-{self._config.name}",
-                group_size=rollout.group_size,
-                max_tokens=self._config.context_tokens,
-            )
+            self._registered = await self._register(stop)
             if self._registered is None:
+                self._say_once(f"waiting for a trainer at {self._server.url}")
                 await asyncio.wait({stop}, timeout=RETRY_S)
                 return None
             self._say(
                 f"environment {self._registered['env_id']} of {self._server.url}: a trainer of "
                 f"{self._registered['num_steps']} batches, at {self._registered['starting_step']}"
             )
-            await self._push_unsent()
         try:
+            await self._push_unsent()
             return await self._server.environment_status(self._registered["env_id"])
         except (RefusedError, ServerLostError, EngineError) as error:
             self._say(f"{error}; registering again")
@@ -167,21 +169,37 @@ class Environment:
             await asyncio.wait({stop}, timeout=RETRY_S)
             return None
 
+    async def _register(self, stop: asyncio.Task[Any]) -> dict[str, Any] | None:
+        """What the server says of the run; None: no trainer yet, or `stop`."""
+        registering = asyncio.create_task(
+            self._server.register_environment(
+                name=f"nouscoder-{self._config.name}",
+                group_size=self._config.rollout.group_size,
+                max_tokens=self._config.context_tokens,
+            )
+        )
+        try:
+            await asyncio.wait({registering, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return registering.result() if registering.done() else None
+        finally:
+            registering.cancel()
+            await asyncio.gather(registering, return_exceptions=True)
+
     async def _follow(self) -> None:
         """Gives the engine the newest weights of the trainer's folder, where it is one of ours and can be seen."""
         folder = Path((self._registered or {}).get("checkpoint_dir") or "/nowhere")
         found = await asyncio.to_thread(newest_version, folder)
-        if found is None and self._engine.policy_version < 0 and not self._waits_for_weights:
-            self._waits_for_weights = True
-            self._say(
-                f"waiting for weights: the trainer has exported none to {folder}, and the servers have none of it"
-            )
-        if found is None or (self._follows and found[0] <= self._engine.policy_version):
+        if found is None:
+            self._loaded = None  # of another trainer, if any
+            how = "waiting for them" if self._engine.policy_version < 0 else "generating with those of the config"
+            self._say_once(f"no weights of the trainer to be seen here ({folder}): {how}")
             return
         version, path = found
+        if path == self._loaded:
+            return
         try:
             await self._engine.reload(path, policy_version=version)
-            self._follows = True
+            self._loaded = path
         except EngineError as error:
             if (path / FILE_NAME).exists():  # else a newer one has taken its place
                 raise
@@ -190,7 +208,9 @@ class Environment:
     def _draw(self, status: dict[str, Any]) -> None:
         """Starts as many groups as the trainer can take in time."""
         rollout = self._config.rollout
-        ahead = max(1, rollout.max_staleness) * rollout.groups_per_step
+        # The server hands all whole batches that wait to the trainer at once, the newest first; as many may be made
+        # meanwhile. Half of what the bound allows is in time then.
+        ahead = (max(1, rollout.max_staleness) + 1) // 2 * rollout.groups_per_step
         room = ahead - int(status["queue_size"]) - len(self._running) - len(self._to_push)
         if self._engine.policy_version < 0:
             return  # servers that were given no version
@@ -219,8 +239,15 @@ class Environment:
     async def _push_all(self) -> None:
         for task in [task for task in self._running if task.done()]:
             task.result()  # raises what ended it
-        while self._to_push:
-            await self._server.push(self._data(self._to_push[0]))
+        while self._to_push and self._registered is not None:
+            try:
+                # A server that was started again takes no trainer once it has a group: it has to know this environment.
+                await self._server.environment_status(int(self._registered["env_id"]))
+                await self._server.push(self._data(self._to_push[0]))
+            except (ServerLostError, RefusedError) as error:
+                self._say(f"{error}; registering again")
+                self._registered = None
+                return
             self._to_push.pop(0)
             self.counts["pushed"] += 1
 
@@ -230,24 +257,31 @@ class Environment:
             env_id=-1 if self._registered is None else int(self._registered["env_id"]),
             temperature=self._config.rollout.temperature,
             zero_when_cut=self._config.experience.overlong == "zero_advantage",
-            knows_version=self._follows,
+            knows_version=self._loaded is not None,
         )
 
     async def _push_unsent(self) -> None:
         if self._registered is None or not self._unsent.exists():
             return
         lines = self._unsent.read_text(encoding="utf-8").splitlines()
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             await self._server.push(json.loads(line) | {"env_id": int(self._registered["env_id"])})
+            partial = self._unsent.with_suffix(".part")
+            partial.write_text("".join(f"{left}\n" for left in lines[number:]), encoding="utf-8")
+            partial.replace(self._unsent)
+            self.counts["pushed"] += 1
         self._unsent.unlink()
         self._say(f"pushed {len(lines)} groups that an earlier environment could not push")
-        self.counts["pushed"] += len(lines)
 
-    def _done_since(self, status: dict[str, Any], since: float | None) -> float | None:
-        """Since when the trainer has had its batches and every group that it might still ask for waits."""
+    def _has_all(self, status: dict[str, Any]) -> bool:
+        """Whether the server has handed out the trainer's batches, and every group that may be asked for waits."""
         steps = int((self._registered or {}).get("num_steps", 0))
-        is_done = int(status["current_step"]) >= steps and not self._running and not self._to_push
-        return (since or time.monotonic()) if is_done else None
+        return int(status["current_step"]) >= steps and not self._running and not self._to_push
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._told_of:
+            self._told_of.add(line)
+            self._say(line)
 
     async def _leave(self) -> None:
         if self._to_push:

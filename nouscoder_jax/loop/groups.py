@@ -73,6 +73,10 @@ class Journal(Protocol):
         """Trained steps that the draw's group was started after; None where it is not kept."""
         ...
 
+    def has_later(self, group_id: int) -> bool:
+        """Whether a group of a higher number is kept."""
+        ...
+
     def write_group(self, draw: Draw, judged: Judged, *, started_after: int) -> None:
         """Keeps a finished group. Raises OSError."""
         ...
@@ -89,6 +93,10 @@ class NoJournal:
     def started_after(self, draw: Draw) -> int | None:
         """Nothing is kept."""
         return None
+
+    def has_later(self, group_id: int) -> bool:
+        """Nothing is kept."""
+        return False
 
     def write_group(self, draw: Draw, judged: Judged, *, started_after: int) -> None:
         """Keeps nothing."""
@@ -125,6 +133,12 @@ class Group:
     def num_tokens(self) -> int:
         """Completion tokens."""
         return sum(len(experience.rollout.completion.token_ids) for experience in self.experiences)
+
+
+def as_stale(group: Group) -> Group:
+    """The same group, which comes too late for its batch and is not trained on."""
+    idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
+    return replace(group, drop_reason=DropReason.STALE, experiences=idle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

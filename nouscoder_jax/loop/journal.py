@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.loop.groups import Collected, Draw, Judged, Position
 from nouscoder_jax.types import Completion, Outcome, Prompt, Rollout, Verdict, VersionSpan
 
@@ -47,6 +48,8 @@ class Record:
     position: Position
     num_in_flight: int
     waiting: tuple[int, int]
+    stale: frozenset[int] = frozenset()
+    """Numbers of the groups that came too late: nothing in a group says so."""
 
 
 class Journal:
@@ -94,6 +97,10 @@ class Journal:
         """Trained steps that the draw's group was started after; None where it is not in the journal."""
         return self._groups.get(draw.group_id)
 
+    def has_later(self, group_id: int) -> bool:
+        """Whether a group of a higher number is in the journal."""
+        return max(self._groups, default=-1) > group_id
+
     def write_group(self, draw: Draw, judged: Judged, *, started_after: int) -> None:
         """Keeps a finished group."""
         meta = {
@@ -132,7 +139,8 @@ class Journal:
                 return Judged(rollouts=rollouts, verdicts=verdicts, judge_failures=tuple(meta["failures"]))
         except _DAMAGED as error:
             reason = f"cannot be read ({type(error).__name__}: {error})"
-        self._say(f"journal: group {draw.group_id} {reason}; it is generated again")
+        again = "it is generated again" if prompt is not None else "it is left out"
+        self._say(f"journal: group {draw.group_id} {reason}; {again}")
         self._forget(draw.group_id)
         return None
 
@@ -144,6 +152,7 @@ class Journal:
             "position": asdict(collected.position),
             "num_in_flight": collected.num_in_flight,
             "waiting": list(collected.waiting),
+            "stale": [group.group_id for group in collected.groups if group.drop_reason is DropReason.STALE],
         }
         _replace(self._batch_path(collected.step), json.dumps(record).encode())
         self._batches.add(collected.step)
@@ -165,6 +174,7 @@ class Journal:
                 ),
                 num_in_flight=record["num_in_flight"],
                 waiting=(record["waiting"][0], record["waiting"][1]),
+                stale=frozenset(record["stale"]),
             )
         except _DAMAGED as error:
             self._say(f"journal: the batch of step {step} cannot be read ({error}); it is collected again")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.experience.filters import DropReason, classify_group
-from nouscoder_jax.loop.groups import Collected, Draw, Group, Journal, Judged, Position
+from nouscoder_jax.loop.groups import Collected, Draw, Group, Journal, Judged, Position, as_stale
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.rollout.atropos import (
     AtroposServer,
@@ -26,7 +25,7 @@ from nouscoder_jax.rollout.atropos import (
     read_group,
     unused_fields,
 )
-from nouscoder_jax.rollout.sglang_calls import RefusedError
+from nouscoder_jax.rollout.sglang_calls import RefusedError, ServerLostError
 from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.types import UNKNOWN_VERSION, Completion, Experience, Prompt, Rollout
 
@@ -34,6 +33,8 @@ POLL_S = 1.0
 """Seconds between two questions for a batch."""
 TELL_S = 60.0
 """Seconds without a batch after which the run says what it waits for."""
+LAST_BATCH_S = 60.0
+"""Seconds that the end of a run waits for a batch on its way."""
 _ELSEWHERE = -1
 """In place of the number of a training problem."""
 
@@ -61,25 +62,30 @@ class PulledGroups:
         self._rules = GroupRules(
             group_size=rollout.group_size,
             vocab_size=vocab_size,
-            max_tokens=config.experience.row_tokens,
+            max_tokens=min(config.experience.row_tokens, config.context_tokens),
             temperature=rollout.temperature,
             needs_logprobs=config.loss.old_logprobs == "behavior" or config.loss.correction != "none",
         )
         self._told: set[str] = set()
+        self._asking: asyncio.Task[list[Group] | None] | None = None
 
     async def register(self, *, step: int) -> None:
         """Makes the run the server's trainer after `step` trained steps. Raises EngineError."""
         config, rollout = self._config, self._config.rollout
         await self._server.register_trainer(
             batch_size=rollout.groups_per_step * rollout.group_size,
-            max_tokens=config.experience.row_tokens,
+            max_tokens=self._rules.max_tokens,
             weights_dir=str(self._folder.weights),
             step=step,
             num_steps=config.num_steps,
         )
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, once a batch that the server hands over is in the journal."""
+        if self._asking is not None and not self._asking.done():
+            await asyncio.wait({self._asking}, timeout=LAST_BATCH_S)
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self._server.close()
 
     async def read(self, draw: Draw) -> Group | None:
@@ -93,23 +99,48 @@ class PulledGroups:
     async def pull(self, first: int, *, trained_steps: int) -> list[Group]:
         """The groups of the server's next batch, numbered from `first`, once it has one. Raises MalformedGroupError for
         one that cannot be trained on, when the others are in the journal; EngineError: the server is gone."""
-        raw = await self._batch(trained_steps)
+        waited = 0.0
+        with self._timer.stage("pull"):
+            while True:
+                # The server forgets what it hands over: whoever cancels this does not cancel that.
+                self._asking = asyncio.create_task(self._ask(first, trained_steps), name="batch of the server")
+                if (groups := await asyncio.shield(self._asking)) is not None:
+                    return groups
+                if waited >= TELL_S:
+                    waited = 0.0
+                    await self._tell_waiting()
+                await asyncio.sleep(POLL_S)
+                waited += POLL_S
+
+    async def _ask(self, first: int, trained_steps: int) -> list[Group] | None:
+        """The groups of a batch, in the journal; None: the server has none."""
+        try:
+            raw = await self._server.batch()
+        except (RefusedError, ServerLostError) as error:
+            self._say(f"Atropos: {error}; registering again; a batch that it was about to hand over may be lost")
+            await self.register(step=trained_steps)
+            return None
+        if raw is None:
+            return None
         groups, refused = [], None
         for one in raw:
             self._tell_unused(one)
             try:
-                sequences = read_group(one, self._rules)
+                sequences = await asyncio.to_thread(read_group, one, self._rules)
             except MalformedGroupError as error:
-                refused = refused or await self._refuse(one, error)
+                kept = await self._refuse(one, error)
+                refused = refused or kept
+                continue
+            if not self._is_ours(sequences, one):
                 continue
             draw = Draw(first + len(groups), _ELSEWHERE)
-            judged = self._judged(draw, sequences, environment=one.get("env_id"))
+            judged = await asyncio.to_thread(self._judged, draw, sequences, environment=one.get("env_id"))
             after = max(0, trained_steps - self._batches_behind(judged))
             await asyncio.to_thread(self._journal.write_group, draw, judged, started_after=after)
             groups.append(self._classified(draw, judged, after))
         if refused is not None:
             raise refused
-        return groups
+        return groups or None
 
     def lost(self, draw: Draw) -> Group:
         """What stands for a group that the journal has lost: its rollouts cannot be generated again."""
@@ -136,25 +167,27 @@ class PulledGroups:
             draw=draw, started_after=0, experiences=experiences, drop_reason=DropReason.ABORTED, judge_failures=()
         )
 
-    async def _batch(self, trained_steps: int) -> list[dict[str, Any]]:
-        waited = 0.0
-        with self._timer.stage("pull"):
-            while True:
-                try:
-                    if (groups := await self._server.batch()) is not None:
-                        return groups
-                except RefusedError:  # a server that was started again
-                    self._say(f"Atropos: {self._server.url} knows no trainer any more; registering again")
-                    await self.register(step=trained_steps)
-                if waited >= TELL_S:
-                    waited = 0.0
-                    self._say(
-                        f"Atropos: waiting for groups: {await self._server.queue_size()} of "
-                        f"{self._config.rollout.groups_per_step} that make a batch; an environment of ours: python "
-                        f"scripts/atropos.py --config CONFIG --url {self._server.url}"
-                    )
-                await asyncio.sleep(POLL_S)
-                waited += POLL_S
+    async def _tell_waiting(self) -> None:
+        waiting, needed = await self._server.queue_size(), self._config.rollout.groups_per_step
+        self._say(
+            f"Atropos: waiting for groups: {waiting} of {needed} that make a batch"
+            + (
+                f"; their sizes do not add up to {needed * self._rules.group_size} sequences"
+                if waiting >= needed
+                else f"; an environment of ours: python scripts/atropos.py --config CONFIG --url {self._server.url}"
+            )
+        )
+
+    def _is_ours(self, sequences: Sequence[ScoredSequence], raw: dict[str, Any]) -> bool:
+        """Whether the run has exported what wrote it; where nobody says, it is taken to have."""
+        newest = self.policy_version()
+        strange = [one.policy_version for one in sequences if not UNKNOWN_VERSION <= one.policy_version <= newest]
+        if strange:
+            self._say(
+                f"Atropos: a group of environment {raw.get('env_id')} is of policy version {strange[0]}; this run has "
+                f"exported 0 to {newest}: left out"
+            )
+        return not strange
 
     async def _refuse(self, raw: dict[str, Any], error: MalformedGroupError) -> MalformedGroupError:
         """The same error, which says where the group is kept."""
@@ -281,6 +314,8 @@ class PullCollector:
         draw = Draw(self._next, _ELSEWHERE)
         if self._journal.started_after(draw) is not None:
             groups = [await self._source.read(draw) or self._source.lost(draw)]
+        elif self._journal.has_later(self._next):
+            groups = [self._source.lost(draw)]
         else:
             groups = await self._source.pull(self._next, trained_steps=trained_steps)
         self._next += len(groups)
@@ -294,6 +329,4 @@ class PullCollector:
         """A group of known age that is too old for this batch is not trained on."""
         stale = [group for group in self._ready if group.started_after + 1 + self._ahead < step]
         self._ready = [group for group in self._ready if group not in stale]
-        for group in stale:
-            idle = tuple(replace(experience, trainable=False) for experience in group.experiences)
-            self._dropped.append(replace(group, drop_reason=DropReason.STALE, experiences=idle))
+        self._dropped += [as_stale(group) for group in stale]

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.data.pipeline import ProblemStream
 from nouscoder_jax.loop.collect import Collector, make_collector
-from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker, Position
+from nouscoder_jax.loop.groups import Collected, Draw, Drawer, Group, GroupMaker, Position, as_stale
 from nouscoder_jax.loop.journal import Journal, Record
 
 
@@ -92,7 +92,9 @@ class ReplayingCollector:
         if record is None:
             return None
         groups = [await self._reader.read(draw) for draw in record.draws]
-        whole = tuple(group for group in groups if group is not None)
+        whole = tuple(
+            as_stale(group) if group.group_id in record.stale else group for group in groups if group is not None
+        )
         if len(whole) < len(groups):
             return None
         return Collected(

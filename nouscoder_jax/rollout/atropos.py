@@ -15,6 +15,7 @@ which `policy_version` wrote each sequence, and at which `temperature`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -105,10 +106,16 @@ class AtroposServer:
             "starting_step": step,
             "num_steps": num_steps,
         }
-        serves = -1
-        while serves < 0:  # once, but for a server that is started again between the two calls
+        while True:
             await self._post("/register", registration)
             serves = int((await self._get("/info"))["batch_size"])
+            if serves >= 0:
+                break
+            # Groups that were pushed before any trainer was there keep the server from taking one; or it is a new one.
+            self._say(f"Atropos: {self.url} took no trainer; emptying it and registering again")
+            with contextlib.suppress(RefusedError, ServerLostError):  # what it answers is no JSON
+                await self._caller.get(self.url, "/reset_data", timeout_s=ANSWER_TIMEOUT_S)
+            await asyncio.sleep(RETRY_S)
         if serves != batch_size:
             raise EngineError(
                 f"{self.url} hands out batches of {serves} sequences, as another trainer has asked; this run needs "
@@ -117,9 +124,9 @@ class AtroposServer:
             )
 
     async def batch(self) -> list[dict[str, Any]] | None:
-        """The groups of the next batch; None: there are not enough yet. Raises EngineError; RefusedError: no trainer is
-        registered."""
-        answer = await self._get("/batch", timeout_s=BATCH_TIMEOUT_S)
+        """The groups of the next batch; None: there are not enough yet. Raises ServerLostError; RefusedError: no
+        trainer is registered, or the server cannot write what environments have sent (a number that is not finite)."""
+        answer = await self._caller.get(self.url, "/batch", timeout_s=BATCH_TIMEOUT_S)
         if answer.get("status") == "error":
             raise RefusedError(f"{self.url}/batch answered: {answer.get('message')}")
         return answer.get("batch")
@@ -145,8 +152,9 @@ class AtroposServer:
         )  # no retry: the caller registers again
 
     async def push(self, group: Mapping[str, Any]) -> None:
-        """Hands a scored group over."""
-        await self._post("/scored_data", dict(group), timeout_s=BATCH_TIMEOUT_S)
+        """Hands a scored group over. Raises ServerLostError, RefusedError: before it is handed over again, the server
+        should have a trainer. One whose answer was lost may come twice: the server tells groups apart by nothing."""
+        await self._caller.post(self.url, "/scored_data", dict(group), timeout_s=BATCH_TIMEOUT_S)
 
     async def disconnect_environment(self, env_id: int) -> None:
         """Says that the environment leaves. Raises ServerLostError, RefusedError, EngineError."""
