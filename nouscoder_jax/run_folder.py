@@ -151,6 +151,10 @@ class RunFolder:
         """The steps that have rollouts, in order."""
         return _steps(self.rollouts)
 
+    def held_out_steps(self) -> list[int]:
+        """The steps that have held-out samples, in order."""
+        return _steps(self.held_out)
+
     def write_rollouts(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""
         _write_atomically(self.rollouts_of(step), _jsonl(lines))
