@@ -18,6 +18,14 @@ const seen = new IntersectionObserver(
 );
 night.addEventListener("change", drawSeen);
 
+// plotly takes longest to start: it waits in an inert element until the list is there.
+async function loadPlotly() {
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  const source = document.getElementById("plotly");
+  source.replaceWith(make("script", {}, source.textContent));
+  drawSeen();
+}
+
 function drawSeen() {
   for (const one of cards.values()) if (one.seen) drawChart(one);
 }
@@ -66,6 +74,7 @@ function showCharts() {
     const known = cards.get(chart.title);
     const one = known ?? chartCard(chart);
     one.chart = chart;
+    one.plot.style.height = `${pixelsOf(chart)}px`;
     one.note.textContent = chart.note;
     one.plot.setAttribute("aria-label", spoken(chart));
     if (one.table.open) fillTable(one);
@@ -127,8 +136,17 @@ function fillTable(one) {
   one.table.replaceChildren(one.table.firstElementChild, scroll);
 }
 
+// Known before it is drawn, so that nothing below moves.
+function pixelsOf(chart) {
+  return 250 + legendPixels(chart);
+}
+
+function legendPixels(chart) {
+  return chart.series.length > 1 ? 6 + 20 * Math.ceil(chart.series.length / 2) : 0;
+}
+
 function drawChart({ chart, plot }) {
-  if (!window.Plotly) return; // drawSeen comes once it is there
+  if (!window.Plotly) return; // loadPlotly draws what was seen before
   const colors = night.matches ? DARK : LIGHT;
   const style = getComputedStyle(document.documentElement);
   const [ink, line] = ["--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
@@ -147,14 +165,13 @@ function drawChart({ chart, plot }) {
     marker: { size: 5 },
     hovertemplate: `step %{x}: %{y:${chart.unit === "share" ? ".2~%" : ".4~g"}}`,
   }));
-  const legendPixels = traces.length > 1 ? 6 + 20 * Math.ceil(traces.length / 2) : 0;
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, fixedrange: false };
   Plotly.react(
     plot,
     traces,
     {
-      height: 250 + legendPixels,
-      margin: { l: 56, r: 12, t: 8, b: 40 + legendPixels },
+      height: pixelsOf(chart),
+      margin: { l: 56, r: 12, t: 8, b: 40 + legendPixels(chart) },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12 },

@@ -57,7 +57,7 @@ async function fetchChunk(number) {
     if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
     return inflate(await answer.arrayBuffer());
   }
-  if (!document.getElementById(`chunk-${number}`)) await wholePage();
+  if (!document.getElementById(`chunk-${number}`)?.nextElementSibling) await wholePage(); // it may still be half there
   return inflate(bytesOf(document.getElementById(`chunk-${number}`).textContent));
 }
 

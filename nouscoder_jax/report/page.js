@@ -73,10 +73,14 @@ async function follow() {
 async function start() {
   drawHead();
   listen();
-  if (LIVE) return follow();
+  if (LIVE) {
+    loadPlotly();
+    return follow();
+  }
   await readPage();
   await showAll({ keep: false });
-  document.documentElement.dataset.ready = "yes";
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
+  return loadPlotly();
 }
 
 start();

@@ -21,8 +21,6 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.report.contents import Contents
 
 SCRIPTS = ("data.js", "charts.js", "rollouts.js", "page.js")
-_CHARTS_CAN_BE_DRAWN = "drawSeen();"
-"""After plotly, which takes longest to read: the list is there before."""
 _HERE = files("nouscoder_jax.report")
 
 
@@ -58,7 +56,7 @@ def pieces(names: Sequence[str], *, contents: Contents | None) -> Iterator[str]:
     plotly = plotly_source()
     head, between, end = _own("page.html").split("<!-- data -->\n")
     values = {
-        "policy": _policy([own, plotly, _CHARTS_CAN_BE_DRAWN], live=contents is None),
+        "policy": _policy([own, plotly], live=contents is None),
         "title": html.escape(", ".join(names)).encode("utf-8", "replace").decode(),
         "style": _own("page.css"),
         "live": "yes" if contents is None else "no",
@@ -70,9 +68,8 @@ def pieces(names: Sequence[str], *, contents: Contents | None) -> Iterator[str]:
         yield _inert("overview", to_json(contents.overview()))
         for number, block in enumerate(contents.pack.blocks):
             yield _inert(f"block-{number}", block)
-    yield f"<script>{own}</script>\n"
-    yield f"<script>{plotly}</script>\n"
-    yield f"<script>{_CHARTS_CAN_BE_DRAWN}</script>\n{between}"
+    yield f'<script type="text/plain" id="plotly">{plotly}</script>\n'
+    yield f"<script>{own}</script>\n{between}"
     if contents is not None:
         for number in range(contents.pack.num_chunks):
             yield _inert(f"chunk-{number}", contents.pack.chunk(number))
