@@ -37,6 +37,9 @@ def main() -> int:
         metavar="N",
         help="of a longer text of a rollout keep the beginning and the end, N characters; 0: all (default: 20000)",
     )
+    add("--serve", action="store_true", help="serve the page, and follow the runs, instead of writing it")
+    add("--host", default="127.0.0.1", help="with --serve: address to listen at; another one shows it to others")
+    add("--port", type=int, default=8321, help="with --serve: port; 0: any that is free (default: 8321)")
     return run(parser.parse_args())
 
 

@@ -13,6 +13,7 @@ from nouscoder_jax.metrics.status import status
 from nouscoder_jax.report.contents import Contents
 from nouscoder_jax.report.page import check_out, plotly_source, write_page
 from nouscoder_jax.report.read import Run, open_runs
+from nouscoder_jax.report.serve import open_server
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,7 +22,18 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--text-chars got {options.text_chars}; expected a number of at least 0, which keeps all")
     runs = open_runs(options.run_dirs)
     plotly_source()  # before minutes of reading
-    return _write(runs, options)
+    return _serve(runs, options) if options.serve else _write(runs, options)
+
+
+def _serve(runs: list[Run], options: argparse.Namespace) -> int:
+    contents = Contents(runs, text_chars=options.text_chars)
+    try:
+        with open_server(contents, [one.name for one in runs], host=options.host, port=options.port) as server:
+            print(f"the page is at {server.url} and follows its runs; Ctrl-C ends it", flush=True)
+            server.serve_forever()
+    finally:
+        contents.close()
+    return 0
 
 
 def _write(runs: list[Run], options: argparse.Namespace) -> int:

@@ -3,13 +3,16 @@
 import os
 import re
 import shutil
+import threading
 
 import pytest
-from run_folders import HOSTILE, accepted, make_run, metrics_of, rollout
+from run_folders import HOSTILE, accepted, make_run, metrics_of, rollout, write_step
 
+from nouscoder_jax.metrics.sinks import JsonlSink
 from nouscoder_jax.report.contents import Contents
 from nouscoder_jax.report.page import write_page
 from nouscoder_jax.report.read import open_runs
+from nouscoder_jax.report.serve import open_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDS = "needs Chromium (Debian: apt-get install chromium)"
@@ -232,6 +235,37 @@ def test_a_narrow_window_has_nothing_beside_it(opened, two_runs):
     page.locator(ROWS).first.click()
     page.wait_for_selector("#rollout-title")
     assert page.evaluate("document.getElementById('rollout').getBoundingClientRect().width") == 360
+
+
+def test_a_served_page_follows_its_run_without_being_loaded_again(browser, tmp_path):
+    folder = make_run(tmp_path / "run", {1: [rollout(1)]}, metrics=[metrics_of(1)])
+    contents = Contents(open_runs([str(folder)]), text_chars=0)
+    page = browser.new_page()
+    told = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    with open_server(contents, ["run"], host="127.0.0.1", port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        page.goto(server.url)
+        wait_for_count(page, 1)
+        page.locator(ROWS).first.click()
+        page.wait_for_selector("#rollout-title")
+        page.evaluate("window.loaded = 'once'")
+        write_step(folder, 2, [accepted(2), accepted(2)])
+        sink = JsonlSink(folder / "metrics.jsonl", resume_step=None)
+        sink.write(metrics_of(2))
+        sink.close()
+        wait_for_count(page, 3)
+        page.locator("#connection", has_text="step 2 of 8").wait_for()
+        assert page.evaluate("window.loaded") == "once" and page.locator("#rollout-title").is_visible()
+        page.locator(".plot[aria-label*='at step 2']").first.wait_for()
+        assert told == []
+        server.shutdown()
+        thread.join()
+    page.locator("#connection.lost", has_text="does not answer").wait_for()
+    page.close()
+    contents.close()
 
 
 def test_of_50_000_rollouts_only_the_rows_in_sight_are_in_the_page(opened, tmp_path, record_property):
