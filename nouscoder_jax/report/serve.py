@@ -14,6 +14,7 @@ own are refused where it listens on the loopback, so that no page of the web rea
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import threading
@@ -99,7 +100,6 @@ class ReportServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
     server: ReportServer
 
     def do_GET(self) -> None:
@@ -116,10 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("X-Frame-Options", "DENY")
         self.end_headers()
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked is gone
             self.wfile.write(body)
-        except (BrokenPipeError, ConnectionResetError):  # whoever asked is gone
-            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: a page asks every other second."""
