@@ -109,6 +109,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def wandb(self) -> Path:
+        """Files of Weights & Biases, and up to which step it has the metrics."""
+        return self.path / "wandb"
+
+    @property
     def plot(self) -> Path:
         """Held-out pass@1 as a picture."""
         return self.path / "pass_at_1.png"
