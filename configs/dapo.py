@@ -182,5 +182,5 @@ def get_config() -> TrainConfig:
             export_dtype="bfloat16",
             weights_dir="",
         ),
-        logging=LoggingConfig(tensorboard=True),
+        logging=LoggingConfig(tensorboard=True, wandb=False),
     )

@@ -156,5 +156,5 @@ def get_config() -> TrainConfig:
             export_dtype="float32",
             weights_dir="",
         ),
-        logging=LoggingConfig(tensorboard=True),
+        logging=LoggingConfig(tensorboard=True, wandb=False),
     )

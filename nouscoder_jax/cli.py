@@ -29,7 +29,13 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.run_folder import RunFolder
 
-_HOW_TO_INSTALL = "pip install 'nouscoder-jax[train]', in a checkout pip install -e '.[train]'"
+_EXTRAS = {"plotly": "report", "wandb": "wandb"}
+"""Package -> the extra that brings it; the others come with `train`."""
+
+
+def _how_to_install(extra: str) -> str:
+    return f"pip install 'nouscoder-jax[{extra}]', in a checkout pip install -e '.[{extra}]'"
+
 
 try:
     import tyro
@@ -45,7 +51,10 @@ try:
 except ModuleNotFoundError as error:
     if not error.name or error.name.startswith("nouscoder"):
         raise
-    print(f"error: {error.name} is not installed; scripts need the extra train: {_HOW_TO_INSTALL}", file=sys.stderr)
+    print(
+        f"error: {error.name} is not installed; scripts need the extra train: {_how_to_install('train')}",
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 PATH_FIELDS = (("data", "problems"), ("data", "held_out"), ("model", "path"))
@@ -231,7 +240,11 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("nouscoder"):  # a fault of ours
             raise
-        print(f"error: {error.name} is not installed; the extra train brings it: {_HOW_TO_INSTALL}", file=sys.stderr)
+        extra = _EXTRAS.get(error.name, "train")
+        print(
+            f"error: {error.name} is not installed; the extra {extra} brings it: {_how_to_install(extra)}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -109,6 +109,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def wandb(self) -> Path:
+        """Files of Weights & Biases, and up to which step it has the metrics."""
+        return self.path / "wandb"
+
+    @property
     def plot(self) -> Path:
         """Held-out pass@1 as a picture."""
         return self.path / "pass_at_1.png"
@@ -150,6 +155,10 @@ class RunFolder:
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts, in order."""
         return _steps(self.rollouts)
+
+    def held_out_steps(self) -> list[int]:
+        """The steps that have held-out samples, in order."""
+        return _steps(self.held_out)
 
     def write_rollouts(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rollouts of one step, in place of any that an interrupted try of it has left."""

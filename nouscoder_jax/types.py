@@ -264,6 +264,10 @@ class Verdict:
     """Largest memory of a test, MiB; 0 where the sandbox cannot tell."""
     detail: str
     """For people; not meant to be parsed."""
+    failed_test: int | None = None
+    """Number in the problem, from 1, of the first test that failed; None: none did, or none was run."""
+    got: str = ""
+    """The beginning of what the program printed or returned in that test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,13 @@ import struct
 from pathlib import Path
 
 import pytest
+import wandb
 
 from nouscoder_jax.experience.filters import DropReason
 from nouscoder_jax.metrics import names
 from nouscoder_jax.metrics.display import Display, step_line
 from nouscoder_jax.metrics.plot import plot_pass_at_1
-from nouscoder_jax.metrics.sinks import JsonlSink, TensorBoardSink, read_jsonl
+from nouscoder_jax.metrics.sinks import JsonlSink, TensorBoardSink, WandbSink, read_jsonl
 from nouscoder_jax.metrics.timer import StageTimer
 from nouscoder_jax.types import Outcome
 
@@ -115,6 +116,27 @@ def test_tensorboard_files_hold_the_names_with_their_groups(tmp_path):
     sink.close()
     (file,) = tmp_path.glob("events.out.tfevents.*")
     assert b"outcomes/solved_share" in file.read_bytes()
+
+
+def test_weights_and_biases_gets_a_step_once_over_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log, logged = wandb.Run.log, []
+
+    def watched(run, values, step):
+        logged.append((run.id, step, values["reward/mean"]))
+        log(run, values, step=step)
+
+    monkeypatch.setattr(wandb.Run, "log", watched)
+    for steps in ((1, 2, 3), (3, 4)):  # step 3 is done again after a crash
+        sink = WandbSink(tmp_path / "wandb", name="run")
+        for step in steps:
+            sink.write({"step": step, "reward/mean": step / 10})
+        sink.close()
+    (run,) = {one for one, _, _ in logged}
+    assert [(step, value) for _, step, value in logged] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    files = list((tmp_path / "wandb/wandb").glob(f"offline-run-*-{run}/run-{run}.wandb"))
+    assert len(files) == 2 and all(b"reward/mean" in file.read_bytes() for file in files)
 
 
 def test_a_step_is_one_line_with_everything_a_person_asks_for():

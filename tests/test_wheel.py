@@ -83,7 +83,16 @@ def test_an_install_without_extras_asks_for_jax_and_numpy_alone(metadata):
 
 
 def test_every_extra_is_in_the_metadata(metadata):
-    assert set(metadata.get_all("Provides-Extra")) == {"cuda", "data", "plan", "sglang", "test", "train"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "cuda",
+        "data",
+        "plan",
+        "report",
+        "sglang",
+        "test",
+        "train",
+        "wandb",
+    }
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -80,6 +80,8 @@ class LoggingConfig:
 
     tensorboard: bool
     """Also write TensorBoard files to RUN_DIR/tensorboard."""
+    wandb: bool
+    """Also write to Weights & Biases, with files in RUN_DIR/wandb. WANDB_MODE, WANDB_PROJECT and the like hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,15 @@ _KEPT = 32
 """Problems whose tests stay in memory: those of the groups that are being judged."""
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 of a problem file; of a prepared folder that of what problems.json says of its files. Raises OSError."""
+    if path.is_dir():
+        shards = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["shards"]
+        return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class ShardWriter:
     """Two files of a shard, which have their names once they are whole."""
 

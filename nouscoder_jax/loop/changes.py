@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from nouscoder_jax.config import TrainConfig
-from nouscoder_jax.data.store import MANIFEST
+from nouscoder_jax.data.store import content_hash
 
 _OF_NO_BATCH = (
     "name", "run_dir", "num_steps", "min_gpus", "fallback_config", "mesh", "server", "evaluation", "checkpoint",
@@ -49,18 +49,9 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def hash_files(config: TrainConfig) -> dict[str, str]:
-    """SHA-256 of each file of FILES; of a prepared folder that of what problems.json says of its files.
-    Raises OSError."""
-    fields, hashes = config.flatten(), {}
-    for name in FILES:
-        path = Path(fields[name])
-        if path.is_dir():
-            shards = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["shards"]
-            hashes[name] = hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
-            continue
-        with path.open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    """SHA-256 of each file of FILES. Raises OSError."""
+    fields = config.flatten()
+    return {name: content_hash(Path(fields[name])) for name in FILES}
 
 
 def _among(name: str, fields: tuple[str, ...]) -> bool:

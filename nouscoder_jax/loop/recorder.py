@@ -1,7 +1,7 @@
 """Metrics of a step become a line of every sink, with what the run's clocks and counters say.
 
-In: metrics of a step, as parts of the loop measure them. Out: metrics.jsonl, TensorBoard files, the step's line on the
-console.
+In: metrics of a step, as parts of the loop measure them. Out: metrics.jsonl, TensorBoard files, Weights & Biases, the
+step's line on the console.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from nouscoder_jax.config import TrainConfig
 from nouscoder_jax.loop.progress import Progress
 from nouscoder_jax.metrics.display import Display
-from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink
+from nouscoder_jax.metrics.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink
 from nouscoder_jax.metrics.timer import SlotMeter, StageTimer
 from nouscoder_jax.run_folder import RunFolder
 from nouscoder_jax.verifier.breaker import Breaker
@@ -22,6 +22,8 @@ def open_sinks(config: TrainConfig, folder: RunFolder, *, resume_step: int | Non
     sinks: list[Sink] = [JsonlSink(folder.metrics, resume_step=resume_step)]
     if config.logging.tensorboard:
         sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step))
+    if config.logging.wandb:
+        sinks.append(WandbSink(folder.wandb, name=folder.path.name))
     return sinks
 
 

@@ -96,6 +96,8 @@ def sample_line(step: int, rollout: Rollout, verdict: Verdict | None) -> dict[st
             "cpu_s": round(verdict.cpu_s, 4),
             "peak_memory_mib": round(verdict.peak_memory_mib, 1),
             "detail": verdict.detail,
+            "failed_test": verdict.failed_test,
+            "got": verdict.got,
         },
     }
 

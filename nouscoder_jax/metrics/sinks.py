@@ -1,4 +1,4 @@
-"""Where metrics are written: metrics.jsonl always, TensorBoard files when asked.
+"""Where metrics are written: metrics.jsonl always, TensorBoard files and Weights & Biases when asked.
 
 In: one mapping of metric names to numbers a step. Out: files in the run folder, complete up to the last step even
 after a kill.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from nouscoder_jax.config import UserError
 from nouscoder_jax.metrics import names
 
 
@@ -68,6 +70,46 @@ class TensorBoardSink:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class WandbSink:
+    """One run of Weights & Biases, and one step of it a step, however often the run is resumed.
+
+    What was sent cannot be taken back: a step done again after a crash keeps its first figures there.
+    """
+
+    def __init__(self, folder: Path, *, name: str) -> None:
+        """`folder` gets its files and sent.json, which has the run's id and the newest step that was sent. Raises
+        UserError."""
+        import wandb  # an optional sink, of the extra `wandb`
+
+        folder.mkdir(exist_ok=True)
+        self._sent = folder / "sent.json"
+        known = json.loads(self._sent.read_text(encoding="utf-8")) if self._sent.exists() else {}
+        self._id: str = known.get("id") or secrets.token_hex(4)
+        self._step: int = known.get("step", -1)
+        settings = wandb.Settings(console="off", disable_git=True, disable_code=True)
+        try:
+            self._run = wandb.init(dir=str(folder), id=self._id, name=name, resume="allow", settings=settings)
+        except wandb.Error as error:
+            raise UserError(
+                f"logging.wandb is on, and Weights & Biases does not start ({error}); `wandb login`, "
+                "WANDB_MODE=offline, or --logging.no-wandb"
+            ) from error
+
+    def write(self, metrics: Mapping[str, int | float]) -> None:
+        _check_names(metrics)
+        step = int(metrics[names.STEP])
+        if step <= self._step:
+            return
+        self._run.log({name: value for name, value in metrics.items() if name != names.STEP}, step=step)
+        self._step = step
+        partial = self._sent.with_name(self._sent.name + ".partial")
+        partial.write_text(json.dumps({"id": self._id, "step": step}), encoding="utf-8")
+        os.replace(partial, self._sent)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def truncate_after(path: Path, *, step: int) -> None:

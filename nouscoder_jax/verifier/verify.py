@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nouscoder_jax.config import VerifierConfig
 from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome, Problem, TestCase, Verdict
@@ -25,6 +26,8 @@ _FAILURES = {
     ExecutionStatus.OUTPUT_LIMIT: Outcome.OUTPUT_LIMIT,
 }
 _MAX_LOST = 1
+GOT_CHARS = 1000
+"""Kept of what a program printed in the first test that it failed."""
 
 
 async def verify(
@@ -62,7 +65,7 @@ async def _judge(
     problem: Problem, program: str, sandbox: Sandbox, config: VerifierConfig, stop_at_first_failure: bool
 ) -> Verdict:
     executions: list[Execution] = []
-    passed, outcome, detail = 0, Outcome.ACCEPTED, ""
+    passed, outcome, detail, failed = 0, Outcome.ACCEPTED, "", (None, "")
     source = with_prelude(problem.prelude, program)
     # Those of a prepared folder are read from the disk: other verdicts do not wait for that.
     tests = problem.tests if isinstance(problem.tests, tuple) else await asyncio.to_thread(tuple, problem.tests)
@@ -84,9 +87,11 @@ async def _judge(
                 continue
             if outcome is Outcome.ACCEPTED:
                 outcome, detail = result, f"test {number}: {reason}"
+                failed = (number, execution.stdout[: 4 * GOT_CHARS].decode("utf-8", "replace")[:GOT_CHARS])
             if stop_at_first_failure:
                 break
-    return _verdict(problem, outcome, executions, passed, detail)
+    failed_test, got = failed
+    return replace(_verdict(problem, outcome, executions, passed, detail), failed_test=failed_test, got=got)
 
 
 async def conclude(

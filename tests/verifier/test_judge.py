@@ -11,7 +11,7 @@ from nouscoder_jax.types import ExecutionStatus, JudgeError, Outcome
 from nouscoder_jax.verifier.judge import SandboxJudge, make_sandbox
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.sandbox import Execution, RunnerLostError
-from nouscoder_jax.verifier.verify import hardest_first, limits_of, verify
+from nouscoder_jax.verifier.verify import GOT_CHARS, hardest_first, limits_of, verify
 
 PROBLEM = make_problem([("1 2\n", "3\n"), ("10 20\n", "30\n"), ("4 4\n", "8\n")])
 
@@ -80,6 +80,13 @@ def test_the_first_failure_ends_the_judging():
     verdict = judge(sandbox)
     assert (verdict.outcome, verdict.tests_passed, verdict.tests_total) == (Outcome.WRONG_ANSWER, 1, 3)
     assert len(sandbox.inputs) == 2 and "test 1" in verdict.detail
+
+
+def test_a_verdict_keeps_the_first_failing_test_and_the_beginning_of_what_the_program_printed():
+    verdict = judge(ScriptedSandbox([b"30", b"\xff5" + b"x" * 5000, b"wrong"]), stop=False)
+    assert verdict.failed_test == 1 and verdict.got == "\ufffd5" + "x" * (GOT_CHARS - 2)
+    verdict = judge(ScriptedSandbox(RIGHT))
+    assert (verdict.failed_test, verdict.got) == (None, "")
 
 
 def test_all_tests_run_where_asked_for():
