@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nouscoder_jax.config import TrainConfig, UserError
-from nouscoder_jax.evaluation.evaluate import evaluate_directory, select_problems
+from nouscoder_jax.evaluation.engines import make_source, serving
+from nouscoder_jax.evaluation.evaluate import evaluate_model, select_problems
 from nouscoder_jax.evaluation.report import Report, read_samples
 from nouscoder_jax.evaluation.score import (
     check_same_problems,
@@ -28,6 +29,9 @@ from nouscoder_jax.metrics.display import Display
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What an evaluation takes beside the fields of a config."""
+    parser.add_argument(
+        "--tokenizer", default="", metavar="DIR", help="of a --model URL (default: the folder that it serves)"
+    )
     parser.add_argument("--released", default="", metavar="FIRST..LAST", help="only problems of these days, inclusive")
     parser.add_argument(
         "--contexts",
@@ -56,13 +60,15 @@ def run(config: TrainConfig, options: argparse.Namespace) -> int:
         ids = {problem.problem_id for problem in problems}
         if others is not None and others.keys() - ids:  # before hours of drawing
             check_same_problems(ids, others, other=str(options.compare))
-        result = asyncio.run(evaluate_directory(config, problems, progress=display.progress, line=display.line))
+        source = make_source(config, tokenizer=options.tokenizer, say=display.line)
+        with serving(source, say=display.line) as source:
+            result = asyncio.run(evaluate_model(source, problems, progress=display.progress, line=display.line))
     samples = samples_of(result.samples)
     report = Report(
-        model=config.model.path,
+        model=source.name,
         problem_file=config.data.held_out,
         released=options.released,
-        max_tokens=max_tokens,
+        max_tokens=source.config.evaluation.max_completion_tokens,
         result=result,
         score=score(samples, problems, contexts=contexts),
     )

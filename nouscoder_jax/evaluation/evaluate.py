@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.config import UserError
 from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
+from nouscoder_jax.evaluation.engines import Source, explained, open_engine
 from nouscoder_jax.evaluation.score import pass_at_k
-from nouscoder_jax.hub import find_model
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import Extract, make_extract
 from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
-from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
+from nouscoder_jax.types import EngineError, JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 
@@ -181,16 +181,14 @@ class ShowProgress(Protocol):
         ...
 
 
-async def evaluate_directory(
-    config: TrainConfig, problems: Sequence[Problem], *, progress: ShowProgress, line: Callable[[str], None]
+async def evaluate_model(
+    source: Source, problems: Sequence[Problem], *, progress: ShowProgress, line: Callable[[str], None]
 ) -> EvaluationResult:
-    """Evaluates the Hugging Face directory model.path on the problems with the embedded engine, by the config.
+    """Evaluates a model on the problems with the engine of its source, by its config.
 
     `line` takes lines for people: what judges, what was left out. Raises UserError, EngineError.
     """
-    from nouscoder_jax.rollout.embedded import EmbeddedEngine  # imports jax, which `evaluate` does without
-
-    settings = config.evaluation
+    config, settings = source.config, source.config.evaluation
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
     judge = SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line)
@@ -199,17 +197,7 @@ async def evaluate_directory(
         if left_out:
             longest = config.data.max_prompt_tokens
             line(f"{len(left_out)} problems left out: their prompts exceed data.max_prompt_tokens={longest}")
-        engine = EmbeddedEngine.from_directory(
-            find_model(config.model.path),
-            eos_ids=prompt_maker.eos_token_ids,
-            num_slots=config.rollout.num_slots,
-            decode_chunk_tokens=config.rollout.decode_chunk_tokens,
-            max_cache_tokens=config.data.max_prompt_tokens + settings.max_completion_tokens,
-            compute_dtype=config.model.compute_dtype,
-            policy_version=0,
-            batch_invariant=config.rollout.batch_invariant,
-        )
-        try:
+        async with open_engine(source, eos_ids=prompt_maker.eos_token_ids, say=line) as engine:
             return await evaluate(
                 problems,
                 prompts,
@@ -225,8 +213,8 @@ async def evaluate_directory(
                 ),
                 on_progress=lambda done, total: progress("evaluate", done=done, total=total),
             )
-        finally:
-            await engine.close()
+    except EngineError as error:
+        raise explained(error, source) from error
     finally:
         await judge.close()
 
