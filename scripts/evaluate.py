@@ -1,8 +1,9 @@
 """Pass@k of a Hugging Face directory or of running SGLang servers.
 
-    python scripts/evaluate.py --model DIR --problems FILE --samples 16 --max-tokens 128 [--out FILE]
+    python scripts/evaluate.py --model DIR --problems FILE --samples 16 --max-tokens 128 [--out FOLDER]
     python scripts/evaluate.py --model DIR --problems FILE --max-tokens 81920 --contexts 40960,81920 \\
-        --released 2024-08-01..2025-05-01 --out new.json --table new.md --picture new.png --compare old.json
+        --released 2024-08-01..2025-05-01 --out new --table new.md --picture new.png --compare old
+    python scripts/evaluate.py --compare new old
 
 --model, --problems, --samples and --max-tokens are short for the config fields model.path, data.held-out,
 evaluation.samples-per-problem and evaluation.max-completion-tokens; prompts, sampling and sandbox are the config's.

@@ -189,8 +189,10 @@ def _stretched(config: TrainConfig, *, say: Callable[[str], None]) -> TrainConfi
     )
 
 
-def explained(error: EngineError, source: Source) -> EngineError:
-    """The error with what to do where servers failed."""
+def explained(error: EngineError, source: Source, *, out: Path | None) -> EngineError:
+    """The error with what to do; `out`: the folder in which samples are kept."""
+    kept = f"; what was judged is in {out}: the same command goes on from there" if out else ""
     if not source.urls:
-        return error
-    return EngineError(f"{error}; look at the log of {', '.join(source.urls)}, start what ended, and evaluate again")
+        return EngineError(f"{error}{kept}")
+    servers = ", ".join(source.urls)
+    return EngineError(f"{error}; look at the log of {servers} and start what ended{kept or ', then evaluate again'}")

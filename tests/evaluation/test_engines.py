@@ -132,5 +132,8 @@ def test_the_embedded_engine_draws_with_the_stretched_rope(tiny, tmp_path):
 
 def test_a_failure_of_servers_says_what_to_do(tiny):
     found = engines.Source(config=tiny, name=URL, urls=(URL,), as_served=True)
-    assert "start what ended" in str(engines.explained(EngineError("gone"), found))
-    assert str(engines.explained(EngineError("gone"), dataclasses.replace(found, urls=()))) == "gone"
+    told = str(engines.explained(EngineError("gone"), found, out=None))
+    assert told == f"gone; look at the log of {URL} and start what ended, then evaluate again"
+    told = str(engines.explained(EngineError("gone"), found, out=Path("out")))
+    assert told.endswith("start what ended; what was judged is in out: the same command goes on from there")
+    assert str(engines.explained(EngineError("gone"), dataclasses.replace(found, urls=()), out=None)) == "gone"

@@ -36,10 +36,10 @@ def start(script, *arguments, log):
 
 
 def evaluated(tmp_path, name, *arguments, problems, tokens=48):
-    log, out = tmp_path / f"{name}.log", tmp_path / f"{name}.json"
+    log, out = tmp_path / f"{name}.log", tmp_path / name
     arguments = [*SMALL, f"--problems={problems}", f"--max-tokens={tokens}", f"--out={out}", *arguments]
     assert start("evaluate", *arguments, log=log).wait(timeout=500) == 0, log.read_text()
-    return json.loads(out.read_text())["problems"]
+    return json.loads((out / "result.json").read_text())["problems"]
 
 
 def test_all_engines_draw_the_same(tmp_path):
@@ -60,15 +60,16 @@ def test_all_engines_draw_the_same(tmp_path):
         before = httpx.get(f"{url}/model_info", timeout=20).json()["weight_version"]
         assert evaluated(tmp_path, "url", "--model", url, problems=problems) == here
         assert httpx.get(f"{url}/model_info", timeout=20).json()["weight_version"] == before
-        dying = tmp_path / "dying.log"
-        long = ["--samples=8", "--max-tokens=2000", "--rollout.outage-limit-s=1"]
-        waiting = start("evaluate", *SMALL, *long, f"--problems={problems}", "--model", url, log=dying)
-        while "judge:" not in dying.read_text():
-            time.sleep(0.1)
-        time.sleep(3)
+        dying, samples = tmp_path / "dying.log", tmp_path / "dying/samples.jsonl"
+        many = ["--samples=300", f"--out={samples.parent}", "--rollout.outage-limit-s=1", "--max-tokens=48"]
+        waiting = start("evaluate", *SMALL, *many, f"--problems={problems}", "--model", url, log=dying)
+        while not (samples.exists() and samples.stat().st_size):
+            assert waiting.poll() is None, dying.read_text()
+            time.sleep(0.05)
         serving.send_signal(signal.SIGINT)
         assert waiting.wait(timeout=300) == 1
-        assert f"look at the log of {url}, start what ended, and evaluate again" in dying.read_text()
+        assert f"look at the log of {url} and start what ended; what was judged is in" in dying.read_text()
+        assert samples.stat().st_size
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(timeout=60)
