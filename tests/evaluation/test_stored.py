@@ -99,7 +99,8 @@ def test_other_settings_are_refused_by_name(tmp_path, changed):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match=r"holds thesis.tex and no settings.json"), stored.open_log(tmp_path, SETTINGS):
+    wanted = r"holds thesis\.tex and no settings\.json"
+    with pytest.raises(UserError, match=wanted), stored.open_log(tmp_path, SETTINGS):
         pass
 
 
