@@ -42,6 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Pass@1 when completions of more tokens count as failed, a row each; prompts are not counted",
     )
     parser.add_argument(
+        "--graders",
+        default="strict",
+        metavar="NAME,...",
+        help="strict (a real process a test), or strict,livecodebench: also as the public harness judges",
+    )
+    parser.add_argument(
         "--out",
         metavar="FOLDER",
         type=Path,
@@ -62,6 +68,8 @@ def run(config: TrainConfig, options: argparse.Namespace) -> int:
     """Draws, judges, scores and tells. Returns the exit code: 1 where nothing could be judged. Raises UserError."""
     if options.compare and len(options.compare) > 1:
         return _compare_stored(options.compare)
+    if (graders := tuple(options.graders.split(","))) not in (("strict",), ("strict", "livecodebench")):
+        raise UserError(f"--graders got {options.graders!r}; expected strict or strict,livecodebench")
     if options.out and (not options.out.parent.is_dir() or options.out.is_file()):
         raise UserError(f"--out got {options.out}; expected a folder in one that exists: name a new folder")
     for name, path in (("--table", options.table), ("--picture", options.picture)):
@@ -83,6 +91,7 @@ def run(config: TrainConfig, options: argparse.Namespace) -> int:
                     source,
                     problems,
                     released=options.released,
+                    graders=graders,
                     out=options.out,
                     progress=display.progress,
                     line=display.line,

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -111,14 +111,16 @@ async def evaluate(
     extract: Extract,
     on_progress: Callable[[int, int], None],
     kept: Mapping[tuple[str, int], Sample] | None = None,
-    on_judged: Callable[[Rollout, Verdict, Sample], None] = lambda rollout, verdict, sample: None,
+    on_judged: Callable[[Rollout, Sample], None] = lambda rollout, sample: None,
+    published: Callable[[Problem, str | None], Awaitable[Verdict]] | None = None,
 ) -> EvaluationResult:
     """Draws and judges samples_per_problem completions of every problem that has a prompt.
 
     `on_progress(done, total)` is called after every sample. The seed of a sample depends on `sampling.seed` and its
     place in `problems` only; groups are counted from -1 down, so that no sample of training has it. Those in `kept`, by
-    problem id and sample index, are not drawn again; `on_judged` gets each that was judged. Raises EngineError when the
-    engine fails; however it ends, nothing is left running.
+    problem id and sample index, are not drawn again; `on_judged` gets each that was judged. `published`
+    judges each once more, as the public harness does. Raises EngineError when the engine fails; however it ends,
+    nothing is left running.
     """
     kept = kept or {}
     asked = [problem for problem in problems if problem.problem_id in prompts]
@@ -140,18 +142,21 @@ async def evaluate(
     if done:
         on_progress(done, len(places))
 
-    async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None]:
+    async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None, Sample]:
         nonlocal done
         rollout = await task
-        verdict = None
+        verdict = second = None
         if not _given_up(rollout):
             with contextlib.suppress(JudgeError):
                 verdict = await judge.judge(problem, rollout.program)
-        if verdict is not None:
-            on_judged(rollout, verdict, sample_of(rollout, verdict))
+                if published is not None:
+                    second = await published(problem, rollout.program)
+        sample = sample_of(rollout, verdict, second)
+        if verdict is not None and (published is None or second is not None):
+            on_judged(rollout, sample)
         done += 1
         on_progress(done, len(places))
-        return rollout, verdict
+        return rollout, verdict, sample
 
     drawn = [(problem, task) for problem, group in zip(asked, groups, strict=True) for task in group]
     judging = [asyncio.create_task(judged(problem, task)) for problem, task in drawn]
@@ -162,9 +167,9 @@ async def evaluate(
             task.cancel()
         await asyncio.gather(*judging, return_exceptions=True)
         await cancel([task for _, task in drawn])
-    drawn_now = {(rollout.prompt.problem_id, rollout.sample_index): (rollout, verdict) for rollout, verdict in results}
-    samples = [kept[place] if place in kept else sample_of(*drawn_now[place]) for place in places]
-    return dataclasses.replace(_summary(asked, samples), samples=tuple(results))
+    known = dict(kept) | {(sample.problem_id, sample.sample_index): sample for _, _, sample in results}
+    judged_now = tuple((rollout, verdict) for rollout, verdict, _ in results)
+    return dataclasses.replace(_summary(asked, [known[place] for place in places]), samples=judged_now)
 
 
 def select_problems(path: str, *, released: str, line: Callable[[str], None]) -> list[Problem]:
@@ -202,20 +207,23 @@ async def evaluate_model(
     problems: Sequence[Problem],
     *,
     released: str,
+    graders: Sequence[str],
     out: Path | None,
     progress: ShowProgress,
     line: Callable[[str], None],
 ) -> EvaluationResult:
     """Evaluates a model on the problems with the engine of its source, by its config.
 
-    `released`: the days that the problems were chosen by. `out`: a folder in which judged samples are kept as they
-    come, and those of a session before this one are found. `line` takes lines for people: what judges, what was left
-    out. Raises UserError, EngineError.
+    `released`: the days that the problems were chosen by. `graders`: strict, and livecodebench where both are. `out`: a
+    folder in which judged samples are kept as they come, and those of a session before this one are found. `line` takes
+    lines for people: what judges, what was left out. Raises UserError, EngineError.
     """
     config, settings = source.config, source.config.evaluation
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
-    about = settings_of(config, model=source.name, released=released, problems=problems, prompts=prompts)
+    about = settings_of(
+        config, model=source.name, released=released, graders=graders, problems=problems, prompts=prompts
+    )
     judge = SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line)
     try:
         line(f"judge: {judge.name}")
@@ -242,6 +250,7 @@ async def evaluate_model(
                     on_progress=lambda done, total: progress("evaluate", done=done, total=total),
                     kept=log.kept,
                     on_judged=log.add,
+                    published=judge.judge_published if "livecodebench" in graders else None,
                 )
     except EngineError as error:
         raise explained(error, source, out=out) from error

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.evaluation.evaluate import EvaluationResult
-from nouscoder_jax.evaluation.score import Estimate, Paired, Sample, Score
+from nouscoder_jax.evaluation.score import Estimate, Paired, Sample, Score, estimate, problem_means
 from nouscoder_jax.evaluation.stored import RESULT
 
 PUBLISHED = (
@@ -60,15 +60,45 @@ class Report:
             "released": self.released,
             "max_completion_tokens": self.max_tokens,
         }
+        if published := self.published():
+            about["livecodebench"] = {"pass_at_1": asdict(published), "differ": self.differ()}
         paired = {"compared_with": self.compared_with, **asdict(self.paired)} if self.paired else None
         return _plain({**about, **values, "score": asdict(self.score), "paired": paired, "problems": problems})
+
+    def published(self) -> Estimate | None:
+        """Pass@1 as LiveCodeBench's public harness judges; None where it was not asked."""
+        asked = [sample for sample in self.result.measured if sample.published_outcome]
+        passed = [replace(sample, passed=sample.published_outcome == "accepted") for sample in asked]
+        return estimate(list(problem_means(passed).values())) if passed else None
+
+    def differ(self) -> list[dict[str, Any]]:
+        """The programs that one grader accepts and the other does not, with what both say."""
+        return [
+            {
+                "problem_id": sample.problem_id,
+                "sample_index": sample.sample_index,
+                "strict": f"{sample.outcome} {sample.detail}".strip(),
+                "livecodebench": f"{sample.published_outcome} {sample.published_detail}".strip(),
+            }
+            for sample in self.result.measured
+            if sample.published_outcome
+            and sample.is_judged
+            and sample.passed != (sample.published_outcome == "accepted")
+        ]
 
     def lines(self) -> list[str]:
         """Numbers for people, after those of EvaluationResult.table()."""
         lines = [f"pass@1 {self.score.pass_at_1}"]
         for part, rows in self.score.parts().items():
             width = max(map(len, rows))
-            lines += [f"pass@1 by {part}", *(f"  {name:<{width}}  {estimate}" for name, estimate in rows.items())]
+            lines += [f"pass@1 by {part}", *(f"  {name:<{width}}  {value}" for name, value in rows.items())]
+        if published := self.published():
+            lines.append(f"pass@1 {published} as the public harness of LiveCodeBench judges")
+            lines += [
+                f"  {one['problem_id']} sample {one['sample_index']}: strict {one['strict']}; "
+                f"livecodebench {one['livecodebench']}"
+                for one in self.differ()
+            ]
         return lines + ([self.comparison()] if self.paired else [])
 
     def comparison(self) -> str:

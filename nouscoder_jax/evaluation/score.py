@@ -42,6 +42,11 @@ class Sample:
     outcome: str
     """The verdict's, or NOT_JUDGED, or GIVEN_UP."""
     sample_index: int = 0
+    detail: str = ""
+    """Why it did not pass, for people."""
+    published_outcome: str = ""
+    """Of LiveCodeBench's public harness; empty: it was not asked, or failed."""
+    published_detail: str = ""
 
     @property
     def is_judged(self) -> bool:
@@ -110,8 +115,9 @@ def samples_of(results: Iterable[tuple[Rollout, Verdict | None]]) -> list[Sample
     return [sample_of(rollout, verdict) for rollout, verdict in results if verdict is not None]
 
 
-def sample_of(rollout: Rollout, verdict: Verdict | None) -> Sample:
-    """The sample of a completion; None: the engine gave it up, or the judge failed."""
+def sample_of(rollout: Rollout, verdict: Verdict | None, published: Verdict | None = None) -> Sample:
+    """The sample of a completion; None: the engine gave it up, or the judge failed. `published`: what the public
+    harness says."""
     given_up = rollout.completion.finish_reason == "abort"
     return Sample(
         problem_id=rollout.prompt.problem_id,
@@ -120,6 +126,9 @@ def sample_of(rollout: Rollout, verdict: Verdict | None) -> Sample:
         num_tokens=len(rollout.completion.token_ids),
         truncated=rollout.completion.finish_reason == "length",
         outcome=verdict.outcome.value if verdict else GIVEN_UP if given_up else NOT_JUDGED,
+        detail=verdict.detail if verdict else "",
+        published_outcome=published.outcome.value if published else "",
+        published_detail=published.detail if published else "",
     )
 
 

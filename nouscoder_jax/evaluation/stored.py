@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from nouscoder_jax.config import TrainConfig, UserError
 from nouscoder_jax.evaluation.score import Sample
-from nouscoder_jax.types import Problem, Prompt, Rollout, Verdict
+from nouscoder_jax.types import Problem, Prompt, Rollout
 
 RESULT, SAMPLES, SETTINGS = "result.json", "samples.jsonl", "settings.json"
 
@@ -37,7 +37,13 @@ _DECIDING = (
 
 
 def settings_of(
-    config: TrainConfig, *, model: str, released: str, problems: Sequence[Problem], prompts: Mapping[str, Prompt]
+    config: TrainConfig,
+    *,
+    model: str,
+    released: str,
+    graders: Sequence[str],
+    problems: Sequence[Problem],
+    prompts: Mapping[str, Prompt],
 ) -> dict[str, Any]:
     """What the samples of an evaluation depend on, by name."""
     fields = config.flatten()
@@ -48,6 +54,7 @@ def settings_of(
     return {
         "model": model,
         "released": released,
+        "graders": list(graders),
         **{name: fields[name] for name in _DECIDING},
         "problems and prompts": digest.hexdigest(),
     }
@@ -59,14 +66,14 @@ class SampleLog:
 
     Example:
         with open_log(Path("out"), settings) as log:
-            log.add(rollout, verdict, sample)
+            log.add(rollout, sample)
     """
 
     kept: dict[tuple[str, int], Sample] = field(default_factory=dict)
     """Problem id and sample index -> the sample of a session before this one."""
     file: BinaryIO | None = None
 
-    def add(self, rollout: Rollout, verdict: Verdict, sample: Sample) -> None:
+    def add(self, rollout: Rollout, sample: Sample) -> None:
         """Returns once the sample is on the disk; does nothing without a folder."""
         if self.file is None:
             return
@@ -76,7 +83,9 @@ class SampleLog:
             "outcome": sample.outcome,
             "tokens": sample.num_tokens,
             "truncated": sample.truncated,
-            "detail": verdict.detail,
+            "detail": sample.detail,
+            "published_outcome": sample.published_outcome,
+            "published_detail": sample.published_detail,
             "program": rollout.program,
             "text": rollout.text,
         }
@@ -154,6 +163,9 @@ def _read_kept(path: Path) -> dict[tuple[str, int], Sample]:
                     num_tokens=int(values["tokens"]),
                     truncated=bool(values["truncated"]),
                     outcome=str(values["outcome"]),
+                    detail=str(values["detail"]),
+                    published_outcome=str(values["published_outcome"]),
+                    published_detail=str(values["published_detail"]),
                 )
             except (ValueError, LookupError, TypeError) as error:
                 raise UserError(f"{path}:{number} is no sample ({type(error).__name__}: {error}); remove it") from error

@@ -10,6 +10,8 @@ from test_evaluate import TWO, ScriptedEngine, ScriptedJudge
 from nouscoder_jax import evaluation
 from nouscoder_jax.config import UserError
 from nouscoder_jax.evaluation import stored
+from nouscoder_jax.evaluation.report import Report
+from nouscoder_jax.evaluation.score import score
 from nouscoder_jax.rollout.extract import Extracted
 from nouscoder_jax.rollout.sampler import sample_seed
 from nouscoder_jax.types import EngineError, Prompt, Sampling
@@ -28,7 +30,7 @@ class SeededEngine(ScriptedEngine):
         return dataclasses.replace(completion, token_ids=(place,) * (place + 1), finish_reason="stop")
 
 
-def run(folder, letters="awawaaww", **engine):
+def run(folder, letters="awawaaww", published=None, **engine):
     asked = SeededEngine(**engine)
     with stored.open_log(folder, SETTINGS) as log:
         result = asyncio.run(
@@ -44,6 +46,7 @@ def run(folder, letters="awawaaww", **engine):
                 on_progress=lambda done, total: None,
                 kept=log.kept,
                 on_judged=log.add,
+                published=published,
             )
         )
     return result, len(asked.requests)
@@ -79,6 +82,22 @@ def test_what_the_judge_failed_at_is_drawn_again(tmp_path):
     assert failed.num_judge_failures == 2
     result, drawn = run(tmp_path / "a")
     assert drawn == 2 and numbers(result) == numbers(run(None)[0])
+
+
+def test_both_graders_are_kept_and_a_failure_of_the_second_is_drawn_again(tmp_path):
+    """The second grader refuses the program 0, fails once at 3, and accepts the others."""
+    first, drawn = run(tmp_path / "a", published=ScriptedJudge("waa!aaaa").judge)
+    assert drawn == 8 and first.measured[3].published_outcome == ""
+    result, drawn = run(tmp_path / "a", published=ScriptedJudge("waaaaaaa").judge)
+    assert drawn == 1 and numbers(result) == numbers(run(None, published=ScriptedJudge("waaaaaaa").judge)[0])
+    report = Report(
+        model="m", problem_file="p", released="", max_tokens=8, result=result, score=score(result.measured, TWO)
+    )
+    values = report.to_dict()["livecodebench"]
+    assert values["pass_at_1"]["mean"] == 7 / 8 and result.pass_at_1 == 4 / 8
+    assert [one["problem_id"] + str(one["sample_index"]) for one in values["differ"]] == ["x0", "x1", "x3", "y2", "y3"]
+    assert values["differ"][0]["strict"] == "accepted" and values["differ"][0]["livecodebench"] == "wrong_answer"
+    assert "  x sample 0: strict accepted; livecodebench wrong_answer" in report.lines()
 
 
 def test_nothing_is_drawn_where_all_is_there(tmp_path):

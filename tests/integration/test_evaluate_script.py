@@ -20,6 +20,7 @@ SMALL = [
     "--rollout.num-slots=2",
     "--rollout.decode-chunk-tokens=4",
     "--verifier.backend=local",
+    "--graders=strict,livecodebench",
 ]
 
 
@@ -29,7 +30,9 @@ def whole(launchers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluations") / "whole"
     code, told = launchers.run("evaluate.py", *SMALL, f"--out={folder}")
     assert code == 0, told
-    outcomes = json.loads((folder / "result.json").read_text())["outcomes"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["livecodebench"]["pass_at_1"]["num_problems"] == 8 and "public harness" in told
+    outcomes = result["outcomes"]
     assert sum(count > 0 for count in outcomes.values()) > 1, outcomes
     return folder
 
@@ -83,6 +86,7 @@ def test_two_results_are_compared_without_a_model(launchers, whole, tmp_path):
         (["--tokenizer=/nowhere"], "--tokenizer got /nowhere"),
         (["--model=http://127.0.0.1:9"], "no SGLang server answers at http://127.0.0.1:9"),
         (["--contexts=97"], "--contexts got 97"),
+        (["--graders=livecodebench"], "--graders got 'livecodebench'; expected strict or"),
         (["--max-tokens=0"], "evaluation.max_completion_tokens is 0"),
     ],
 )
