@@ -1,11 +1,14 @@
-"""Pass@k of a Hugging Face directory, with the embedded engine.
+"""Pass@k of a Hugging Face directory or of running SGLang servers.
 
-    python scripts/evaluate.py --model DIR --problems FILE --samples 16 --max-tokens 128 [--out FILE]
+    python scripts/evaluate.py --model DIR --problems FILE --samples 16 --max-tokens 128 [--out FOLDER]
     python scripts/evaluate.py --model DIR --problems FILE --max-tokens 81920 --contexts 40960,81920 \\
-        --released 2024-08-01..2025-05-01 --out new.json --table new.md --picture new.png --compare old.json
+        --released 2024-08-01..2025-05-01 --out new --table new.md --picture new.png --compare old
+    python scripts/evaluate.py --compare new old
 
 --model, --problems, --samples and --max-tokens are short for the config fields model.path, data.held-out,
 evaluation.samples-per-problem and evaluation.max-completion-tokens; prompts, sampling and sandbox are the config's.
+A --model URL[,URL...] is evaluated as the servers have it; a directory is drawn from here, or, with --rollout.engine
+sglang, by servers that are started for it. Past 40,960 tokens a Qwen3 is stretched (--model.yarn-factor 2.0, 2.5, 4.0).
 Pass@1 is the mean over samples, then over problems, with a 95 % bootstrap interval over problems; it is also given by
 difficulty, platform and month where the problems say them.
 Exit code 0: evaluated; 1: the engine or the judge failed; 2: bad input.

@@ -47,6 +47,10 @@ class EvaluationConfig:
             self.samples_between >= 0,
             f"evaluation.samples_between is {self.samples_between}; use 0 (all of samples_per_problem) or more",
         )
+        check(
+            self.max_completion_tokens >= 1,
+            f"evaluation.max_completion_tokens is {self.max_completion_tokens}; use 1 or more",
+        )
         check(self.temperature > 0, f"evaluation.temperature is {self.temperature}; use more than 0")
         check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; use a number above 0 and up to 1")
         check(self.top_k >= 0, f"evaluation.top_k is {self.top_k}; use 0 (all tokens) or more")

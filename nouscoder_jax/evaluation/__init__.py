@@ -8,7 +8,7 @@ from nouscoder_jax.evaluation.evaluate import (
     EvaluationResult,
     ProblemResult,
     evaluate,
-    evaluate_directory,
+    evaluate_model,
     select_problems,
     summarize,
 )
@@ -18,7 +18,7 @@ __all__ = [
     "EvaluationResult",
     "ProblemResult",
     "evaluate",
-    "evaluate_directory",
+    "evaluate_model",
     "pass_at_k",
     "select_problems",
     "summarize",

@@ -12,20 +12,22 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from nouscoder_jax.config import TrainConfig, UserError
+from nouscoder_jax.config import UserError
 from nouscoder_jax.data.filters import Filters, parse_dates
 from nouscoder_jax.data.problems import read_problems
 from nouscoder_jax.data.prompts import PromptMaker
-from nouscoder_jax.evaluation.score import pass_at_k
-from nouscoder_jax.hub import find_model
+from nouscoder_jax.evaluation.engines import Source, explained, open_engine
+from nouscoder_jax.evaluation.score import GIVEN_UP, NOT_JUDGED, Sample, pass_at_k, sample_of
+from nouscoder_jax.evaluation.stored import open_log, settings_of
 from nouscoder_jax.rollout.engine import Engine
 from nouscoder_jax.rollout.extract import Extract, make_extract
 from nouscoder_jax.rollout.sampler import cancel, sample_group, sampling_of
-from nouscoder_jax.types import JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
+from nouscoder_jax.types import EngineError, JudgeError, Outcome, Problem, Prompt, Rollout, Sampling, Verdict
 from nouscoder_jax.verifier.judge import Judge, SandboxJudge, make_sandbox
 
 
@@ -72,12 +74,14 @@ class EvaluationResult:
     """Completions that the engine gave up; in no length and no share."""
     problems: tuple[ProblemResult, ...]
     samples: tuple[tuple[Rollout, Verdict | None], ...] = field(default=(), repr=False)
-    """All completions, in order; None: the judge or the engine failed."""
+    """All completions drawn, in order; None: the judge or the engine failed."""
+    measured: tuple[Sample, ...] = field(default=(), repr=False)
+    """All samples, in order, those of earlier sessions included."""
 
     def to_dict(self) -> dict[str, Any]:
         """The result without its samples, as JSON values; what is not a number is null."""
-        values = dataclasses.asdict(dataclasses.replace(self, samples=()))
-        del values["samples"]
+        values = dataclasses.asdict(dataclasses.replace(self, samples=(), measured=()))
+        del values["samples"], values["measured"]
         return {name: None if value != value else value for name, value in values.items()}
 
     def table(self) -> list[str]:
@@ -106,13 +110,19 @@ async def evaluate(
     decode: Callable[[Sequence[int]], str],
     extract: Extract,
     on_progress: Callable[[int, int], None],
+    kept: Mapping[tuple[str, int], Sample] | None = None,
+    on_judged: Callable[[Rollout, Sample], None] = lambda rollout, sample: None,
+    published: Callable[[Problem, str | None], Awaitable[Verdict]] | None = None,
 ) -> EvaluationResult:
     """Draws and judges samples_per_problem completions of every problem that has a prompt.
 
     `on_progress(done, total)` is called after every sample. The seed of a sample depends on `sampling.seed` and its
-    place in `problems` only; groups are counted from -1 down, so that no sample of training has it. Raises EngineError
-    when the engine fails; however it ends, nothing is left running.
+    place in `problems` only; groups are counted from -1 down, so that no sample of training has it. Those in `kept`, by
+    problem id and sample index, are not drawn again; `on_judged` gets each that was judged. `published`
+    judges each once more, as the public harness does. Raises EngineError when the engine fails; however it ends,
+    nothing is left running.
     """
+    kept = kept or {}
     asked = [problem for problem in problems if problem.problem_id in prompts]
     groups = [
         sample_group(
@@ -123,21 +133,30 @@ async def evaluate(
             group_size=samples_per_problem,
             decode=decode,
             extract=extract,
+            without={index for index in range(samples_per_problem) if (problem.problem_id, index) in kept},
         )
         for index, problem in enumerate(asked)
     ]
-    done = 0
+    places = [(problem.problem_id, index) for problem in asked for index in range(samples_per_problem)]
+    done = sum(place in kept for place in places)
+    if done:
+        on_progress(done, len(places))
 
-    async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None]:
+    async def judged(problem: Problem, task: asyncio.Task[Rollout]) -> tuple[Rollout, Verdict | None, Sample]:
         nonlocal done
         rollout = await task
-        verdict = None
+        verdict = second = None
         if not _given_up(rollout):
             with contextlib.suppress(JudgeError):
                 verdict = await judge.judge(problem, rollout.program)
+                if published is not None:
+                    second = await published(problem, rollout.program)
+        sample = sample_of(rollout, verdict, second)
+        if verdict is not None and (published is None or second is not None):
+            on_judged(rollout, sample)
         done += 1
-        on_progress(done, len(asked) * samples_per_problem)
-        return rollout, verdict
+        on_progress(done, len(places))
+        return rollout, verdict, sample
 
     drawn = [(problem, task) for problem, group in zip(asked, groups, strict=True) for task in group]
     judging = [asyncio.create_task(judged(problem, task)) for problem, task in drawn]
@@ -148,7 +167,9 @@ async def evaluate(
             task.cancel()
         await asyncio.gather(*judging, return_exceptions=True)
         await cancel([task for _, task in drawn])
-    return summarize(asked, results)
+    known = dict(kept) | {(sample.problem_id, sample.sample_index): sample for _, _, sample in results}
+    judged_now = tuple((rollout, verdict) for rollout, verdict, _ in results)
+    return dataclasses.replace(_summary(asked, [known[place] for place in places]), samples=judged_now)
 
 
 def select_problems(path: str, *, released: str, line: Callable[[str], None]) -> list[Problem]:
@@ -181,52 +202,58 @@ class ShowProgress(Protocol):
         ...
 
 
-async def evaluate_directory(
-    config: TrainConfig, problems: Sequence[Problem], *, progress: ShowProgress, line: Callable[[str], None]
+async def evaluate_model(
+    source: Source,
+    problems: Sequence[Problem],
+    *,
+    released: str,
+    graders: Sequence[str],
+    out: Path | None,
+    progress: ShowProgress,
+    line: Callable[[str], None],
 ) -> EvaluationResult:
-    """Evaluates the Hugging Face directory model.path on the problems with the embedded engine, by the config.
+    """Evaluates a model on the problems with the engine of its source, by its config.
 
-    `line` takes lines for people: what judges, what was left out. Raises UserError, EngineError.
+    `released`: the days that the problems were chosen by. `graders`: strict, and livecodebench where both are. `out`: a
+    folder in which judged samples are kept as they come, and those of a session before this one are found. `line` takes
+    lines for people: what judges, what was left out. Raises UserError, EngineError.
     """
-    from nouscoder_jax.rollout.embedded import EmbeddedEngine  # imports jax, which `evaluate` does without
-
-    settings = config.evaluation
+    config, settings = source.config, source.config.evaluation
     prompt_maker = PromptMaker(config.model.path, config.data)
     prompts, left_out = prompt_maker.make_all(problems)
+    about = settings_of(
+        config, model=source.name, released=released, graders=graders, problems=problems, prompts=prompts
+    )
     judge = SandboxJudge(make_sandbox(config.verifier), config.verifier, stop_at_first_failure=True, say=line)
     try:
         line(f"judge: {judge.name}")
         if left_out:
             longest = config.data.max_prompt_tokens
             line(f"{len(left_out)} problems left out: their prompts exceed data.max_prompt_tokens={longest}")
-        engine = EmbeddedEngine.from_directory(
-            find_model(config.model.path),
-            eos_ids=prompt_maker.eos_token_ids,
-            num_slots=config.rollout.num_slots,
-            decode_chunk_tokens=config.rollout.decode_chunk_tokens,
-            max_cache_tokens=config.data.max_prompt_tokens + settings.max_completion_tokens,
-            compute_dtype=config.model.compute_dtype,
-            policy_version=0,
-            batch_invariant=config.rollout.batch_invariant,
-        )
-        try:
-            return await evaluate(
-                problems,
-                prompts,
-                engine=engine,
-                judge=judge,
-                sampling=sampling_of(settings, seed=config.seed),
-                samples_per_problem=settings.samples_per_problem,
-                decode=prompt_maker.decode,
-                extract=make_extract(
-                    config.data.extract_rule,
+        with open_log(out, about) as log:
+            if log.kept:
+                line(f"{len(log.kept)} samples are in {out} already and are kept")
+            async with open_engine(source, eos_ids=prompt_maker.eos_token_ids, say=line) as engine:
+                return await evaluate(
+                    problems,
+                    prompts,
+                    engine=engine,
+                    judge=judge,
+                    sampling=sampling_of(settings, seed=config.seed),
+                    samples_per_problem=settings.samples_per_problem,
                     decode=prompt_maker.decode,
-                    think_token_ids=prompt_maker.think_token_ids,
-                ),
-                on_progress=lambda done, total: progress("evaluate", done=done, total=total),
-            )
-        finally:
-            await engine.close()
+                    extract=make_extract(
+                        config.data.extract_rule,
+                        decode=prompt_maker.decode,
+                        think_token_ids=prompt_maker.think_token_ids,
+                    ),
+                    on_progress=lambda done, total: progress("evaluate", done=done, total=total),
+                    kept=log.kept,
+                    on_judged=log.add,
+                    published=judge.judge_published if "livecodebench" in graders else None,
+                )
+    except EngineError as error:
+        raise explained(error, source, out=out) from error
     finally:
         await judge.close()
 
@@ -234,16 +261,21 @@ async def evaluate_directory(
 def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verdict | None]]) -> EvaluationResult:
     """The result of judged rollouts; a verdict of None is a failure of the engine, where that gave the completion up,
     or of the judge. `problems` may hold more than were drawn."""
-    by_problem: dict[str, list[Verdict]] = {problem.problem_id: [] for problem in problems}
-    for rollout, verdict in results:
-        if verdict is not None:
-            by_problem[rollout.prompt.problem_id].append(verdict)
+    samples = [sample_of(rollout, verdict) for rollout, verdict in results]
+    return dataclasses.replace(_summary(problems, samples), samples=tuple(results))
+
+
+def _summary(problems: Sequence[Problem], samples: Sequence[Sample]) -> EvaluationResult:
+    by_problem: dict[str, list[bool]] = {problem.problem_id: [] for problem in problems}
+    for sample in samples:
+        if sample.is_judged:
+            by_problem[sample.problem_id].append(sample.passed)
     per_problem = tuple(
         ProblemResult(
             problem_id=problem.problem_id,
             family=problem.family,
-            num_judged=len(verdicts := by_problem[problem.problem_id]),
-            num_accepted=sum(verdict.outcome is Outcome.ACCEPTED for verdict in verdicts),
+            num_judged=len(passed := by_problem[problem.problem_id]),
+            num_accepted=sum(passed),
         )
         for problem in problems
     )
@@ -251,21 +283,21 @@ def summarize(problems: Sequence[Problem], results: Sequence[tuple[Rollout, Verd
     largest_k = min((result.num_judged for result in counted), default=0)
     ks = [2**power for power in range(largest_k.bit_length())]
     families = sorted({result.family for result in counted if result.family})
-    completions = [rollout.completion for rollout, _ in results if not _given_up(rollout)]
-    outcomes = Counter(verdict.outcome.value for _, verdict in results if verdict is not None)
+    finished = [sample for sample in samples if sample.outcome != GIVEN_UP]
+    outcomes = Counter(sample.outcome for sample in samples)
     return EvaluationResult(
         pass_at_1=_mean_pass_at(counted, 1),
         pass_at_k={k: _mean_pass_at(counted, k) for k in ks},
         solved_by_family={name: _mean_pass_at([r for r in counted if r.family == name], 1) for name in families},
         outcomes={outcome.value: outcomes[outcome.value] for outcome in Outcome},
-        truncated_share=_mean([completion.finish_reason == "length" for completion in completions]),
-        completion_tokens_mean=_mean([len(completion.token_ids) for completion in completions]),
+        truncated_share=_mean([sample.truncated for sample in finished]),
+        completion_tokens_mean=_mean([sample.num_tokens for sample in finished]),
         num_problems=len(counted),
-        num_samples=len(results),
-        num_judge_failures=sum(verdict is None and not _given_up(rollout) for rollout, verdict in results),
-        num_engine_failures=sum(_given_up(rollout) for rollout, _ in results),
+        num_samples=len(samples),
+        num_judge_failures=outcomes[NOT_JUDGED],
+        num_engine_failures=outcomes[GIVEN_UP],
         problems=per_problem,
-        samples=tuple(results),
+        measured=tuple(samples),
     )
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nouscoder_jax.config import UserError
 from nouscoder_jax.evaluation.evaluate import EvaluationResult
-from nouscoder_jax.evaluation.score import Estimate, Paired, Sample, Score, samples_of
+from nouscoder_jax.evaluation.score import Estimate, Paired, Sample, Score, estimate, problem_means
+from nouscoder_jax.evaluation.stored import RESULT
 
 PUBLISHED = (
     ("Qwen3-14B, the base", "81,920", "60.79"),
@@ -48,7 +49,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, each problem with its judged samples; what is not a number is null."""
         samples: dict[str, list[dict[str, Any]]] = {}
-        for sample in samples_of(self.result.samples):
+        for sample in filter(lambda sample: sample.is_judged, self.result.measured):
             values = {"passed": sample.passed, "tokens": sample.num_tokens, "truncated": sample.truncated}
             samples.setdefault(sample.problem_id, []).append({**values, "outcome": sample.outcome})
         values = self.result.to_dict()
@@ -59,26 +60,51 @@ class Report:
             "released": self.released,
             "max_completion_tokens": self.max_tokens,
         }
+        if published := self.published():
+            about["livecodebench"] = {"pass_at_1": asdict(published), "differ": self.differ()}
         paired = {"compared_with": self.compared_with, **asdict(self.paired)} if self.paired else None
         return _plain({**about, **values, "score": asdict(self.score), "paired": paired, "problems": problems})
+
+    def published(self) -> Estimate | None:
+        """Pass@1 as LiveCodeBench's public harness judges; None where it was not asked."""
+        asked = [sample for sample in self.result.measured if sample.published_outcome]
+        passed = [replace(sample, passed=sample.published_outcome == "accepted") for sample in asked]
+        return estimate(list(problem_means(passed).values())) if passed else None
+
+    def differ(self) -> list[dict[str, Any]]:
+        """The programs that one grader accepts and the other does not, with what both say."""
+        return [
+            {
+                "problem_id": sample.problem_id,
+                "sample_index": sample.sample_index,
+                "strict": f"{sample.outcome} {sample.detail}".strip(),
+                "livecodebench": f"{sample.published_outcome} {sample.published_detail}".strip(),
+            }
+            for sample in self.result.measured
+            if sample.published_outcome
+            and sample.is_judged
+            and sample.passed != (sample.published_outcome == "accepted")
+        ]
 
     def lines(self) -> list[str]:
         """Numbers for people, after those of EvaluationResult.table()."""
         lines = [f"pass@1 {self.score.pass_at_1}"]
         for part, rows in self.score.parts().items():
             width = max(map(len, rows))
-            lines += [f"pass@1 by {part}", *(f"  {name:<{width}}  {estimate}" for name, estimate in rows.items())]
+            lines += [f"pass@1 by {part}", *(f"  {name:<{width}}  {value}" for name, value in rows.items())]
+        if published := self.published():
+            lines.append(f"pass@1 {published} as the public harness of LiveCodeBench judges")
+            lines += [
+                f"  {one['problem_id']} sample {one['sample_index']}: strict {one['strict']}; "
+                f"livecodebench {one['livecodebench']}"
+                for one in self.differ()
+            ]
         return lines + ([self.comparison()] if self.paired else [])
 
     def comparison(self) -> str:
         """The paired test in one line."""
         assert self.paired is not None
-        gap = self.paired.difference
-        return (
-            f"against {self.compared_with}: {100 * gap.mean:+.1f} points (95 % interval {100 * gap.low:+.1f} to "
-            f"{100 * gap.high:+.1f}, {gap.num_problems} problems, {self.paired.num_better} better, "
-            f"{self.paired.num_worse} worse), p = {self.paired.p_value:.4g} by signs flipped at random, two-sided"
-        )
+        return comparison(self.paired, f"against {self.compared_with}")
 
     def markdown(self) -> str:
         """The run beside the published numbers, then its parts."""
@@ -152,9 +178,20 @@ class Report:
             pyplot.close(figure)
 
 
+def comparison(paired: Paired, who: str) -> str:
+    """A paired test in one line."""
+    gap = paired.difference
+    return (
+        f"{who}: {100 * gap.mean:+.1f} points (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, "
+        f"{gap.num_problems} problems, {paired.num_better} better, {paired.num_worse} worse), "
+        f"p = {paired.p_value:.4g} by signs flipped at random, two-sided"
+    )
+
+
 def read_samples(path: Path) -> list[Sample]:
-    """The judged samples of a JSON that evaluate.py has written. Raises UserError."""
+    """The judged samples of a folder, or a result.json, that evaluate.py has written. Raises UserError."""
     try:
+        path = path / RESULT if path.is_dir() else path
         problems = json.loads(path.read_text(encoding="utf-8"))["problems"]
         samples = [
             Sample(
@@ -172,7 +209,7 @@ def read_samples(path: Path) -> list[Sample]:
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"--compare got {path}, which has no samples of an evaluation ({type(error).__name__}: {error}); give a "
-            "file that evaluate.py --out has written"
+            "folder that evaluate.py --out has written"
         ) from error
     if not samples:
         raise UserError(f"--compare got {path}, in which nothing was judged; give an evaluation with judged samples")

@@ -21,11 +21,13 @@ NUM_RESAMPLES = 10_000
 _CHUNK = 100  # resamples at a time, so that memory is bounded by 100 numbers a problem
 _SEED = 0
 NOT_STATED = "not stated"
+NOT_JUDGED, GIVEN_UP = "judge failure", "engine failure"
+"""Outcomes of completions without a verdict: the judge failed, or the engine gave the completion up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One judged completion.
+    """One completion, judged or not.
 
     Example:
         Sample(problem_id="tiny/held_out/0003", passed=True, num_tokens=812, truncated=False, outcome="accepted")
@@ -38,6 +40,18 @@ class Sample:
     truncated: bool
     """Cut at the length limit."""
     outcome: str
+    """The verdict's, or NOT_JUDGED, or GIVEN_UP."""
+    sample_index: int = 0
+    detail: str = ""
+    """Why it did not pass, for people."""
+    published_outcome: str = ""
+    """Of LiveCodeBench's public harness; empty: it was not asked, or failed."""
+    published_detail: str = ""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has a verdict."""
+        return self.outcome not in (NOT_JUDGED, GIVEN_UP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +112,24 @@ def pass_at_k(*, num_samples: int, num_accepted: int, k: int) -> float:
 
 def samples_of(results: Iterable[tuple[Rollout, Verdict | None]]) -> list[Sample]:
     """The samples that have a verdict; failures of the engine or the judge are none."""
-    return [
-        Sample(
-            problem_id=rollout.prompt.problem_id,
-            passed=verdict.outcome is Outcome.ACCEPTED,
-            num_tokens=len(rollout.completion.token_ids),
-            truncated=rollout.completion.finish_reason == "length",
-            outcome=verdict.outcome.value,
-        )
-        for rollout, verdict in results
-        if verdict is not None
-    ]
+    return [sample_of(rollout, verdict) for rollout, verdict in results if verdict is not None]
+
+
+def sample_of(rollout: Rollout, verdict: Verdict | None, published: Verdict | None = None) -> Sample:
+    """The sample of a completion; None: the engine gave it up, or the judge failed. `published`: what the public
+    harness says."""
+    given_up = rollout.completion.finish_reason == "abort"
+    return Sample(
+        problem_id=rollout.prompt.problem_id,
+        sample_index=rollout.sample_index,
+        passed=verdict is not None and verdict.outcome is Outcome.ACCEPTED,
+        num_tokens=len(rollout.completion.token_ids),
+        truncated=rollout.completion.finish_reason == "length",
+        outcome=verdict.outcome.value if verdict else GIVEN_UP if given_up else NOT_JUDGED,
+        detail=verdict.detail if verdict else "",
+        published_outcome=published.outcome.value if published else "",
+        published_detail=published.detail if published else "",
+    )
 
 
 def score(samples: Sequence[Sample], problems: Sequence[Problem], *, contexts: Sequence[int] = ()) -> Score:

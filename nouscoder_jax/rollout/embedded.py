@@ -180,6 +180,7 @@ class EmbeddedEngine:
         cls,
         path: Path | str,
         *,
+        architecture: Architecture | None = None,
         eos_ids: Sequence[int],
         num_slots: int,
         decode_chunk_tokens: int,
@@ -188,8 +189,11 @@ class EmbeddedEngine:
         policy_version: int,
         batch_invariant: bool,
     ) -> EmbeddedEngine:
-        """Returns an engine over the weights of a Hugging Face directory. Raises UserError where it cannot be read."""
-        architecture, model = load_model(path)
+        """Returns an engine over the weights of a Hugging Face directory. Raises UserError where it cannot be read.
+
+        `architecture` counts in place of the directory's own, where given (YaRN).
+        """
+        architecture, model = load_model(path, architecture=architecture)
         return cls(
             model,
             architecture,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from nouscoder_jax.config import EvaluationConfig, RolloutConfig
@@ -47,12 +47,13 @@ def sample_group(
     group_size: int,
     decode: Callable[[Sequence[int]], str],
     extract: Extract,
+    without: Container[int] = (),
 ) -> tuple[asyncio.Task[Rollout], ...]:
     """One running task for each rollout of the group, in order of sample_index.
 
     `sampling.seed` is the run's, from which each completion gets one of its own (`sample_seed`). `decode` turns sampled
-    ids into text, `extract` takes the program out. Cancelling a task frees its slot in the engine. A task
-    raises EngineError when the engine cannot answer. Needs a running event loop.
+    ids into text, `extract` takes the program out. Indices in `without` get no task. Cancelling a task frees its slot
+    in the engine. A task raises EngineError when the engine cannot answer. Needs a running event loop.
     """
 
     async def sample(sample_index: int) -> Rollout:
@@ -71,7 +72,9 @@ def sample_group(
         )
 
     return tuple(
-        asyncio.create_task(sample(index), name=f"group {group_id} sample {index}") for index in range(group_size)
+        asyncio.create_task(sample(index), name=f"group {group_id} sample {index}")
+        for index in range(group_size)
+        if index not in without
     )
 
 

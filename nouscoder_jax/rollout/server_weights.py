@@ -55,6 +55,21 @@ class Weights:
         return f"{self.policy_version}@{self.export.digest}"
 
 
+@dataclass(eq=False, slots=True, kw_only=True)
+class ServedWeights:
+    """What servers had when the engine came to them; it is never sent.
+
+    Example:
+        ServedWeights(model_path="Qwen3-14B", name="default", policy_version=0)
+    """
+
+    model_path: str
+    name: str
+    """The weight_version that the servers say."""
+    policy_version: int
+    cache_key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
 class ServerWeights:
     """Sends weights to servers and compares what they hold."""
 
@@ -64,12 +79,16 @@ class ServerWeights:
         self._mode: OnNewWeights = on_new_weights
         self._request_timeout_s = request_timeout_s
 
-    async def send(self, server: Server, weights: Weights) -> None:
+    async def send(self, server: Server, weights: Weights | ServedWeights) -> None:
         """Has a server take the weights, the way that `on_new_weights` says, and checks them before the next token.
 
         Raises EngineError where it does not take them or holds something else, ServerLostError where it is gone. It is
-        never left paused.
+        never left paused. ServedWeights are not sent: EngineError.
         """
+        if isinstance(weights, ServedWeights):
+            raise EngineError(
+                f"{server.url} no longer serves {weights.model_path} as version {weights.name!r}; start it as before"
+            )
         body = {
             "model_path": str(weights.export.folder.resolve()),
             "weight_version": weights.name,
@@ -103,16 +122,23 @@ class ServerWeights:
             await asyncio.wait(pausing)
         await self.unpause(server)
 
-    async def name_on(self, server: Server) -> str:
-        """The name of the weights that a server says it serves."""
+    async def served(self, server: Server) -> tuple[str, str]:
+        """The model's path and the name of its weights, as a server says them."""
         try:
             info = await self._caller.get(server.url, "/model_info", timeout_s=ANSWER_TIMEOUT_S)
         except RefusedError as error:
             raise EngineError(str(error)) from error
-        return str(info.get("weight_version")) if isinstance(info, Mapping) else repr(info)
+        info = info if isinstance(info, Mapping) else {}
+        return str(info.get("model_path")), str(info.get("weight_version"))
 
-    async def holds(self, server: Server, weights: Weights) -> bool:
-        """Whether a server serves these weights already, by name and by checksums."""
+    async def name_on(self, server: Server) -> str:
+        """The name of the weights that a server says it serves."""
+        return (await self.served(server))[1]
+
+    async def holds(self, server: Server, weights: Weights | ServedWeights) -> bool:
+        """Whether a server serves these weights already: by name and checksums, or, of ServedWeights, path and name."""
+        if isinstance(weights, ServedWeights):
+            return await self.served(server) == (weights.model_path, weights.name)
         if await self.name_on(server) != weights.name:
             return False
         try:

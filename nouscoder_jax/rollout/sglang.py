@@ -29,7 +29,7 @@ from nouscoder_jax.config import UserError
 from nouscoder_jax.rollout.draft import Draft
 from nouscoder_jax.rollout.fleet import Fleet, Server, check_context, find_servers
 from nouscoder_jax.rollout.probe import Drift, Probe
-from nouscoder_jax.rollout.server_weights import OnNewWeights, ServerWeights, Weights
+from nouscoder_jax.rollout.server_weights import OnNewWeights, ServedWeights, ServerWeights, Weights
 from nouscoder_jax.rollout.sglang_calls import (
     ANSWER_TIMEOUT_S,
     Caller,
@@ -104,7 +104,7 @@ class SGLangEngine:
             say=say,
         )
         self._layout = read_export(model).layout if model.is_dir() else None
-        self._weights: Weights | None = None
+        self._weights: Weights | ServedWeights | None = None
         """What every server should have, from the start of `reload` on."""
         self._policy_version = -1
         self._versions: dict[str, int] = {}
@@ -174,6 +174,29 @@ class SGLangEngine:
                 raise
             self._layout, self._policy_version = export.layout, policy_version
 
+    async def adopt(self, *, policy_version: int) -> None:
+        """Takes the weights that the servers have, as `policy_version`, without changing them. A server that comes back
+        with others gets no request. Raises EngineError where one does not answer or they differ."""
+        if self._closed:
+            raise EngineError("the SGLang engine is closed")
+        self._fleet.start()
+        try:
+            found = {server.url: await self._server_weights.served(server) for server in self._fleet.workers}
+        except ServerLostError as error:
+            raise EngineError(str(error)) from error
+        (url, (path, name)), *others = found.items()
+        for other, served in others:
+            if served != (path, name):
+                raise EngineError(
+                    f"{other} serves {served[0]}, version {served[1]!r}, and {url} {path}, version {name!r}; name "
+                    "servers of one model"
+                )
+        async with self._changing:
+            self._weights = ServedWeights(model_path=path, name=name, policy_version=policy_version)
+            self._versions[name] = policy_version
+            await self._load_all(self._weights, only_where_lost=True)
+            self._policy_version = policy_version
+
     async def prove(self, probe: Probe) -> Drift:
         """Has every server that lives score the probe; see `Engine.prove`. One that is lost meanwhile, or now, is
         proven when it comes back, and stays out where it is over a bound."""
@@ -234,7 +257,7 @@ class SGLangEngine:
         await asyncio.gather(*(self._abort(server, rid) for rid, server in under_way), *self._aborts)
         await self._caller.close()
 
-    def _take_back(self, new: Weights, old: Weights | None, *, reason: str) -> None:
+    def _take_back(self, new: Weights, old: Weights | ServedWeights | None, *, reason: str) -> None:
         """Every server gets the old weights again before its next request."""
         self._weights = old
         if old is None or old.name != new.name:
@@ -298,7 +321,7 @@ class SGLangEngine:
         if len(failures) >= limit:
             raise EngineError(f"a completion failed {limit} times: {'; '.join(failures)}")
 
-    async def _ask(self, server: Server, draft: Draft, weights: Weights) -> tuple[Piece, bool]:
+    async def _ask(self, server: Server, draft: Draft, weights: Weights | ServedWeights) -> tuple[Piece, bool]:
         """The piece that one request brings, and whether it came in time: one that did not is what the server had
         sampled when it was aborted. Raises ServerLostError, RefusedError, EngineError."""
         sampling, rid = draft.sampling, uuid.uuid4().hex
@@ -356,7 +379,7 @@ class SGLangEngine:
             with contextlib.suppress(ServerLostError, RefusedError, EngineError):  # one that is gone generates nothing
                 await self._caller.post(target.url, "/abort_request", {"rid": rid}, timeout_s=ANSWER_TIMEOUT_S)
 
-    async def _load_all(self, weights: Weights, *, only_where_lost: bool = False) -> None:
+    async def _load_all(self, weights: Weights | ServedWeights, *, only_where_lost: bool = False) -> None:
         """All servers that live take the weights at once. Raises the first EngineError after all are done."""
         servers = self._fleet.alive
         for server in servers:
@@ -368,7 +391,7 @@ class SGLangEngine:
         self._unsure = False
         await self._fleet.wait_ready()
 
-    async def _load(self, server: Server, weights: Weights, *, only_where_lost: bool) -> None:
+    async def _load(self, server: Server, weights: Weights | ServedWeights, *, only_where_lost: bool) -> None:
         try:
             if not only_where_lost or not await self._server_weights.holds(server, weights):
                 await self._fleet.while_up(server, self._server_weights.send(server, weights))

@@ -9,12 +9,13 @@ In: VerifierConfig; problems and programs. Out: Verdicts, JudgeErrors. `make_san
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, runtime_checkable
 
 from nouscoder_jax.config import UserError, VerifierConfig
 from nouscoder_jax.types import Problem, Verdict
 from nouscoder_jax.verifier.breaker import Breaker
+from nouscoder_jax.verifier.livecodebench import verify_published
 from nouscoder_jax.verifier.local import LocalSandbox
 from nouscoder_jax.verifier.sandbox import Sandbox, SandboxOutError
 from nouscoder_jax.verifier.verify import verify
@@ -99,28 +100,37 @@ class SandboxJudge:
     async def judge(self, problem: Problem, program: str | None) -> Verdict:
         """The verdict on one program. Raises JudgeError, which never says anything about the program, and OutageError
         after an outage that lasted `config.outage_limit_s`."""
-        self.num_waiting += 1
-        try:
-            async with self._workers:
-                return await self._judge(problem, program)
-        finally:
-            self.num_waiting -= 1
+        return await self._queued(
+            lambda: verify(
+                problem,
+                program,
+                sandbox=self.sandbox,
+                config=self.config,
+                stop_at_first_failure=self._stop_at_first_failure,
+            )
+        )
+
+    async def judge_published(self, problem: Problem, program: str | None) -> Verdict:
+        """The verdict of LiveCodeBench's public harness, in the same queue. Raises like `judge`."""
+        return await self._queued(lambda: verify_published(problem, program, sandbox=self.sandbox, config=self.config))
 
     async def close(self) -> None:
         """Ends every sandbox."""
         await self.breaker.close()
         await self.sandbox.close()
 
-    async def _judge(self, problem: Problem, program: str | None) -> Verdict:
+    async def _queued(self, judge: Callable[[], Awaitable[Verdict]]) -> Verdict:
+        self.num_waiting += 1
+        try:
+            async with self._workers:
+                return await self._through_outages(judge)
+        finally:
+            self.num_waiting -= 1
+
+    async def _through_outages(self, judge: Callable[[], Awaitable[Verdict]]) -> Verdict:
         while True:
             await self.breaker.gate()
             try:
-                return await verify(
-                    problem,
-                    program,
-                    sandbox=self.sandbox,
-                    config=self.config,
-                    stop_at_first_failure=self._stop_at_first_failure,
-                )
+                return await judge()
             except SandboxOutError as error:
                 await self.breaker.wait(error)

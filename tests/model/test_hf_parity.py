@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="parity with transformers needs torc
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
+YARN_TOLERANCE = 5e-6
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Half the time to compile. A user's own optimised program is the one of test_..._at_position_40000."""
 NUM_TOKENS = 160  # far past the original length of 64, where YaRN matters
@@ -134,6 +135,27 @@ def test_gradients_of_a_token_loss_equal_transformers(outputs):
     relative = {name: np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max() for name in theirs}
     print(f"largest relative difference of a gradient: {max(relative.values()):.1e}")
     assert max(relative.values()) <= TOLERANCE, relative
+
+
+@pytest.mark.parametrize("factor", [2.0, 2.5, 4.0])
+def test_logprobs_past_the_original_length_are_those_of_transformers(factor, tmp_path):
+    """A plain checkpoint, stretched as model.yarn_factor does it; the largest position is that of the factor."""
+    from nouscoder_jax.model.architecture import Architecture
+    from nouscoder_jax.model.causal_lm import load_model
+    from nouscoder_jax.model.weights import read_config
+
+    make_checkpoint(tmp_path)
+    config = transformers.Qwen3Config.from_pretrained(tmp_path)
+    config.rope_parameters, config.max_position_embeddings = yarn(factor), int(factor * 64)
+    theirs = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path, config=config, dtype=torch.float32).eval()
+    tokens = random_tokens()[:, : int(factor * 64)]
+    with torch.no_grad():
+        expected = torch.log_softmax(theirs(torch.asarray(tokens).long()).logits, -1).numpy()
+    architecture = Architecture.from_hf(read_config(tmp_path)).stretched(factor, original_tokens=64)
+    (tmp_path / "config.json").write_text(json.dumps(architecture.to_hf()))
+    difference = np.abs(np.asarray(jax.nn.log_softmax(load_model(tmp_path)(tokens))) - expected).max()
+    print(f"factor {factor}: largest difference of a logprob {difference:.1e}")
+    assert difference <= YARN_TOLERANCE
 
 
 @pytest.mark.parametrize("rope", [TINY["rope_parameters"], yarn(4.0)], ids=["plain", "yarn"])
