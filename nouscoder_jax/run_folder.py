@@ -197,7 +197,8 @@ def _jsonl(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    _part(path).write_text(text, encoding="utf-8")
+    # A lone surrogate, as a program may print one, becomes its escape, which JSON reads back.
+    _part(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(_part(path), path)
 
 

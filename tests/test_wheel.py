@@ -92,6 +92,7 @@ def test_every_extra_is_in_the_metadata(metadata):
         "test",
         "train",
         "wandb",
+        "modal",
     }
 
 

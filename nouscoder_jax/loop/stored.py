@@ -122,7 +122,9 @@ def read_step(folder: RunFolder, step: int, *, group_size: int) -> StoredStep:
     """What is kept of one step. Lines that cannot be used are counted, not raised."""
     unreadable: Counter[str] = Counter()
     groups: dict[int, dict[int, StoredRollout]] = {}
-    for line in folder.rollouts_of(step).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in folder.rollouts_of(step).read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line:
+            continue
         try:
             rollout = _rollout(json.loads(line))
         except KeyError as error:

@@ -1,6 +1,6 @@
 """Runs a program inside a sandbox the way that LiveCodeBench's public harness runs it, where that decides what passes.
 
-In, on stdin: JSON with the program, the inputs of all tests, the function to call or null. Out: a line of JSON a test,
+In: JSON on stdin, with the program, the inputs of all tests, the function to call or null. Out: a line of JSON a test,
 up to the first that fails by itself. Nothing is compared here. Standard library only; it is sent as text.
 
 What is kept of lcb_runner/evaluation/testing_util.py (MIT): names of many modules are there; all tests run in one
